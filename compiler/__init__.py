@@ -1,0 +1,1 @@
+"""ONNX in, program out: the lowering pipeline of hpcc."""

@@ -1,0 +1,1 @@
+"""What the hardware is: target descriptions, resources, the instruction set, its arithmetic and its timing."""

@@ -1,0 +1,363 @@
+"""The instruction set as one table; encoder, decoder, assembler, docs and the RTL header all read it.
+
+An instruction is 40 little-endian 32-bit words: opcode and provenance, semaphores, 160 bits of immediates packed in table
+order, and eight operand slots of (base, pitch, stride of loop 0, stride of loop 1), all in bytes of the operand's memory.
+Inside LOOP bodies an operand's address is base + i0 * stride0 + i1 * stride1, i0 being the outermost loop's counter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+ISA_VERSION = 1
+WORDS = 40
+INSTRUCTION_BYTES = 4 * WORDS
+IMMEDIATE_WORDS = 5
+OPERAND_SLOTS = 8
+LOOP_LEVELS = 2
+SEMAPHORES = 32
+SEMAPHORE_MAX = 15
+MAX_WAITS = 3
+MAX_SIGNALS = 3
+
+
+class Queue(StrEnum):
+    """The in-order queues; each runs concurrently with the others."""
+
+    LOAD = "load"
+    MATRIX = "matrix"
+    VECTOR = "vector"
+    STORE = "store"
+    CONTROL = "control"
+
+
+class Memory(StrEnum):
+    """The memories an operand may lie in. DRAM is the device's HBM or DDR, the rest is on chip."""
+
+    DRAM = "dram"
+    ACT = "act"
+    WEIGHTS = "weights"
+    ACC = "acc"
+    PARAM = "param"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One operand slot: an address in `memory` (or in `alternative`, if the one-bit immediate `selector` is set).
+
+    `shape` names what lies there, in rows of `pitch` bytes; `access` is "r" or "w".
+    """
+
+    name: str
+    memory: Memory
+    access: str
+    shape: str
+    optional: bool = False
+    alternative: Memory | None = None
+    selector: str = ""
+
+
+@dataclass(frozen=True)
+class Immediate:
+    """An unsigned bit field, or the 32 bits of a float32 (`is_float`)."""
+
+    name: str
+    bits: int
+    doc: str
+    is_float: bool = False
+
+
+@dataclass(frozen=True)
+class Function:
+    """One row of the table: what an opcode does, in which queue, with which operands and immediates."""
+
+    name: str
+    opcode: int
+    queue: Queue
+    operands: tuple[Operand, ...]
+    immediates: tuple[Immediate, ...]
+    doc: str
+
+    def operand(self, name: str) -> Operand:
+        return next(o for o in self.operands if o.name == name)
+
+
+class MatrixMode(StrEnum):
+    """How the weight operand of matrix.multiply is laid out; the value order is the field's encoding."""
+
+    DENSE = "dense"
+    NM = "nm"
+    HP = "hp"
+
+
+class StorageCode(StrEnum):
+    """Off-chip formats that LOAD decodes; the value order is the field's encoding."""
+
+    DENSE = "dense"
+    NM = "nm"
+    HP_MARK = "hp_mark"
+
+
+class Activation(StrEnum):
+    """Activation of vector.finish; the value order is the field's encoding."""
+
+    NONE = "none"
+    GELU = "gelu"
+    TANH = "tanh"
+    RELU = "relu"
+
+
+ROWS = Immediate("rows", 16, "rows (tokens)")
+COLS = Immediate("cols", 16, "columns (features)")
+GROUP = Immediate("group", 16, "columns that share one scale; a row has cols / group scales")
+PATTERN = (
+    Immediate("n", 6, "kept per group of m (fine pattern; 1 with m = 1 is dense)"),
+    Immediate("m", 6, "group size of the fine pattern"),
+    Immediate("block_rows", 16, "HP: output rows that share one kept set"),
+    Immediate("window", 16, "HP: inputs per window"),
+    Immediate("keep", 16, "HP: inputs kept per full window"),
+)
+CODES_SELECTOR = Immediate("codes_in_weights", 1, "write the codes into the weight memory (K), not the activation memory")
+
+
+def _codes(optional: bool) -> Operand:
+    return Operand("codes", Memory.ACT, "w", "i8[rows, cols]", optional, Memory.WEIGHTS, "codes_in_weights")
+
+
+FUNCTIONS: tuple[Function, ...] = (
+    Function(
+        "load.copy",
+        0x01,
+        Queue.LOAD,
+        (
+            Operand("src", Memory.DRAM, "r", "u8[rows, row_bytes]"),
+            Operand("dst", Memory.ACT, "w", "u8[rows, row_bytes]", False, Memory.PARAM, "to_param"),
+        ),
+        (
+            Immediate("rows", 24, "rows to copy"),
+            Immediate("row_bytes", 24, "bytes of a row"),
+            Immediate("to_param", 1, "the destination is the parameter memory"),
+        ),
+        "Copy rows from DRAM on chip.",
+    ),
+    Function(
+        "load.weights",
+        0x02,
+        Queue.LOAD,
+        (
+            Operand("src", Memory.DRAM, "r", "u8[stored_bytes]"),
+            Operand("dst", Memory.WEIGHTS, "w", "compute layout of [outs, ins]"),
+        ),
+        (
+            Immediate("format", 4, "storage format: 0 dense, 1 nm, 2 hp_mark"),
+            Immediate("outs", 16, "output rows of the matrix"),
+            Immediate("ins", 16, "inputs of the matrix"),
+            *PATTERN,
+            Immediate("stored_bytes", 32, "bytes in DRAM"),
+        ),
+        "Read an encoded weight matrix, decode it, write its compute layout.",
+    ),
+    Function(
+        "load.gather",
+        0x03,
+        Queue.LOAD,
+        (
+            Operand("table", Memory.DRAM, "r", "u8[table_rows, row_bytes]"),
+            Operand("ids", Memory.ACT, "r", "i32[rows]"),
+            Operand("dst", Memory.ACT, "w", "u8[rows, row_bytes]"),
+        ),
+        (
+            Immediate("rows", 24, "rows to gather"),
+            Immediate("row_bytes", 24, "bytes of a row"),
+            Immediate("table_rows", 32, "rows of the table; an id outside is an error"),
+        ),
+        "Gather table rows by id.",
+    ),
+    Function(
+        "matrix.multiply",
+        0x10,
+        Queue.MATRIX,
+        (
+            Operand("x", Memory.ACT, "r", "i8|u8[rows, ins]"),
+            Operand("w", Memory.WEIGHTS, "r", "i8[outs, ins] or a compute layout"),
+            Operand("acc", Memory.ACC, "w", "i32[rows, outs]"),
+        ),
+        (
+            ROWS,
+            Immediate("outs", 16, "output columns"),
+            Immediate("ins", 16, "length of the reduction"),
+            Immediate("mode", 2, "weight layout: 0 dense, 1 nm, 2 hp"),
+            Immediate("x_unsigned", 1, "x holds u8 (probabilities)"),
+            *PATTERN,
+        ),
+        "acc[r, o] = sum over i of x[r, i] * w[o, i], exact in int32.",
+    ),
+    Function(
+        "vector.finish",
+        0x20,
+        Queue.VECTOR,
+        (
+            Operand("acc", Memory.ACC, "r", "i32[rows, cols]"),
+            Operand("row_scale", Memory.ACT, "r", "f32[rows] at pitch"),
+            Operand("columns", Memory.PARAM, "r", "f32[2 or 4, cols]: weight scale, bias, gamma, beta"),
+            Operand("residual", Memory.ACT, "r", "bf16[rows, cols]", True),
+            Operand("out", Memory.ACT, "w", "bf16[rows, cols] (f32 with out_f32)", True),
+            _codes(True),
+            Operand("scale", Memory.ACT, "w", "f32[rows, cols / group]", True),
+        ),
+        (
+            ROWS,
+            COLS,
+            GROUP,
+            Immediate("activation", 3, "0 none, 1 gelu, 2 tanh, 3 relu; on the bf16 value"),
+            Immediate("norm", 1, "layer normalisation of the fp32 value"),
+            Immediate("out_f32", 1, "write fp32, unrounded (no activation of gelu or tanh)"),
+            CODES_SELECTOR,
+            Immediate("eps", 32, "epsilon of the norm", True),
+        ),
+        "y = f32(acc) * (row_scale * weight_scale) + bias + residual; norm or activation; bf16; quantise.",
+    ),
+    Function(
+        "vector.softmax",
+        0x21,
+        Queue.VECTOR,
+        (
+            Operand("acc", Memory.ACC, "r", "i32[rows, cols]"),
+            Operand("row_scale", Memory.ACT, "r", "f32[rows] at pitch: scales of q"),
+            Operand("col_scale", Memory.ACT, "r", "f32[cols] at pitch: scales of k"),
+            Operand("mask", Memory.ACT, "r", "u8[cols]: nonzero = attend", True),
+            Operand("p", Memory.ACT, "w", "u8[rows, cols]"),
+            Operand("l", Memory.ACT, "w", "i32[rows]"),
+        ),
+        (ROWS, COLS, Immediate("score_scale", 32, "1 / sqrt(head size)", True)),
+        "Scores to uint8 probabilities and their integer row sums.",
+    ),
+    Function(
+        "vector.context",
+        0x22,
+        Queue.VECTOR,
+        (
+            Operand("acc", Memory.ACC, "r", "i32[rows, cols]"),
+            Operand("l", Memory.ACT, "r", "i32[rows]"),
+            Operand("v_scale", Memory.ACT, "r", "f32[1]"),
+            Operand("out", Memory.ACT, "w", "bf16[rows, cols]"),
+        ),
+        (ROWS, COLS),
+        "out = bf16(f32(acc) * (v_scale / f32(l))); a row with l = 0 gives 0.",
+    ),
+    Function(
+        "vector.quantize",
+        0x23,
+        Queue.VECTOR,
+        (
+            Operand("x", Memory.ACT, "r", "bf16[rows, cols]"),
+            _codes(False),
+            Operand("scale", Memory.ACT, "w", "f32[rows, cols / group]"),
+        ),
+        (ROWS, COLS, GROUP, CODES_SELECTOR),
+        "Quantise rows: absmax per group of columns, int8 codes, fp32 scales.",
+    ),
+    Function(
+        "vector.quantize_columns",
+        0x24,
+        Queue.VECTOR,
+        (
+            Operand("x", Memory.ACT, "r", "bf16[rows, cols]"),
+            Operand("mask", Memory.ACT, "r", "u8[rows]: nonzero = counts for the absmax", True),
+            Operand("codes", Memory.WEIGHTS, "w", "i8[cols, rows] (through the transposer)"),
+            Operand("scale", Memory.ACT, "w", "f32[1]"),
+        ),
+        (ROWS, COLS),
+        "Quantise V of one sequence and head: one scale over the unmasked rows, codes transposed into the weight memory.",
+    ),
+    Function(
+        "vector.embed",
+        0x25,
+        Queue.VECTOR,
+        (
+            Operand("rows_in", Memory.ACT, "r", "bf16[tables, rows, cols], tables table_bytes apart"),
+            Operand("columns", Memory.PARAM, "r", "f32[2, cols]: gamma, beta", True),
+            Operand("out", Memory.ACT, "w", "bf16[rows, cols]"),
+            _codes(True),
+            Operand("scale", Memory.ACT, "w", "f32[rows, cols / group]", True),
+        ),
+        (
+            ROWS,
+            COLS,
+            GROUP,
+            Immediate("tables", 4, "tables to add, in order"),
+            Immediate("table_bytes", 32, "bytes from one table's rows to the next's"),
+            Immediate("norm", 1, "layer normalisation of the sum"),
+            CODES_SELECTOR,
+            Immediate("eps", 32, "epsilon of the norm", True),
+        ),
+        "Sum of gathered table rows in fp32, norm, bf16, quantise.",
+    ),
+    Function(
+        "vector.pool",
+        0x26,
+        Queue.VECTOR,
+        (
+            Operand("x", Memory.ACT, "r", "bf16[rows, cols]"),
+            Operand("mask", Memory.ACT, "r", "u8[rows]"),
+            Operand("out", Memory.ACT, "w", "f32[cols]"),
+        ),
+        (ROWS, COLS, Immediate("minimum", 32, "lower limit of the count", True)),
+        "Mean over the unmasked rows of one sequence.",
+    ),
+    Function(
+        "store.copy",
+        0x30,
+        Queue.STORE,
+        (
+            Operand("src", Memory.ACT, "r", "u8[rows, row_bytes]"),
+            Operand("dst", Memory.DRAM, "w", "u8[rows, row_bytes]"),
+        ),
+        (Immediate("rows", 24, "rows to copy"), Immediate("row_bytes", 24, "bytes of a row")),
+        "Copy rows from the activation memory to DRAM.",
+    ),
+    Function("control.loop", 0x40, Queue.CONTROL, (), (Immediate("count", 32, "iterations"),), "Repeat up to END."),
+    Function("control.end", 0x41, Queue.CONTROL, (), (), "End of the innermost loop body."),
+    Function("control.halt", 0x42, Queue.CONTROL, (), (), "End of the program; all queues drain."),
+)
+
+BY_NAME: dict[str, Function] = {function.name: function for function in FUNCTIONS}
+BY_OPCODE: dict[int, Function] = {function.opcode: function for function in FUNCTIONS}
+
+
+@dataclass(frozen=True)
+class Address:
+    """An operand slot's content, in bytes."""
+
+    base: int
+    pitch: int = 0
+    strides: tuple[int, int] = (0, 0)
+
+    def at(self, counters: tuple[int, ...]) -> int:
+        return self.base + sum(i * s for i, s in zip(counters, self.strides, strict=False))
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One instruction, decoded. `immediates` holds ints and floats by name; an absent optional operand is left out.
+
+    `node` indexes the manifest's table of ONNX nodes; `waits` and `signals` are semaphore numbers.
+    """
+
+    name: str
+    operands: tuple[tuple[str, Address], ...] = ()
+    immediates: tuple[tuple[str, int | float], ...] = ()
+    waits: tuple[int, ...] = ()
+    signals: tuple[int, ...] = ()
+    node: int = 0
+
+    @property
+    def function(self) -> Function:
+        return BY_NAME[self.name]
+
+    def operand(self, name: str) -> Address | None:
+        return dict(self.operands).get(name)
+
+    def immediate(self, name: str) -> int | float:
+        return dict(self.immediates)[name]
