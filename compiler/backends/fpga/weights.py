@@ -1,0 +1,77 @@
+"""What the accelerator needs to know of an encoded weight: format, bytes in DRAM and on chip, pattern fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hw_targets.errors import InputError
+from hw_targets.isa import MatrixMode, StorageCode
+from xdsl.dialects.builtin import TensorType
+from xdsl.ir import Attribute, SSAValue
+
+from compiler.dialects import nn
+from compiler.dialects.storage import format_of, pattern_of
+from compiler.sparsity.patterns import HP, NM, Pattern
+from compiler.storage.formats import compute_bytes, size
+
+NO_PATTERN = {"n": 1, "m": 1, "block_rows": 0, "window": 0, "keep": 0}
+
+
+@dataclass(frozen=True)
+class WeightPlan:
+    """An out x in matrix as MATRIX sees it. `key` names its codes in the WeightStore."""
+
+    key: str
+    outs: int
+    ins: int
+    format: str = StorageCode.DENSE.value
+    mode: str = MatrixMode.DENSE.value
+    stored_bytes: int = 0
+    compute_bytes: int = 0
+    x_unsigned: bool = False
+    encoding: Attribute | None = None
+    pattern_fields: dict[str, int] = field(default_factory=lambda: dict(NO_PATTERN))
+
+    @classmethod
+    def dense(cls, key: str, outs: int, ins: int, *, x_unsigned: bool = False) -> WeightPlan:
+        return cls(key, outs, ins, stored_bytes=outs * ins, compute_bytes=outs * ins, x_unsigned=x_unsigned)
+
+
+def pattern_fields(pattern: Pattern, ins: int) -> dict[str, int]:
+    """The pattern immediates of load.weights and matrix.multiply."""
+    if isinstance(pattern, NM):
+        return {**NO_PATTERN, "n": pattern.n, "m": pattern.m}
+    if isinstance(pattern, HP):
+        return {
+            "n": pattern.fine_n,
+            "m": pattern.fine_m,
+            "block_rows": pattern.rows,
+            "window": pattern.window_for(ins),
+            "keep": pattern.keep_for(ins),
+        }
+    return dict(NO_PATTERN)
+
+
+def plan_weight(value: SSAValue) -> WeightPlan:
+    """The plan of a weight operand. Raises InputError where `encode` has not run."""
+    owner, type = value.owner, value.type
+    assert isinstance(owner, nn.WeightOp) and isinstance(type, TensorType)
+    outs, ins = type.get_shape()
+    format = format_of(type.encoding)
+    if format is None:
+        raise InputError(
+            "HPCC1403", f"weight {owner.key.data!r} has no storage format", hint="run the stage `encode` before `tile`"
+        )
+    pattern = pattern_of(type.encoding)
+    mode = {"dense": MatrixMode.DENSE, "nm": MatrixMode.NM, "hp_mark": MatrixMode.HP}[format.name]
+    return WeightPlan(
+        owner.key.data,
+        outs,
+        ins,
+        format.name,
+        mode.value,
+        size(format, outs, ins, pattern).total_bytes,
+        compute_bytes(outs, ins, pattern),
+        encoding=type.encoding,
+        pattern_fields=pattern_fields(pattern, ins),
+    )
