@@ -93,7 +93,7 @@ def _on_grid(x: F32) -> bool:
 
 def tree_sum(x: AnyArray, axis: int = -1) -> F32:
     """Sum along `axis` by aligned pairs, (x0+x1)+(x2+x3)..., the length padded with +0 to a power of two."""
-    level = np.moveaxis(np.asarray(x, dtype=np.float32), axis, -1)
+    level: F32 = np.moveaxis(np.asarray(x, dtype=np.float32), axis, -1)
     if level.shape[-1] == 0:
         return np.zeros(level.shape[:-1], np.float32)
     exact = _on_grid(level)
@@ -101,10 +101,10 @@ def tree_sum(x: AnyArray, axis: int = -1) -> F32:
         if level.shape[-1] % 2:
             # Padding an odd level pads the leaves: a pair of +0 sums to +0.
             level = np.concatenate([level, np.zeros((*level.shape[:-1], 1), np.float32)], axis=-1)
-        level = level[..., ::2] + level[..., 1::2]
+        level = np.add(level[..., ::2], level[..., 1::2], dtype=np.float32)
         if not exact:
             _flush(level)
-    return np.array(level[..., 0])
+    return np.array(level[..., 0], dtype=np.float32)
 
 
 # ---- quantisers -----------------------------------------------------------------------------------------------------
@@ -191,8 +191,7 @@ def finish(
     acc: AnyArray, row_scale: AnyArray, col_scale: AnyArray, bias: AnyArray | None, residual: AnyArray | None
 ) -> F32:
     """f32(acc) * (row_scale * col_scale) + bias + residual: acc i32 [R, C], scales f32 [R] and [C], to fp32 [R, C]."""
-    scale = np.multiply.outer(np.asarray(row_scale, np.float32), np.asarray(col_scale, np.float32))
-    _flush(scale)
+    scale = ftz(np.asarray(row_scale, np.float32)[:, None] * np.asarray(col_scale, np.float32))
     y = np.asarray(acc, np.int32).astype(np.float32)
     with np.errstate(over="ignore"):
         y *= scale
@@ -217,7 +216,7 @@ def layer_norm(y: AnyArray, gamma: AnyArray, beta: AnyArray, eps: float) -> F32:
     count = np.float32(source.shape[1])
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         mean = _flush(tree_sum(source) / count)
-        centred = _flush(source - mean[:, None])
+        centred = _flush(np.subtract(source, mean[:, None], dtype=np.float32))
         variance = _flush(tree_sum(_flush(centred * centred)) / count)
         root = np.sqrt(_flush(variance + np.float32(eps)))
         inverse = _flush(np.float32(1) / root)
@@ -258,7 +257,7 @@ def softmax(
         distance = np.subtract(maximum[:, None], scores, out=scores)
         distance *= _LOG2E_256
         np.rint(distance, out=distance)
-        np.minimum(distance, np.float32(_T_MAX), out=distance)
+        np.fmin(distance, np.float32(_T_MAX), out=distance)
         # A masked score above the maximum gives a negative distance; its p is zeroed below.
         np.maximum(distance, np.float32(0), out=distance)
         finite = np.isfinite(maximum)
@@ -366,7 +365,8 @@ def _piecewise(a: F32, coefficients: F32, limit: int) -> F32:
     segment = np.floor(a * per_unit)
     t = a - segment / per_unit
     c0, c1, c2 = coefficients[segment.astype(np.intp)].T
-    return _flush(_flush(_flush(_flush(c2 * t) + c1) * t) + c0)
+    slope = ftz(ftz(c2 * t) + c1)
+    return ftz(ftz(slope * t) + c0)
 
 
 def gelu_piecewise(x: AnyArray) -> F32:
