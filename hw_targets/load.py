@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from hw_targets import resources
 from hw_targets.catalogue import target_files
-from hw_targets.errors import InputError, UsageError
+from hw_targets.errors import InfeasibleError, InputError, UsageError
 from hw_targets.schema import AcceleratorTable, Count, Quantity, ResourceTable, TargetFile
 from hw_targets.target import (
     Accelerator,
@@ -68,7 +68,11 @@ def parse_target(text: str, *, where: str) -> Target:
         form = TargetFile.model_validate(document)
     except ValidationError as error:
         raise _form_error(error, text, where) from error
-    return _sized(form)
+    try:
+        return _sized(form)
+    except InfeasibleError as error:
+        error.where = where
+        raise
 
 
 # ---- from the form to the target ------------------------------------------------------------------------------------
@@ -145,7 +149,7 @@ def _form_error(error: ValidationError, text: str, where: str) -> InputError:
     """The most telling of pydantic's errors as one line: an unknown key first, since it explains a missing one."""
     found = error.errors(include_url=False)
     first = min(found, key=lambda item: item["type"] != "extra_forbidden")
-    keys = tuple(str(key) for key in first["loc"] if isinstance(key, str) and key not in ("int", "literal['auto']"))
+    keys = _known_keys(tuple(str(key) for key in first["loc"]))
     line = _line_of(text, keys)
     place = f"{where}:{line}" if line else where
     section, key = ".".join(keys[:-1]), keys[-1] if keys else "target"
@@ -163,7 +167,17 @@ def _form_error(error: ValidationError, text: str, where: str) -> InputError:
             return InputError("HPCC1305", f"the number {key!r}{inside} has no source", where=place, hint=hint)
         case _:
             message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
-            return InputError("HPCC1306", f"{key!r}{inside}: {message}, not {first['input']!r}", where=place)
+            alternative = ' or "auto"' if keys[0] == "accelerator" and not message.startswith("must") else ""
+            given = first["input"].get("value") if isinstance(first["input"], dict) else first["input"]
+            return InputError("HPCC1306", f"{key!r}{inside}: {message}{alternative}, not {given!r}", where=place)
+
+
+def _known_keys(location: tuple[str, ...]) -> tuple[str, ...]:
+    """A pydantic location without the tags it adds for the members of a union: a leaf ends it."""
+    for length in range(1, len(location)):
+        if _model_at(location[:length]) is None:
+            return location[:length]
+    return location
 
 
 def _model_at(keys: tuple[str, ...]) -> type[BaseModel] | None:

@@ -225,12 +225,17 @@ def violations(used: Resources, device: Device) -> tuple[Violation, ...]:
     return tuple(broken)
 
 
+def overshoot(used: Resources, device: Device) -> float:
+    """How far `used` is beyond the ceilings: 0 where it fits, else the sum of the excesses relative to them."""
+    return sum(violation.over / max(violation.allowed, 1) for violation in violations(used, device))
+
+
 def bill(target: Target, a: Accelerator | None = None) -> tuple[Part, ...]:
-    """The resource bill, with the large memories where they fit (where nothing fits: the preferred place)."""
+    """The resource bill, with the large memories where they fit (where nothing fits: where they miss by least)."""
     accelerator = a or target.accelerator
     logic = tuple(logic_parts(target, accelerator))
     bills = [(*logic, *memory_parts(accelerator, placement)) for placement in PLACEMENTS]
-    return next((parts for parts in bills if not violations(total(parts), target.device)), bills[0])
+    return min(bills, key=lambda parts: overshoot(total(parts), target.device))
 
 
 def used(target: Target) -> Resources:
@@ -261,7 +266,9 @@ def _infeasible(target: Target, broken: tuple[Violation, ...]) -> InfeasibleErro
     text = "; ".join(str(violation) for violation in broken)
     shape = f"{a.cores} cores x {a.tokens} tokens x {a.outputs} outputs x {a.multipliers}, {a.lanes} lanes"
     hint = 'ask for less, or write "auto" in [accelerator] for what need not be fixed'
-    return InfeasibleError("HPCC3102", f"target {target.name!r} ({shape}) does not fit its device: {text}", hint=hint)
+    sized = "even the nearest array of" if target.auto else "its"
+    message = f"target {target.name!r} does not fit its device: {sized} {shape} takes too much ({text})"
+    return InfeasibleError("HPCC3102", message, hint=hint)
 
 
 # ---- sizing ---------------------------------------------------------------------------------------------------------
@@ -274,13 +281,12 @@ def size(target: Target, asked: dict[str, int | None]) -> Accelerator:
     fewest bytes per cycle), then the memories grow by turns. Raises InfeasibleError where nothing fits.
     """
     best: tuple[float, float, Accelerator] | None = None
-    least: tuple[int, Accelerator, tuple[Violation, ...]] | None = None
+    least: tuple[float, Accelerator] | None = None
     for array in _arrays(target, asked):
         accelerator = _smallest_memories(array, asked, target)
-        broken = violations(total(bill(target, accelerator)), target.device)
-        if broken:
-            over = sum(violation.over for violation in broken)
-            least = min(least or (over, accelerator, broken), (over, accelerator, broken), key=lambda item: item[0])
+        over = overshoot(total(bill(target, accelerator)), target.device)
+        if over:
+            least = (over, accelerator) if least is None or over < least[0] else least
             continue
         rating = (_effective_macs(accelerator), -_reads_per_cycle(accelerator))
         if best is None or rating > best[:2]:
@@ -288,7 +294,8 @@ def size(target: Target, asked: dict[str, int | None]) -> Accelerator:
     if best is not None:
         return _grow_memories(best[2], asked, target)
     assert least is not None, "at least one array is tried"
-    raise _infeasible(replace(target, accelerator=least[1]), least[2])
+    nearest = replace(target, accelerator=least[1])
+    raise _infeasible(nearest, violations(used(nearest), target.device))
 
 
 def _arrays(target: Target, asked: dict[str, int | None]) -> Iterator[Accelerator]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from hw_targets.target import Target as Target
 
@@ -36,6 +36,15 @@ class Quantity(Strict):
     source: Source
 
 
+def _at_least_one(count: Count) -> Count:
+    if count.value < 1:
+        raise ValueError("must be at least 1")
+    return count
+
+
+PositiveCount = Annotated[Count, AfterValidator(_at_least_one)]
+
+
 class ResourceTable(Strict):
     """FPGA resources; `bram` counts 36 Kb blocks."""
 
@@ -51,7 +60,7 @@ class DeviceTable(Strict):
 
     part: str
     dsp_kind: Literal["dsp48e1", "dsp48e2"]
-    slrs: Count
+    slrs: PositiveCount
     die: ResourceTable
     usable: ResourceTable
 
@@ -66,12 +75,12 @@ class MemoryTable(Strict):
     """[memory]: the off-chip memory; `gbytes_per_s` is the peak of all channels, `efficiency` the share reached."""
 
     kind: str
-    channels: Count
+    channels: PositiveCount
     gbytes_per_s: Quantity
     efficiency: Quantity
     latency_ns: Quantity
-    burst_bytes: Count
-    capacity_bytes: Count
+    burst_bytes: PositiveCount
+    capacity_bytes: PositiveCount
 
     @field_validator("efficiency")
     @classmethod
@@ -79,13 +88,6 @@ class MemoryTable(Strict):
         if quantity.value > 1:
             raise ValueError("the efficiency is a share of the peak, at most 1")
         return quantity
-
-    @field_validator("channels", "burst_bytes", "capacity_bytes")
-    @classmethod
-    def _is_positive(cls, count: Count) -> Count:
-        if count.value < 1:
-            raise ValueError("must be at least 1")
-        return count
 
 
 class LinkTable(Strict):

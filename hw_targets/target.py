@@ -44,7 +44,7 @@ NO_RESOURCES = Resources(0, 0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Device:
-    """The FPGA: `die` is what the silicon has, `usable` what the board's shell leaves, `slrs` its super logic regions."""
+    """The FPGA: `die` is what the silicon has, `usable` what the shell leaves, `slrs` the super logic regions."""
 
     part: str
     dsp_kind: str
