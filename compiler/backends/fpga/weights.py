@@ -11,8 +11,7 @@ from xdsl.ir import Attribute, SSAValue
 
 from compiler.dialects import nn
 from compiler.dialects.storage import format_of, pattern_of
-from compiler.sparsity.patterns import HP, NM, Pattern
-from compiler.storage.formats import compute_bytes, size
+from compiler.storage.formats import compute_bytes, compute_mode
 
 NO_PATTERN = {"n": 1, "m": 1, "block_rows": 0, "window": 0, "keep": 0}
 
@@ -37,21 +36,6 @@ class WeightPlan:
         return cls(key, outs, ins, stored_bytes=outs * ins, compute_bytes=outs * ins, x_unsigned=x_unsigned)
 
 
-def pattern_fields(pattern: Pattern, ins: int) -> dict[str, int]:
-    """The pattern immediates of load.weights and matrix.multiply."""
-    if isinstance(pattern, NM):
-        return {**NO_PATTERN, "n": pattern.n, "m": pattern.m}
-    if isinstance(pattern, HP):
-        return {
-            "n": pattern.fine_n,
-            "m": pattern.fine_m,
-            "block_rows": pattern.rows,
-            "window": pattern.window_for(ins),
-            "keep": pattern.keep_for(ins),
-        }
-    return dict(NO_PATTERN)
-
-
 def plan_weight(value: SSAValue) -> WeightPlan:
     """The plan of a weight operand. Raises InputError where `encode` has not run."""
     owner, type = value.owner, value.type
@@ -63,15 +47,24 @@ def plan_weight(value: SSAValue) -> WeightPlan:
             "HPCC1403", f"weight {owner.key.data!r} has no storage format", hint="run the stage `encode` before `tile`"
         )
     pattern = pattern_of(type.encoding)
-    mode = {"dense": MatrixMode.DENSE, "nm": MatrixMode.NM, "hp_mark": MatrixMode.HP}[format.name]
+    mode = compute_mode(format)
+    fields = pattern.parameters(ins)
     return WeightPlan(
         owner.key.data,
         outs,
         ins,
         format.name,
         mode.value,
-        size(format, outs, ins, pattern).total_bytes,
-        compute_bytes(outs, ins, pattern),
+        format.size_bits(outs, ins, pattern).total_bytes,
+        outs * ins if mode is MatrixMode.DENSE else compute_bytes(pattern, outs, ins),
         encoding=type.encoding,
-        pattern_fields=pattern_fields(pattern, ins),
+        pattern_fields={
+            "n": fields.n,
+            "m": fields.m,
+            "block_rows": fields.block_rows,
+            "window": fields.window,
+            "keep": fields.keep,
+        }
+        if mode is not MatrixMode.DENSE
+        else dict(NO_PATTERN),
     )
