@@ -683,4 +683,4 @@ def _module(model: ir.Model, block: Block, results: Sequence[SSAValue]) -> Modul
 def _parameters(store: WeightStore) -> int:
     """Elements of the weights: floats and 8-bit codes, aliases counted once."""
     counted = {store.digest(key): store.get(key) for key in store.keys()}
-    return sum(a.size for a in counted.values() if a.dtype.itemsize == 1 or not np.issubdtype(a.dtype, np.integer))
+    return sum(a.size for a in counted.values() if a.dtype.kind not in "iub" or a.dtype in (np.int8, np.uint8))
