@@ -1,7 +1,7 @@
 """docs/NUMERICS.md, one number at a time, in Python integers and fractions.
 
-Written from that page alone, without numpy and without the code it checks. A number is a Fraction, or a Python float for
-an infinity or NaN only; a matrix is a list of rows. Section numbers are those of the page.
+Written from that page alone, without numpy and without the code it checks. A number is a Fraction, or a Python float
+for an infinity or NaN only; a matrix is a list of rows. Section numbers are those of the page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""hw_targets/numerics.py against the scalar reference, bit for bit, and the properties that docs/NUMERICS.md promises."""
+"""hw_targets/numerics.py against the scalar reference, bit for bit, and the properties docs/NUMERICS.md promises."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hw_targets import numerics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hw_targets import numerics
 from tests.golden import scalar_reference as scalar
 
 PAGE = Path(__file__).parents[2] / "docs" / "NUMERICS.md"
@@ -380,7 +380,7 @@ def test_the_page_prints_the_tables():
 @EXAMPLES
 @given(st.lists(st.integers(1, 36), max_size=5, unique=True))
 def test_rows_may_be_split_anywhere(cuts):
-    """A fused chain over row slices has the bits of the whole; what a split could change is numpy's and BLAS's order."""
+    """A fused chain over row slices has the bits of the whole, whatever order numpy and BLAS add in."""
     rng = np.random.default_rng(3)
     x = rng.integers(-127, 128, (37, 1100)).astype(np.int8)
     w = rng.integers(-127, 128, (96, 1100)).astype(np.int8)
