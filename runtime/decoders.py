@@ -63,7 +63,7 @@ def geometry(outs: int, ins: int, n: int, m: int, block_rows: int, window: int, 
         raise _error(f"a window of {window} inputs cannot keep {keep}")
     size = window if coarse else ins
     sizes = np.minimum(size, ins - np.arange(0, ins, size))
-    kept = np.minimum(sizes, -(-(-(-keep * sizes // window)) // m) * m) if coarse else sizes
+    kept = np.minimum(sizes, _ceil(_ceil(keep * sizes, window), m) * m) if coarse else sizes
     starts = np.concatenate([[0], np.cumsum(kept)])
     group_counts = -(-kept // m)
     window_of_group = np.repeat(np.arange(len(sizes)), group_counts)
@@ -218,6 +218,10 @@ def _unpack_selects(packed: Bytes, slots: int) -> Bytes:
 
 
 # ---- fields and checks ----------------------------------------------------------------------------------------------
+
+
+def _ceil(a: Integers, b: int) -> Integers:
+    return -(-a // b)
 
 
 def _bits(values: int) -> int:
