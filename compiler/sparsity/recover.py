@@ -20,7 +20,6 @@ def recover_kept(used: Mask, keep: int, n: int, m: int) -> Mask | None:
     than the group holds, and in no row more weights than the group's quota.
     """
     sizes = [m] * (keep // m) + [keep % m] * (keep % m > 0)
-    window = used.shape[1]
     columns: Mask = np.logical_or.reduce(used, axis=0)
     ends = _interval_ends(used, columns, sizes, n, m)
     if ends is None:
