@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from hw_targets.codec import expand
 from hw_targets.errors import InfeasibleError
 from hw_targets.target import Target
-from runtime.ledger import LayerCycles
-from runtime.program import Program
+from runtime.ledger import LayerCycles, attribute
+from runtime.simulator.timing import simulate_timing
 from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.rewriter import Rewriter
 
+from compiler.backends.fpga.emission import program_parts
 from compiler.dialects.nn import QLinearOp
 from compiler.dialects.storage import StorageAttr, storage_attribute_of
 from compiler.pipelines import stages_between
 from compiler.sparsity.patterns import Dense
 from compiler.storage.formats import FORMATS
-from compiler.tools.model_facts import ModelFacts
-from compiler.tools.packaging import build_bundle
+from compiler.tools.packaging import semaphore_table
 from compiler.tools.stages import StageRunner, new_context
 from compiler.weights import WeightStore
 
 
-def dense_layers(encoded: ModuleOp, target_spec: str, target: Target, facts: ModelFacts) -> list[LayerCycles] | None:
+def dense_layers(encoded: ModuleOp, target_spec: str, target: Target) -> list[LayerCycles] | None:
     """Cycles by layer with dense weights, with the same attribution; None if the dense model does not fit the target.
 
     `encoded` is the module after `encode`; it is not changed. No weight is read: cycles depend on shapes and formats.
@@ -39,4 +40,6 @@ def dense_layers(encoded: ModuleOp, target_spec: str, target: Target, facts: Mod
         runner.run(module, stages_between(target.kind, "encode", "emit"))
     except InfeasibleError:
         return None
-    return Program(build_bundle(module, None, target, facts, [])).layers()
+    parts = program_parts(module)
+    timing = simulate_timing(expand(parts.instructions), semaphore_table(parts), target)
+    return attribute(timing, [node.layer for node in parts.nodes])

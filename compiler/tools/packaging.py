@@ -4,6 +4,7 @@ from __future__ import annotations
 
 
 import numpy as np
+from hw_targets.check import Semaphore
 from hw_targets.isa import Memory
 from hw_targets.target import Target
 from runtime.bundle import Bundle
@@ -44,13 +45,8 @@ def build_bundle(
         target=target.snapshot(),
         nodes=tuple(NodeEntry(onnx_node=n.onnx_node, layer=n.layer, op=n.op) for n in parts.nodes),
         semaphores=tuple(
-            SemaphoreEntry(
-                name=f"{use.producer.value}_to_{use.consumer.value}",
-                initial=0,
-                producer=use.producer,
-                consumer=use.consumer,
-            )
-            for use in parts.semaphores
+            SemaphoreEntry(name=s.name, initial=s.initial, producer=s.producer, consumer=s.consumer)
+            for s in semaphore_table(parts)
         ),
         sizes=sizes,
         dram=tuple(dram),
@@ -61,6 +57,14 @@ def build_bundle(
         segments=(*before, DeviceEntry(), *after),
     )
     return Bundle(manifest, parts.instructions, image, files)
+
+
+def semaphore_table(parts: ProgramParts) -> tuple[Semaphore, ...]:
+    """The program's semaphores, named after the queues they connect; all begin at 0."""
+    return tuple(
+        Semaphore(f"{use.producer.value}_to_{use.consumer.value}", 0, use.producer, use.consumer)
+        for use in parts.semaphores
+    )
 
 
 def _dram(parts: ProgramParts) -> tuple[list[DramEntry], int]:

@@ -260,7 +260,7 @@ class Session:
         """The yardstick of the ledger: the program itself where nothing is pruned."""
         if self.encoded is None or isinstance(self.asked, Dense):
             return program.layers()
-        return dense_layers(self.encoded, str(self.options.target), self.target, self._facts())
+        return dense_layers(self.encoded, str(self.options.target), self.target)
 
     def _simulate(self, program: Program, run: RunFacts) -> None:
         """Values of every sample, compared with the integer reference and with ONNX Runtime."""
