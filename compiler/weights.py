@@ -110,7 +110,8 @@ class WeightStore:
             handle: Any = safe_open(str(path), framework="numpy")
         except (SafetensorError, OSError) as error:
             raise InputError("HPCC1102", f"cannot read the weights: {error}", where=str(path)) from error
-        for key in handle.keys():
+        names: list[str] = list(handle.keys())
+        for key in names:
             store.add_lazy(key, lambda key=key: handle.get_tensor(key))
         return store
 

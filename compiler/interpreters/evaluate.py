@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from hw_targets.errors import InputError
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, ModuleOp, NameLoc, StringAttr, TensorType
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 
 from compiler.weights import WeightStore
+from hw_targets.errors import InputError
 
 Array = NDArray[Any]
 Meaning = Callable[[Any, list[Array], WeightStore], list[Array]]
