@@ -1,8 +1,8 @@
 """`hpcc-quantize`: the fused transformer in fp32 to the accelerator's integers and bf16 (docs/NUMERICS.md, section 7).
 
-Every value of the fp32 module gets up to three forms, made where they are first needed: fp32 as an operation computes it,
-bf16 as it is stored, codes with scales as MATRIX reads them. Weights are coded here, in new entries of the store; no
-calibration data is involved, all other scales are computed by the program.
+Every value of the fp32 module gets up to three forms, made where they are first needed: fp32 as an operation computes
+it, bf16 as it is stored, codes with scales as MATRIX reads them. Weights are coded here, in new entries of the store;
+no calibration data is involved, all other scales are computed by the program.
 """
 
 from __future__ import annotations
