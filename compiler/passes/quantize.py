@@ -352,8 +352,7 @@ class _Quantizer:
         """Of the stored bf16 form, unless only the caller sees the result: then a finished fp32 value stays one."""
         finished = all(isinstance(use.operation, ReturnOp) for use in op.result.uses)
         x = self._now(op.x) if finished else self._bf16(op.x, op)
-        new = op.clone(value_mapper={op.x: x})
-        new.result.type = TensorType(nn.element_type_of(x), nn.shape_of(op.result))  # pyright: ignore[reportAttributeAccessIssue]
+        new = nn.ReshapeOp(x, TensorType(nn.element_type_of(x), nn.shape_of(op.result)))
         self._emit(new, op, op)
         return new.result
 
