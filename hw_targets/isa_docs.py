@@ -32,8 +32,8 @@ Generated from `hw_targets/isa.py` by `python -m hw_targets.isa_docs docs/ISA.md
 CONTROL reads the program in order, executes LOOP, END and HALT itself and dispatches every other instruction, one a
 cycle, to the queue its opcode belongs to: {", ".join(q.name for q in Queue if q is not Queue.CONTROL)}.
 A full queue stops the dispatch. A queue executes its instructions in order, concurrently with the other queues, and
-completes them in order. An instruction that reads or overwrites bytes which an unfinished instruction of its own queue
-writes is held back by the queue.
+completes them in order. An instruction that reads bytes which an unfinished instruction of its own queue writes is
+held back by the queue.
 
 Queues meet through {SEMAPHORES} counting semaphores (0 to {SEMAPHORE_MAX}, initial values in the manifest), each with
 one producer queue and one consumer queue. An instruction starts when every semaphore it waits for is above 0, takes 1
@@ -68,7 +68,7 @@ All words are 32 bits, little-endian. An instruction is {WORDS} words:
 | 1 | 18..25 | bit 18 + s: operand slot s is present |
 | 2 | 0..17 | {MAX_SIGNALS} signals of 6 bits, as the waits |
 | 3..{FIRST_SLOT_WORD - 1} | | immediates, packed from bit 0 of word 3 in the order of the table |
-| {FIRST_SLOT_WORD}..{WORDS - 1} | | {OPERAND_SLOTS} operand slots: base, pitch (unsigned), strides of loop 0 and 1 (signed) |
+| {FIRST_SLOT_WORD}..{WORDS - 1} | | {OPERAND_SLOTS} slots: base, pitch (unsigned), strides of loops 0 and 1 (signed) |
 
 Every bit that is not named is 0, as are absent slots; a decoder rejects anything else.
 """

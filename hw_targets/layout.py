@@ -57,13 +57,10 @@ class Layout:
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """Kept inputs of each HP window: `keep`, and in a tail its share rounded up to whole groups, at most the
-        tail."""
+        """Kept inputs of each HP window of t: keep's share of it, rounded up to whole groups, at most t."""
         return tuple(self._kept_in(width) for width in self.windows)
 
     def _kept_in(self, width: int) -> int:
-        if width == self.window:
-            return self.keep
         share = ceil_div(self.keep * width, self.window)
         return min(width, ceil_div(share, self.m) * self.m)
 

@@ -9,12 +9,14 @@ place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from hw_targets.codec import Resolved
 from hw_targets.extents import layout_of, transfer_rows
 from hw_targets.isa import MatrixMode, Memory, Queue, StorageCode
 from hw_targets.layout import Layout, ceil_div
+from hw_targets.resources import LANES_PER_DIVIDER
+from hw_targets.target import Accelerator, Target
 
 MATRIX_FILL = 12
 """Window register, kept crossbar, select, DSP (3), adder cascade (4), accumulator write."""
@@ -25,42 +27,8 @@ TREE_STAGE = 4
 MAX_STAGE = 1
 """One compare of the maximum tree over the lanes."""
 DIVIDE = 28
-"""One division or square root of the scalar unit, which starts one every cycle."""
+"""One division or square root; a divider starts one every cycle, and there is one for every LANES_PER_DIVIDER lanes."""
 STORAGE_CODES = tuple(StorageCode)
-
-
-class Array(Protocol):
-    """What the timing needs of `target.accelerator`."""
-
-    @property
-    def cores(self) -> int: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def outputs(self) -> int: ...
-    @property
-    def multipliers(self) -> int: ...
-    @property
-    def window(self) -> int: ...
-    @property
-    def lanes(self) -> int: ...
-    @property
-    def queue_depth(self) -> int: ...
-
-
-class OffChip(Protocol):
-    """What the timing needs of `target.memory`."""
-
-    @property
-    def channels(self) -> int: ...
-    @property
-    def gbytes_per_s(self) -> float: ...
-    @property
-    def efficiency(self) -> float: ...
-    @property
-    def latency_ns(self) -> float: ...
-    @property
-    def burst_bytes(self) -> int: ...
 
 
 class Cost(NamedTuple):
@@ -70,12 +38,12 @@ class Cost(NamedTuple):
     latency: int
 
 
-def cycles(instruction: Resolved, array: Array) -> int:
+def cycles(instruction: Resolved, array: Accelerator) -> int:
     """Cycles of one MATRIX, VECTOR or CONTROL instruction alone, its pipeline empty before and after."""
     return sum(cost(instruction, array))
 
 
-def cost(instruction: Resolved, array: Array) -> Cost:
+def cost(instruction: Resolved, array: Accelerator) -> Cost:
     """The cost of an instruction of MATRIX, VECTOR or CONTROL. LOAD and STORE are priced by `transfer`."""
     if instruction.queue is Queue.MATRIX:
         return matrix_cost(instruction, array)
@@ -89,7 +57,7 @@ def cost(instruction: Resolved, array: Array) -> Cost:
 # ---- MATRIX ---------------------------------------------------------------------------------------------------------
 
 
-def matrix_steps(layout: Layout, array: Array) -> int:
+def matrix_steps(layout: Layout, array: Accelerator) -> int:
     """Steps of one pass over the reduction: the cycles one block of tokens and outputs takes.
 
     Dense: L inputs a step. N:M: min(floor(L / N), W / M) groups a step; where one group needs more than L multipliers
@@ -110,7 +78,7 @@ def matrix_steps(layout: Layout, array: Array) -> int:
     )
 
 
-def matrix_cost(instruction: Resolved, array: Array) -> Cost:
+def matrix_cost(instruction: Resolved, array: Accelerator) -> Cost:
     layout = layout_of(instruction)
     passes = ceil_div(instruction.integer("rows"), array.tokens) * ceil_div(layout.outs, array.outputs * array.cores)
     return Cost(passes * matrix_steps(layout, array), MATRIX_FILL)
@@ -163,11 +131,12 @@ def scalar_operations(instruction: Resolved) -> int:
     return rows * (2 * norm + 2 * groups)
 
 
-def vector_cost(instruction: Resolved, array: Array) -> Cost:
-    """Lane passes, or the scalar unit (one division a cycle) where it is the busier one; then the pipeline's depth."""
+def vector_cost(instruction: Resolved, array: Accelerator) -> Cost:
+    """Lane passes, or the dividers where they are the busier unit; then the pipeline's depth."""
     elements = instruction.integer("rows") * instruction.integer("cols")
     scalars = scalar_operations(instruction)
-    busy = max(ceil_div(elements, array.lanes) * passes(instruction), scalars)
+    dividers = max(array.lanes // LANES_PER_DIVIDER, 1)
+    busy = max(ceil_div(elements, array.lanes) * passes(instruction), ceil_div(scalars, dividers))
     levels = (array.lanes - 1).bit_length()
     norms = int(instruction.immediates.get("norm", 0))
     sums = 2 * norms + (instruction.name == "vector.pool")
@@ -193,11 +162,6 @@ class Transfer(NamedTuple):
     latency: int
 
 
-def bytes_per_cycle(memory: OffChip, mhz: float) -> float:
-    """Sustained bytes per cycle of all channels together."""
-    return memory.gbytes_per_s * 1000.0 * memory.efficiency / mhz
-
-
 def bursts_of(instruction: Resolved, burst_bytes: int) -> tuple[int, int]:
     """(bytes asked for, bursts moved). Rows apart are rounded to whole bursts each; a gathered row costs the worst
     id's."""
@@ -215,21 +179,21 @@ def bursts_of(instruction: Resolved, burst_bytes: int) -> tuple[int, int]:
     return rows * row_bytes, bursts
 
 
-def transfer(instruction: Resolved, memory: OffChip, decode: Mapping[str, float], mhz: float) -> Transfer:
+def transfer(instruction: Resolved, target: Target) -> Transfer:
     """The cost of a LOAD or STORE. Bursts interleave over the channels; load.weights also takes its decoder's time.
 
-    `decode` maps a storage format to values per cycle. Raises KeyError for a format the target does not decode.
+    Raises KeyError for a storage format that the target does not decode.
     """
+    memory = target.memory
     total, bursts = bursts_of(instruction, memory.burst_bytes)
-    per_channel = bytes_per_cycle(memory, mhz) / memory.channels
     rounds = ceil_div(bursts, memory.channels)
-    taken = max(_ceil(rounds * memory.burst_bytes / per_channel), 1)
+    taken = max(_ceil(rounds * memory.burst_bytes * memory.channels / target.dram_bytes_per_cycle), 1)
     busy = taken
     if instruction.name == "load.weights":
         layout = layout_of(instruction)
-        values_per_cycle = decode[STORAGE_CODES[instruction.integer("format")].value]
-        busy = max(taken, _ceil(layout.outs * layout.slots / values_per_cycle))
-    return Transfer(total, bursts, taken, busy, _ceil(memory.latency_ns * mhz / 1000.0))
+        rate = target.decode[STORAGE_CODES[instruction.integer("format")].value]
+        busy = max(taken, ceil_div(layout.outs * layout.slots, rate))
+    return Transfer(total, bursts, taken, busy, target.dram_latency_cycles)
 
 
 def _ceil(value: float) -> int:

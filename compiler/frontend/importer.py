@@ -583,7 +583,7 @@ class ModelImport:
             raise Unsupported(f"its attributes are unusual ({error})") from error
 
     def _opaque(self, node: ir.Node, reason: str) -> list[SSAValue]:
-        inputs = [self._opaque_operand(value) for value in _inputs(node)]
+        inputs = [self._opaque_operand(value) for value in inputs_of_node(node)]
         types: list[Attribute] = []
         for output in node.outputs:
             try:
@@ -610,7 +610,7 @@ class ModelImport:
             owner.attributes[TENSORS] = ArrayAttr(names)
 
 
-def _inputs(node: ir.Node) -> list[ir.Value]:
+def inputs_of_node(node: ir.Node) -> list[ir.Value]:
     """The values a node reads, those that its subgraphs capture included."""
     found = {value: None for value in node.inputs if value is not None}
     for attribute in node.attributes.values():

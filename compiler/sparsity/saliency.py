@@ -38,9 +38,9 @@ def block_sums(values: Scores, rows: int) -> NDArray[np.float64]:
     """
     outs, ins = values.shape
     blocks = -(-outs // rows)
-    padded = np.zeros((blocks * rows, ins), np.float64)
-    padded[:outs] = values
-    level = padded.reshape(blocks, rows, ins)
+    if outs % rows:
+        values = np.concatenate([values, np.zeros((blocks * rows - outs, ins), values.dtype)])
+    level = values.astype(np.float64, copy=False).reshape(blocks, rows, ins)
     while level.shape[1] > 1:
         pairs = level[:, 0 : level.shape[1] // 2 * 2 : 2] + level[:, 1::2]
         level = np.concatenate([pairs, level[:, -1:]], axis=1) if level.shape[1] % 2 else pairs

@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, Module
 from xdsl.ir import Operation
 
 from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp, node_name
-from compiler.dialects.storage import format_of, pattern_of
+from compiler.dialects.storage import StorageAttr
 from compiler.module import main_function
 from compiler.weights import WeightStore
 
@@ -126,10 +126,8 @@ def _content(op: ImageOp, store: WeightStore) -> U8:
     keys = [key.data for key in op.content]
     kind = op.kind.data
     if kind == "weights":
-        assert op.encoding is not None
-        format = format_of(op.encoding)
-        assert format is not None
-        return np.asarray(format.encode(store.get(keys[0]), pattern_of(op.encoding))).view(np.uint8).reshape(-1)
+        assert isinstance(op.encoding, StorageAttr)
+        return op.encoding.format.encode(store.get(keys[0]), op.encoding.pattern)
     if kind == "columns":
         width = op.bytes.value.data // (4 * len(keys))
         rows = [store.get(key).reshape(-1) if key else np.zeros(width, np.float32) for key in keys]

@@ -284,7 +284,8 @@ class Lowering:
 
     def _load_weight(self, weight: WeightPlan, layer: str) -> Buffer:
         region = self.b.dram("weights", weight.key, 1, weight.stored_bytes, i8, [weight.key], weight.encoding)
-        loaded = self.b.alloc(f"{layer}.weights", Memory.WEIGHTS, 1, weight.compute_bytes, i8)
+        rows, cols = weight.compute_shape
+        loaded = self.b.alloc(f"{layer}.weights", Memory.WEIGHTS, rows, cols, i8)
         self.b.run(
             "load.weights",
             {"src": region, "dst": loaded},

@@ -10,9 +10,8 @@ from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute, SSAValue
 
 from compiler.dialects import nn
-from compiler.dialects.storage import format_of, pattern_of
-from compiler.sparsity.patterns import HP, NM, Pattern
-from compiler.storage.formats import compute_bytes, size
+from compiler.dialects.storage import StorageAttr
+from compiler.storage.formats import compute_bytes, compute_mode
 
 NO_PATTERN = {"n": 1, "m": 1, "block_rows": 0, "window": 0, "keep": 0}
 
@@ -32,24 +31,14 @@ class WeightPlan:
     encoding: Attribute | None = None
     pattern_fields: dict[str, int] = field(default_factory=lambda: dict(NO_PATTERN))
 
+    @property
+    def compute_shape(self) -> tuple[int, int]:
+        """Rows and columns of its buffer: a dense matrix has rows, a packed layout is one run of bytes."""
+        return (self.outs, self.ins) if self.mode == MatrixMode.DENSE.value else (1, self.compute_bytes)
+
     @classmethod
     def dense(cls, key: str, outs: int, ins: int, *, x_unsigned: bool = False) -> WeightPlan:
         return cls(key, outs, ins, stored_bytes=outs * ins, compute_bytes=outs * ins, x_unsigned=x_unsigned)
-
-
-def pattern_fields(pattern: Pattern, ins: int) -> dict[str, int]:
-    """The pattern immediates of load.weights and matrix.multiply."""
-    if isinstance(pattern, NM):
-        return {**NO_PATTERN, "n": pattern.n, "m": pattern.m}
-    if isinstance(pattern, HP):
-        return {
-            "n": pattern.fine_n,
-            "m": pattern.fine_m,
-            "block_rows": pattern.rows,
-            "window": pattern.window_for(ins),
-            "keep": pattern.keep_for(ins),
-        }
-    return dict(NO_PATTERN)
 
 
 def plan_weight(value: SSAValue) -> WeightPlan:
@@ -57,21 +46,30 @@ def plan_weight(value: SSAValue) -> WeightPlan:
     owner, type = value.owner, value.type
     assert isinstance(owner, nn.WeightOp) and isinstance(type, TensorType)
     outs, ins = type.get_shape()
-    format = format_of(type.encoding)
-    if format is None:
+    encoding = type.encoding
+    if not isinstance(encoding, StorageAttr):
         raise InputError(
             "HPCC1403", f"weight {owner.key.data!r} has no storage format", hint="run the stage `encode` before `tile`"
         )
-    pattern = pattern_of(type.encoding)
-    mode = {"dense": MatrixMode.DENSE, "nm": MatrixMode.NM, "hp_mark": MatrixMode.HP}[format.name]
+    format, pattern = encoding.format, encoding.pattern
+    mode = compute_mode(format)
+    fields = pattern.parameters(ins)
     return WeightPlan(
         owner.key.data,
         outs,
         ins,
         format.name,
         mode.value,
-        size(format, outs, ins, pattern).total_bytes,
-        compute_bytes(outs, ins, pattern),
-        encoding=type.encoding,
-        pattern_fields=pattern_fields(pattern, ins),
+        format.size_bits(outs, ins, pattern).total_bytes,
+        outs * ins if mode is MatrixMode.DENSE else compute_bytes(pattern, outs, ins),
+        encoding=encoding,
+        pattern_fields={
+            "n": fields.n,
+            "m": fields.m,
+            "block_rows": fields.block_rows,
+            "window": fields.window,
+            "keep": fields.keep,
+        }
+        if mode is not MatrixMode.DENSE
+        else dict(NO_PATTERN),
     )

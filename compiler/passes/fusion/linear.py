@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xdsl.dialects.builtin import StringAttr, TensorType
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from compiler.dialects import nn
-from compiler.passes.fusion.match import Scope, binary, is_f32, made_by, orders, result_of, sole_user, type_of
+from compiler.passes.fusion.match import TENSORS, Scope, binary, is_f32, made_by, orders, result_of, sole_user, type_of
 
 UNNAMED = "unnamed"
 """Role of a linear before its place in the model is known."""
@@ -111,8 +111,15 @@ def simplify_reshapes(scope: Scope) -> None:
             op.operands[0] = inner.x
     for op in [*scope.each(nn.ReshapeOp), *scope.each(nn.ExpandOp)]:
         if op.x.type == op.result.type:
+            _keep_name(op, op.x)
             op.result.replace_all_uses_with(op.x)
     scope.sweep()
+
+
+def _keep_name(op: nn.ReshapeOp | nn.ExpandOp, value: SSAValue) -> None:
+    """Let a value without an ONNX name take that of the operation it replaces."""
+    if isinstance(value.owner, Operation) and TENSORS not in value.owner.attributes and TENSORS in op.attributes:
+        value.owner.attributes[TENSORS] = op.attributes[TENSORS]
 
 
 def name_role(op: nn.LinearOp | nn.AttentionOp, role: str) -> None:
