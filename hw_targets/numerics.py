@@ -258,11 +258,9 @@ def softmax(
         distance *= _LOG2E_256
         np.rint(distance, out=distance)
         np.fmin(distance, np.float32(_T_MAX), out=distance)
-        # A masked score above the maximum gives a negative distance; its p is zeroed below.
+        # A masked score above the maximum gives a negative distance; its p is zeroed below. Where the maximum is not
+        # finite every distance is infinite or NaN, and fmin has made it T_MAX, whose p is 0.
         np.maximum(distance, np.float32(0), out=distance)
-        finite = np.isfinite(maximum)
-        if not finite.all():
-            distance[~finite] = _T_MAX
     p = _probabilities()[distance.astype(np.intp)]
     if attended is not None:
         p *= attended

@@ -197,9 +197,7 @@ class _Quantizer:
         if key not in self.codes:
             shape = nn.shape_of(source)
             lead = (shape[0], 1) if granularity is nn.Granularity.SEQUENCE_HEAD else shape[:-1]
-            op = nn.QuantizeOp(
-                granularity, source, mask, TensorType(i8, shape), TensorType(f32, (*lead, groups))
-            )
+            op = nn.QuantizeOp(granularity, source, mask, TensorType(i8, shape), TensorType(f32, (*lead, groups)))
             self._emit(op, before)
             if isinstance(source.owner, Operation):
                 op.location = source.owner.location

@@ -286,9 +286,7 @@ def test_tables_become_bf16_and_survive_a_dump(tmp_path: Path):
     quantized(module, ctx)
     store = store_in(ctx)
     assert store.get("word.bf16").dtype == ml_dtypes.bfloat16
-    np.testing.assert_array_equal(
-        store.get("word.bf16").astype(np.float32), numerics.bf16(encoder_weights()["word"])
-    )
+    np.testing.assert_array_equal(store.get("word.bf16").astype(np.float32), numerics.bf16(encoder_weights()["word"]))
     store.save(tmp_path / "weights.safetensors", [op.key.data for op in ops_of(module, nn.WeightOp)])
     reopened = WeightStore.open(tmp_path / "weights.safetensors")
     for name, array in evaluate(module, store, inputs).items():
