@@ -28,7 +28,7 @@ def content_digest(array: Array) -> str:
     hasher = hashlib.blake2b(digest_size=16)
     hasher.update(f"{array.dtype}{array.shape}".encode())
     # Viewed as bytes first: bfloat16 arrays have no buffer interface of their own.
-    hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8) if array.size else b"")
+    hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b"")
     return hasher.hexdigest()
 
 
