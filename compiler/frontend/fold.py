@@ -13,7 +13,7 @@ from hw_targets.errors import InputError
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
-MATRIX_LIMIT = 64
+MATRIX_LIMIT = 16
 """Floating-point tensors of two or more dimensions and more elements than this are weights: nothing on them is folded."""
 INPUT_LIMIT = 1 << 20
 OUTPUT_LIMIT = 1 << 20

@@ -105,15 +105,13 @@ def _scores(prover: MaskProver, value: SSAValue) -> tuple[nn.MatMulOp, float, Ma
     while (product := made_by(value, nn.MatMulOp)) is None:
         step = scaled(value)
         if step is not None:
-            if masking.kind == "additive":
-                return None  # the addition is scaled too
             value, scale = step[0], scale * step[1]
             continue
         masked = _unmasked(prover, value)
         if masked is None or (masked[1].kind is not None and masking.kind is not None):
             return None
         if masked[1].kind == "additive" and scale != 1.0:
-            return None
+            return None  # the mask is scaled with the scores
         value = masked[0]
         masking = masked[1] if masked[1].kind is not None else masking
     return product, scale, masking
@@ -162,15 +160,19 @@ def _split(batch: int, tokens: int, heads: int, width: int) -> Array:
 
 
 def _heads(scope: Scope, value: SSAValue, *, transposed: bool) -> Heads | None:
-    """Find the tensor whose heads `value` holds: [b, h, s, d] or [b * h, s, d], its last axes swapped if `transposed`."""
+    """Find the tensor whose heads `value` holds: [b, h, s, d] or [b * h, s, d], its last axes swapped if `transposed`.
+
+    [b * h, s, d] is itself a tensor of one head, so of all candidates the nearest with the most heads is taken.
+    """
     shape = nn.shape_of(value)
     tokens, width = (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
     chain: list[Operation] = []
     factor, root = 1.0, value
+    best: Heads | None = None
     while True:
         match = _split_matches(scope, root, list(reversed(chain)), shape, tokens, width, transposed=transposed)
-        if match is not None:
-            return Heads(root, match, factor)
+        if match is not None and (best is None or match > best.heads):
+            best = Heads(root, match, factor)
         step = scaled(root)
         if step is not None:
             root, factor = step[0], factor * step[1]
@@ -178,7 +180,7 @@ def _heads(scope: Scope, value: SSAValue, *, transposed: bool) -> Heads | None:
             chain.append(root.owner)
             root = root.owner.x
         else:
-            return None
+            return best
 
 
 def _split_matches(
