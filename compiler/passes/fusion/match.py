@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import BytesAttr, DenseIntOrFPElementsAttr, Float32Type, TensorType, UnknownLoc, f32, i64
+from xdsl.dialects.builtin import Float32Type, TensorType, UnknownLoc, f32, i64
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 from xdsl.irdl import IRDLOperation
 from xdsl.rewriter import Rewriter
@@ -86,6 +86,11 @@ class Scope:
 def made_by(value: SSAValue, kind: type[OpT]) -> OpT | None:
     """The operation that makes `value`, if it is of this class."""
     return value.owner if isinstance(value.owner, kind) else None
+
+
+def is_stored(value: SSAValue) -> bool:
+    """Whether a value is a weight or a constant; its data is not touched."""
+    return isinstance(value.owner, nn.WeightOp | nn.ConstantOp)
 
 
 def unary(value: SSAValue, kind: nn.UnaryKind) -> SSAValue | None:
@@ -168,11 +173,6 @@ def sole_user(value: SSAValue) -> Operation | None:
 def type_of(value: SSAValue) -> TensorType:
     assert isinstance(value.type, TensorType)
     return value.type
-
-
-def constant_f32(number: float) -> nn.ConstantOp:
-    data = BytesAttr(np.float32(number).tobytes())
-    return nn.ConstantOp(DenseIntOrFPElementsAttr(TensorType(f32, []), data))
 
 
 def result_of(op: IRDLOperation) -> OpResult:
