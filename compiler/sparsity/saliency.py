@@ -1,0 +1,98 @@
+"""Which of several weights matter most: magnitudes, column sums in a fixed order, selection with ties to the lower index.
+
+Plain numpy. Results never depend on the memory layout of the weights or on numpy's summation order, so that the same
+matrix stored the other way round is pruned alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_targets.errors import InputError
+
+Matrix = NDArray[Any]
+Mask = NDArray[np.bool_]
+Scores = NDArray[Any]
+
+PAIRWISE_LIMIT = 16
+"""Up to this group size, ranks come from pairwise comparisons (t^2 / 2 vector operations), above it from a sort."""
+
+
+def magnitudes(w: Matrix) -> NDArray[np.float32]:
+    """|w| as contiguous float32: orders single weights as w^2 does, without rounding. Raises InputError on NaN and inf."""
+    if w.ndim != 2:
+        raise InputError("HPCC1201", f"a pattern applies to a matrix, not to an array of shape {w.shape}")
+    result = np.ascontiguousarray(np.abs(w.astype(np.float32, copy=False)))
+    if result.size and not np.isfinite(result.max()):
+        raise InputError("HPCC1202", "the weights hold NaN or infinity", hint="they cannot be ranked for pruning")
+    return result
+
+
+def block_sums(values: Scores, rows: int) -> NDArray[np.float64]:
+    """Sums over each block of `rows` rows: [outs, ins] to [ceil(outs / rows), ins], in float64.
+
+    The order is an aligned pairwise tree over the rows of a block, padded with zeros: the same for any layout.
+    """
+    outs, ins = values.shape
+    blocks = -(-outs // rows)
+    if outs % rows:
+        values = np.concatenate([values, np.zeros((blocks * rows - outs, ins), values.dtype)])
+    level = values.astype(np.float64, copy=False).reshape(blocks, rows, ins)
+    while level.shape[1] > 1:
+        pairs = level[:, 0 : level.shape[1] // 2 * 2 : 2] + level[:, 1::2]
+        level = np.concatenate([pairs, level[:, -1:]], axis=1) if level.shape[1] % 2 else pairs
+    return level[:, 0]
+
+
+def keep_largest(values: Scores, keep: int) -> Mask:
+    """True at the `keep` largest entries along the last axis; of equal entries the lower index stays."""
+    size = values.shape[-1]
+    if keep >= size:
+        return np.ones(values.shape, np.bool_)
+    if size > PAIRWISE_LIMIT:
+        order = np.argsort(-values, axis=-1, kind="stable")
+        mask = np.zeros(values.shape, np.bool_)
+        np.put_along_axis(mask, order[..., :keep], True, axis=-1)
+        return mask
+    lanes = np.ascontiguousarray(np.moveaxis(values, -1, 0))
+    ranks = np.zeros(lanes.shape, np.uint8)
+    for later in range(1, size):
+        for earlier in range(later):
+            wins = lanes[earlier] >= lanes[later]
+            ranks[later] += wins
+            ranks[earlier] += ~wins
+    return np.moveaxis(ranks < keep, 0, -1)
+
+
+def group_quota(size: int, n: int, m: int) -> int:
+    """Entries kept of `size` consecutive ones in groups of m: n per full group, ceil(n t / m) of a tail of t < m."""
+    return size // m * n + -(-n * (size % m) // m)
+
+
+def keep_per_group(values: Scores, n: int, m: int) -> Mask:
+    """Groups of m along the last axis keep their n largest entries, a tail group of t < m its ceil(n t / m) largest."""
+    size = values.shape[-1]
+    body = size // m * m
+    lead = values.shape[:-1]
+    mask = np.empty(values.shape, np.bool_)
+    grouped = values[..., :body].reshape(*lead, body // m, m)
+    mask[..., :body] = keep_largest(grouped, n).reshape(*lead, body)
+    if body < size:
+        mask[..., body:] = keep_largest(values[..., body:], group_quota(size - body, n, m))
+    return mask
+
+
+def group_excess(used: Mask, n: int, m: int) -> NDArray[np.int64]:
+    """By how many each group of m along the last axis (a tail group included) exceeds its quota; <= 0 where it does not."""
+    size = used.shape[-1]
+    groups = -(-size // m)
+    padded = np.zeros((*used.shape[:-1], groups * m), np.bool_)
+    padded[..., :size] = used
+    counts = np.count_nonzero(padded.reshape(*used.shape[:-1], groups, m), axis=-1)
+    quota = np.full(groups, n)
+    if size % m:
+        quota[-1] = group_quota(size % m, n, m)
+    return counts - quota

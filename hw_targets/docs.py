@@ -1,0 +1,153 @@
+"""docs/TARGETS.md from the schema, the shipped files and the resource model: `python -m hw_targets.docs`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hw_targets import resources
+from hw_targets.catalogue import FOLDER, target_files
+from hw_targets.load import load_target
+from hw_targets.schema import json_schema
+
+PAGE = FOLDER.parent / "docs" / "TARGETS.md"
+
+INTRODUCTION = """# Targets
+
+<!-- Written by `python -m hw_targets.docs`; a test compares it with what that command prints. -->
+
+A target is a TOML file: one of the shipped ones by name (`--target fpga-u280`, all by `hpcc --list-targets`), or your
+own by path (`--target ./my-board.toml`). An unknown key is an error that names the nearest valid one. Every number of the
+device, its memory, clock and link carries its source; `source = "unverified"` is allowed, and reports repeat it.
+`python -m hw_targets.schema` prints the JSON Schema, for editors.
+
+`[accelerator]` fields are numbers or `"auto"`. What is auto is sized so that the whole fits the *usable* resources (what
+the board's shell leaves) under the ceilings below; what a file fixes and does not fit ends with exit status 3 and says
+which resource is short and by how much. `load_target(name_or_path).explain()` tells why a target was sized as it is.
+
+* `cores` is the number of super logic regions; outputs are split over the cores, activations go to all of them.
+* `tokens` and `outputs` are those of the array with the most multiplications per cycle that fits beside the smallest
+  memories; an array whose tokens do not divide {tile_rows} rows is rated by what it does on {tile_rows} rows. `outputs` divides
+  64 or is a multiple, so that a row block of a pattern is whole steps. Of equals, the one that reads fewest bytes wins.
+* `lanes` is the least power of two with {lanes:.1f} lanes per 1,024 multiplications per cycle.
+* The memories then grow by turns until a ceiling, or {limits}.
+* `act_bytes`, `weight_bytes`, `acc_bytes` and `param_bytes` are the sizes of the address spaces of the instruction set
+  (see ISA.md), all cores together.
+"""
+
+MODEL = """## The resource model
+
+All costs are estimates for a pipelined design on 6-input LUTs, not synthesis results; the derivations stand beside
+the constants in `hw_targets/resources.py`.
+
+| part | cost |
+|---|---|
+| multiplier | DSP48E2: {e2} int8 products per slice, the activations of two tokens against one weight; DSP48E1: one |
+| selector S:1 | {mux} x S LUTs per multiplier ({mux8} at 8:1, {mux32} at 32:1), {ff_multiplier} FFs |
+| window crossbar | W outputs of W:1, {mux} x W LUTs each, per token and core |
+| accumulation | {lut_cell} LUTs and {ff_cell} FFs per token x output |
+| vector lane | {dsp_lane} DSPs, {lut_lane:,} LUTs, {ff_lane:,} FFs, half a BRAM for tables; a divider per {divider} lanes |
+| decoder | LUTs per value x values per cycle, from `[decode]` |
+| queues | {lut_control:,} LUTs, {ff_control:,} FFs, and LUT RAM for {queues} queues of `queue_depth` instructions |
+| memory ports | HBM {hbm:,} LUTs and {hbm_bram} BRAMs; a DDR controller {ddr:,} LUTs and {ddr_bram} BRAMs per channel (FINN) |
+| memories | {port} bytes per port; BRAM {bram:,} B, URAM {uram:,} B; as wide as the busiest user of a cycle |
+
+Ceilings for timing closure (FINN): {ceilings}; mean of BRAM, URAM and DSP {mean} %.
+Activation and weight memories lie in URAM where they fit, else in BRAM; accumulators and parameters in BRAM.
+Not modelled: wires between SLRs, placement inside an SLR, SLRs of different size.
+"""
+
+
+def page() -> str:
+    """The text of docs/TARGETS.md."""
+    limits = ", ".join(f"{name} {bytes_ >> 20} MiB" for name, bytes_ in resources.LIMITS.items())
+    introduction = INTRODUCTION.format(
+        tile_rows=resources.TILE_ROWS, lanes=1024 * resources.LANES_PER_MAC, limits=limits
+    )
+    sections = [introduction, _model(), _keys(), *(_target(name) for name in target_files())]
+    return "\n".join(sections)
+
+
+def _model() -> str:
+    mux = resources.LUT_PER_BYTE_MUX_INPUT
+    return MODEL.format(
+        e2=resources.TOKENS_PER_DSP["dsp48e2"],
+        mux=mux,
+        mux8=8 * mux,
+        mux32=32 * mux,
+        ff_multiplier=resources.FF_PER_MULTIPLIER,
+        lut_cell=resources.LUT_PER_CELL,
+        ff_cell=resources.FF_PER_CELL,
+        dsp_lane=resources.DSP_PER_LANE,
+        lut_lane=resources.LUT_PER_LANE,
+        ff_lane=resources.FF_PER_LANE,
+        divider=resources.LANES_PER_DIVIDER,
+        lut_control=resources.LUT_CONTROL,
+        ff_control=resources.FF_CONTROL,
+        queues=resources.QUEUES,
+        hbm=resources.HBM_PORTS.lut,
+        hbm_bram=resources.HBM_PORTS.bram,
+        ddr=resources.DDR_CONTROLLER.lut,
+        ddr_bram=resources.DDR_CONTROLLER.bram,
+        port=resources.PORT_BYTES,
+        bram=resources.BRAM_BYTES,
+        uram=resources.URAM_BYTES,
+        ceilings=", ".join(f"{name.upper()} {percent} %" for name, percent in resources.CEILINGS.items()),
+        mean=resources.MEAN_CEILING,
+    )
+
+
+def _keys() -> str:
+    schema = json_schema()
+    lines = ["## Keys", "", "| key | value |", "|---|---|"]
+    lines += [f"| `{key}` | {form} |" for key, form in _rows(schema, schema, "")]
+    return "\n".join([*lines, ""])
+
+
+def _rows(schema: dict[str, Any], table: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, entry in table["properties"].items():
+        form = _resolve(schema, entry)
+        if "properties" not in form:
+            yield f"{prefix}{name}", _form(schema, form)
+        elif set(form["properties"]) == {"value", "source"}:
+            yield f"{prefix}{name}", f"{{ value = {_form(schema, form['properties']['value'])}, source = string }}"
+        else:
+            yield from _rows(schema, form, f"{prefix}{name}.")
+
+
+def _resolve(schema: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    options = [option for option in entry.get("anyOf", []) if "$ref" in option]
+    reference = entry.get("$ref") or (options[0]["$ref"] if options else None)
+    return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else entry
+
+
+def _form(schema: dict[str, Any], entry: dict[str, Any]) -> str:
+    if "anyOf" in entry:
+        return " or ".join(_form(schema, option) for option in entry["anyOf"])
+    if "const" in entry:
+        return f'`"{entry["const"]}"`'
+    if "enum" in entry:
+        return " or ".join(f'`"{value}"`' for value in entry["enum"])
+    low, high = entry.get("minimum"), entry.get("maximum")
+    bounds = f" {low} to {high}" if high is not None else f" >= {low}" if low is not None else ""
+    above = f" > {entry['exclusiveMinimum']:g}" if "exclusiveMinimum" in entry else ""
+    return f"{entry['type']}{bounds}{above}"
+
+
+def _target(name: str) -> str:
+    target = load_target(name)
+    lines = [f"## {target.name}", "", f"{target.summary}.", ""]
+    lines += [f"* {line}" for line in target.explain()]
+    lines += ["", "| number | source |", "|---|---|"]
+    lines += [f"| `{key}` | {source} |" for key, source in target.sources]
+    return "\n".join([*lines, ""])
+
+
+def write(path: Path = PAGE) -> None:
+    path.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE)

@@ -1,0 +1,141 @@
+"""Which bytes an instruction touches: every operand as regions of rows, read off the shapes in the instruction table.
+
+Checkers, both simulators and trace tools take the extents from here, so that none of them can disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import NamedTuple
+
+from hw_targets.codec import Resolved
+from hw_targets.isa import BY_NAME, MatrixMode, Memory
+from hw_targets.layout import MATRIX_MODES, Layout, ceil_div
+
+ELEMENT_BYTES: Mapping[str, int] = {"i8": 1, "u8": 1, "i8|u8": 1, "bf16": 2, "i32": 4, "f32": 4}
+SHAPE = re.compile(r"(?P<element>[\w|]+)\[(?P<dims>[^\]]*)\](?P<pitched> at pitch)?")
+
+
+class Extent(NamedTuple):
+    """`rows` rows of `row_bytes` bytes, `pitch` bytes apart, from byte `start` of `memory`. Packed rows are one row."""
+
+    memory: Memory
+    start: int
+    rows: int
+    row_bytes: int
+    pitch: int
+
+    @property
+    def end(self) -> int:
+        """The byte after the last one touched."""
+        return self.start + (self.rows - 1) * self.pitch + self.row_bytes
+
+
+def extent(memory: Memory, start: int, rows: int, row_bytes: int, pitch: int) -> Extent:
+    """An extent in canonical form: a pitch of 0 and a pitch of a row's bytes are both one packed row."""
+    if rows == 1 or pitch in (0, row_bytes):
+        return Extent(memory, start, 1, rows * row_bytes, rows * row_bytes)
+    return Extent(memory, start, rows, row_bytes, pitch)
+
+
+def layout_of(instruction: Resolved) -> Layout:
+    """The compute layout that load.weights writes or matrix.multiply reads."""
+    mode = MATRIX_MODES[instruction.integer("format" if instruction.name == "load.weights" else "mode")]
+    names = ("outs", "ins", "n", "m", "block_rows", "window", "keep")
+    return Layout(mode, *(instruction.integer(name) for name in names))
+
+
+def operand_extents(instruction: Resolved, operand: str) -> tuple[Extent, ...]:
+    """The regions of one present operand; more than one only for the stacked tables of vector.embed.
+
+    Raises KeyError where the operand is absent.
+    """
+    place = instruction.operands[operand]
+    rows, row_bytes = _shape_of(instruction.name, operand)(instruction)
+    first = extent(place.memory, place.base, rows, row_bytes, place.pitch)
+    if operand != "rows_in":
+        return (first,)
+    step = instruction.integer("table_bytes")
+    return tuple(first._replace(start=first.start + table * step) for table in range(instruction.integer("tables")))
+
+
+def transfer_rows(instruction: Resolved, operand: str) -> tuple[int, int]:
+    """(rows, bytes of a row) of an operand as the instruction says it, before packed rows are joined."""
+    return _shape_of(instruction.name, operand)(instruction)
+
+
+Shape = Callable[[Resolved], tuple[int, int]]
+
+
+def _groups(i: Resolved) -> int:
+    return ceil_div(i.integer("cols"), max(i.integer("group"), 1))
+
+
+def _weights(i: Resolved) -> tuple[int, int]:
+    layout = layout_of(i)
+    return (layout.outs, layout.ins) if layout.mode is MatrixMode.DENSE else (1, layout.bytes)
+
+
+SPECIAL: Mapping[tuple[str, str], Shape] = {
+    ("load.weights", "dst"): _weights,
+    ("matrix.multiply", "w"): _weights,
+    ("vector.finish", "columns"): lambda i: (4 if i.integer("norm") else 2, 4 * i.integer("cols")),
+    ("vector.finish", "out"): lambda i: (i.integer("rows"), i.integer("cols") * (4 if i.integer("out_f32") else 2)),
+    ("vector.embed", "rows_in"): lambda i: (i.integer("rows"), 2 * i.integer("cols")),
+}
+"""Operands whose shape depends on more than the names in the table's shape text."""
+
+
+@cache
+def _shape_of(name: str, operand: str) -> Shape:
+    """(rows, bytes of a row) of an operand, as a function of the instruction's immediates."""
+    if (name, operand) in SPECIAL:
+        return SPECIAL[name, operand]
+    text = BY_NAME[name].operand(operand).shape
+    match = SHAPE.match(text)
+    if match is None:
+        raise ValueError(f"the shape of {name} {operand} is not understood: {text!r}")
+    size = ELEMENT_BYTES[match["element"]]
+    dims = [_dimension(dim.strip()) for dim in match["dims"].split(",")]
+    if len(dims) == 2:
+        return lambda i: (dims[0](i), dims[1](i) * size)
+    if match["pitched"]:
+        return lambda i: (dims[0](i), size)
+    return lambda i: (1, dims[0](i) * size)
+
+
+def _dimension(text: str) -> Callable[[Resolved], int]:
+    if text == "cols / group":
+        return _groups
+    if text.isdigit():
+        return lambda i: int(text)
+    return lambda i: i.integer(text)
+
+
+# ---- overlap --------------------------------------------------------------------------------------------------------
+
+
+def overlap(a: Extent, b: Extent) -> bool:
+    """Whether two extents share a byte, exactly: columns side by side in rows of one pitch do not."""
+    if a.memory != b.memory or a.start >= b.end or b.start >= a.end:
+        return False
+    if a.rows == 1:
+        return _meets(a.start, a.end, b)
+    if b.rows == 1:
+        return _meets(b.start, b.end, a)
+    if a.pitch == b.pitch:
+        # Rows i of a and j of b meet where (i - j) * pitch lies strictly between the two differences.
+        first = (b.start - a.start - a.row_bytes) // a.pitch + 1
+        last = ceil_div(b.start - a.start + b.row_bytes, a.pitch) - 1
+        return max(first, 1 - b.rows) <= min(last, a.rows - 1)
+    few, many = (a, b) if a.rows <= b.rows else (b, a)
+    starts = (few.start + row * few.pitch for row in range(few.rows))
+    return any(_meets(start, start + few.row_bytes, many) for start in starts)
+
+
+def _meets(low: int, high: int, b: Extent) -> bool:
+    """Whether bytes low..high-1 meet a row of `b`: the first row that ends after `low` must begin before `high`."""
+    row = max((low - b.start - b.row_bytes) // b.pitch + 1, 0)
+    return row < b.rows and b.start + row * b.pitch < high

@@ -1,0 +1,446 @@
+"""The arithmetic of the accelerator, to the bit: interpreters and simulator both call it (docs/NUMERICS.md is normative).
+
+It knows numpy and nothing else of this project. Floats are float32, every operation is rounded to nearest even on its
+own and then flushed: a result of magnitude below 2^-126 (zeros too) becomes +0. bf16 values travel as float32 arrays
+holding bf16-representable numbers. Rows come first, and no row depends on another one except in `quantize_columns`
+and `mean_pool`, which see a whole sequence: splitting rows changes no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Context, Decimal, localcontext
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+I8 = NDArray[np.int8]
+U8 = NDArray[np.uint8]
+I32 = NDArray[np.int32]
+AnyArray = NDArray[Any]
+
+TINY = np.float32(2.0**-126)
+"""The smallest normal number: results below it are flushed to +0."""
+ABSMAX_FLOOR = np.float32(2.0**-100)
+"""A group whose absolute maximum is below this counts as all zero."""
+CODE_MAX = 127
+MAX_KEYS = 512
+"""Keys of one softmax row: with more of them a uint8 probability rounds too much of the mass away."""
+GRID = np.float32(2.0**-103)
+"""Sums of numbers that are each 0 or at least this large are multiples of 2^-126: no sum of them needs a flush."""
+
+_BF16_MAX = np.float32(3.3895313892515355e38)
+_LOG2E_256 = np.uint32(0x43B8AA3B).view(np.float32)
+_T_MAX = 4095
+
+
+# ---- rounding -------------------------------------------------------------------------------------------------------
+
+
+def _flush(x: F32) -> F32:
+    """Flush in place. Most arrays hold nothing to flush, and the test is a fraction of the operation before it."""
+    small = np.abs(x) < TINY
+    if small.any():
+        np.copyto(x, np.float32(0), where=small)
+    return x
+
+
+def ftz(x: AnyArray) -> F32:
+    """float32 array with every magnitude below 2^-126 (zeros of either sign too) replaced by +0."""
+    return _flush(np.array(x, dtype=np.float32))
+
+
+def bf16(x: AnyArray) -> F32:
+    """Flush, then round to nearest even to bfloat16; the result stays a float32 array. NaN becomes 0x7FC0."""
+    source = np.ascontiguousarray(x, dtype=np.float32)
+    bits = source.view(np.uint32)
+    rounded = bits >> np.uint32(16)
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded &= np.uint32(0xFFFF0000)
+    small = np.abs(source) < TINY
+    if small.any():
+        np.copyto(rounded, np.uint32(0), where=small)
+    nans = np.isnan(source)
+    if nans.any():
+        np.copyto(rounded, np.uint32(0x7FC00000), where=nans)
+    return rounded.view(np.float32).reshape(np.shape(x))
+
+
+def bf16_bits(x: AnyArray) -> NDArray[np.uint16]:
+    """The bfloat16 encoding of bf16(x)."""
+    return (bf16(x).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+
+
+def bf16_from_bits(bits: AnyArray) -> F32:
+    """The float32 values of bfloat16 encodings, unchanged."""
+    return (np.asarray(bits, dtype=np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+# ---- the tree -------------------------------------------------------------------------------------------------------
+
+
+def _on_grid(x: F32) -> bool:
+    """Whether every element is 0 or at least GRID in magnitude (NaN counts as not)."""
+    magnitude = np.abs(x)
+    return bool(((magnitude >= GRID) | (magnitude == 0)).all())
+
+
+def tree_sum(x: AnyArray, axis: int = -1) -> F32:
+    """Sum along `axis` by aligned pairs, (x0+x1)+(x2+x3)..., the length padded with +0 to a power of two."""
+    level: F32 = np.moveaxis(np.asarray(x, dtype=np.float32), axis, -1)
+    if level.shape[-1] == 0:
+        return np.zeros(level.shape[:-1], np.float32)
+    exact = _on_grid(level)
+    while level.shape[-1] > 1:
+        if level.shape[-1] % 2:
+            # Padding an odd level pads the leaves: a pair of +0 sums to +0.
+            level = np.concatenate([level, np.zeros((*level.shape[:-1], 1), np.float32)], axis=-1)
+        level = np.add(level[..., ::2], level[..., 1::2], dtype=np.float32)
+        if not exact:
+            _flush(level)
+    return np.array(level[..., 0], dtype=np.float32)
+
+
+# ---- quantisers -----------------------------------------------------------------------------------------------------
+
+
+def _finite(x: F32) -> F32:
+    """Saturate: +-inf counts as the largest bf16 number, NaN as 0."""
+    return np.nan_to_num(x, nan=0.0, posinf=float(_BF16_MAX), neginf=-float(_BF16_MAX))
+
+
+def _codes(x: F32, absmax: F32) -> tuple[I8, F32]:
+    """Codes of x and the scales; `absmax` broadcasts against x and is finite."""
+    live = absmax >= ABSMAX_FLOOR
+    safe = np.where(live, absmax, np.float32(1))
+    scale = np.where(live, safe / np.float32(CODE_MAX), np.float32(1))
+    inverse = np.where(live, np.float32(CODE_MAX) / safe, np.float32(0))
+    with np.errstate(over="ignore"):
+        steps = x * inverse
+    np.rint(steps, out=steps)
+    np.clip(steps, -CODE_MAX, CODE_MAX, out=steps)
+    return steps.astype(np.int8), scale
+
+
+def quantize_rows(x: AnyArray, group: int) -> tuple[I8, F32]:
+    """int8 codes [R, C] and scales [R, C / group] of bf16 values [R, C], one scale per row and group of columns.
+
+    scale = absmax / 127, codes = clip(rne(x * (127 / absmax)), -127, 127).
+    """
+    source = np.asarray(x, dtype=np.float32)
+    rows, cols = source.shape
+    grouped = source.reshape(rows, cols // group, group)
+    absmax = np.maximum(grouped.max(axis=2), -grouped.min(axis=2))
+    if not np.isfinite(absmax).all():
+        grouped = _finite(grouped)
+        absmax = np.abs(grouped).max(axis=2)
+    codes, scale = _codes(grouped, absmax[:, :, None])
+    return codes.reshape(rows, cols), scale[:, :, 0]
+
+
+def quantize_columns(x: AnyArray, mask: AnyArray | None = None) -> tuple[I8, np.float32]:
+    """int8 codes [R, C] and the one scale of bf16 values [R, C]; the absmax is taken over the unmasked rows.
+
+    Masked rows get codes as well (clipped: they may exceed the absmax); if all rows are masked, 0 and scale 1.
+    """
+    source = _finite(np.asarray(x, dtype=np.float32))
+    seen = source if mask is None else source[np.asarray(mask) != 0]
+    absmax = np.abs(seen).max(initial=np.float32(0))
+    codes, scale = _codes(source, np.asarray(absmax, np.float32).reshape(1, 1))
+    return codes, np.float32(scale[0, 0])
+
+
+def quantize_weights(w: AnyArray) -> tuple[I8, F32]:
+    """int8 codes [O, I] and scales [O] of finite fp32 weights [O, I]: the formula of `quantize_rows` on fp32 values."""
+    source = np.asarray(w, dtype=np.float32)
+    absmax = np.maximum(source.max(axis=1), -source.min(axis=1))
+    codes, scale = _codes(source, absmax[:, None])
+    return codes, scale[:, 0]
+
+
+# ---- MATRIX ---------------------------------------------------------------------------------------------------------
+
+
+def matmul_i32(x: AnyArray, w: AnyArray) -> I32:
+    """acc[..., r, o] = sum over k of x[..., r, k] * w[..., o, k], exact; x is int8 or uint8, w int8.
+
+    fp32 BLAS is exact while every partial sum stays below 2^24: 1,024 products of s8 x s8, 512 of u8 x s8.
+    """
+    chunk = 512 if x.dtype == np.uint8 else 1024
+    size = x.shape[-1]
+    total: I32 | None = None
+    for start in range(0, max(size, 1), chunk):
+        left = x[..., start : start + chunk].astype(np.float32)
+        right = w[..., start : start + chunk].astype(np.float32)
+        part = np.matmul(left, np.swapaxes(right, -1, -2)).astype(np.int32)
+        total = part if total is None else np.add(total, part, out=total)
+    assert total is not None
+    return total
+
+
+# ---- VECTOR ---------------------------------------------------------------------------------------------------------
+
+
+def finish(
+    acc: AnyArray, row_scale: AnyArray, col_scale: AnyArray, bias: AnyArray | None, residual: AnyArray | None
+) -> F32:
+    """f32(acc) * (row_scale * col_scale) + bias + residual: acc i32 [R, C], scales f32 [R] and [C], to fp32 [R, C]."""
+    scale = ftz(np.asarray(row_scale, np.float32)[:, None] * np.asarray(col_scale, np.float32))
+    y = np.asarray(acc, np.int32).astype(np.float32)
+    with np.errstate(over="ignore"):
+        y *= scale
+        # |acc| >= 1, so a product is 0 or at least its scale.
+        exact = not scale.size or bool(scale.min() >= GRID)
+        if not exact:
+            _flush(y)
+        for addend in (bias, residual):
+            if addend is None:
+                continue
+            term = np.asarray(addend, np.float32)
+            exact = exact and _on_grid(term)
+            y += term
+            if not exact:
+                _flush(y)
+    return y
+
+
+def layer_norm(y: AnyArray, gamma: AnyArray, beta: AnyArray, eps: float) -> F32:
+    """Layer normalisation of fp32 rows [R, C] in two passes over tree sums, rounded to bf16."""
+    source = np.asarray(y, np.float32)
+    count = np.float32(source.shape[1])
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        mean = _flush(tree_sum(source) / count)
+        centred = _flush(np.subtract(source, mean[:, None], dtype=np.float32))
+        variance = _flush(tree_sum(_flush(centred * centred)) / count)
+        root = np.sqrt(_flush(variance + np.float32(eps)))
+        inverse = _flush(np.divide(np.float32(1), root, dtype=np.float32))
+        centred *= inverse[:, None]
+        _flush(centred)
+        centred *= np.asarray(gamma, np.float32)
+        _flush(centred)
+        centred += np.asarray(beta, np.float32)
+        return bf16(centred)
+
+
+def softmax(
+    acc: AnyArray,
+    q_scale: AnyArray,
+    k_scale: AnyArray,
+    score_scale: float,
+    mask: AnyArray | None = None,
+    additive: AnyArray | None = None,
+) -> tuple[U8, I32]:
+    """uint8 probabilities p [R, C] and their integer row sums l [R] from scores acc i32 [R, C].
+
+    s = (f32(acc) * q_scale) * (k_scale * score_scale) (+ additive [R, C]); masked columns (mask [C] = 0) have p = 0
+    and do not enter the row maximum m. T = min(rne((m - s) * 256 log2 e), 4095), p = round(255 * 2^(-T/256)). A row
+    whose maximum is not finite has p = 0 everywhere. Raises ValueError for more than MAX_KEYS columns.
+    """
+    if acc.shape[-1] > MAX_KEYS:
+        raise ValueError(f"a softmax row of {acc.shape[-1]} keys exceeds {MAX_KEYS}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = np.asarray(acc, np.int32).astype(np.float32)
+        scores *= np.asarray(q_scale, np.float32)[:, None]
+        scores *= np.asarray(k_scale, np.float32) * np.float32(score_scale)
+        if additive is not None:
+            scores += np.asarray(additive, np.float32)
+        attended = None if mask is None else np.asarray(mask) != 0
+        seen = scores if attended is None else scores[:, attended]
+        maximum = seen.max(axis=1, initial=-np.inf)
+        # No flush above: it could only move a difference that rounds to T = 0 anyway.
+        distance = np.subtract(maximum[:, None], scores, out=scores)
+        distance *= _LOG2E_256
+        np.rint(distance, out=distance)
+        np.fmin(distance, np.float32(_T_MAX), out=distance)
+        # A masked score above the maximum gives a negative distance; its p is zeroed below.
+        np.maximum(distance, np.float32(0), out=distance)
+        finite = np.isfinite(maximum)
+        if not finite.all():
+            distance[~finite] = _T_MAX
+    p = _probabilities()[distance.astype(np.intp)]
+    if attended is not None:
+        p *= attended
+    return p, p.sum(axis=1, dtype=np.int32)
+
+
+def context(acc: AnyArray, l: AnyArray, v_scale: AnyArray | np.float32 | float) -> F32:
+    """bf16 [R, C] = f32(acc) * (v_scale / f32(l)); a row with l = 0 gives +0."""
+    sums = np.asarray(l, np.int32)
+    live = sums > 0
+    factor = np.where(live, np.float32(v_scale) / np.where(live, sums, 1).astype(np.float32), np.float32(0))
+    return bf16(np.asarray(acc, np.int32).astype(np.float32) * factor.astype(np.float32)[:, None])
+
+
+def embed(rows: AnyArray) -> F32:
+    """fp32 sum of gathered bf16 table rows [T, R, C], in table order."""
+    source = np.asarray(rows, np.float32)
+    total = ftz(source[0])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i in range(1, len(source)):
+            total += source[i]
+            _flush(total)
+    return total
+
+
+def mean_pool(x: AnyArray, mask: AnyArray, minimum: float) -> F32:
+    """fp32 [C]: tree sum over the unmasked rows of bf16 values [R, C], divided by max(their count, minimum)."""
+    attended = np.asarray(mask) != 0
+    kept = np.where(attended[:, None], np.asarray(x, np.float32), np.float32(0))
+    count = max(np.float32(np.count_nonzero(attended)), np.float32(minimum))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _flush(tree_sum(kept, axis=0) / count)
+
+
+# ---- piecewise functions --------------------------------------------------------------------------------------------
+
+SEGMENTS = 128
+GELU_LIMIT = 8
+TANH_LIMIT = 4
+_DIGITS = 60
+_PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
+
+
+def round_to_f32(value: Fraction) -> np.float32:
+    """The fp32 number nearest to an exact rational, ties to even, flushed."""
+    if abs(value) < Fraction(2) ** -126:
+        return np.float32(0)
+    exponent = abs(value).numerator.bit_length() - abs(value).denominator.bit_length()
+    if abs(value) < Fraction(2) ** exponent:
+        exponent -= 1
+    unit = Fraction(2) ** (exponent - 23)
+    return np.float32(float(round(value / unit) * unit))
+
+
+def _normal_tail_product(a: Decimal) -> Decimal:
+    """h(a) = a * (1 - Phi(a)) for a >= 0, Phi the normal distribution, from erf's power series."""
+    z = a / Decimal(2).sqrt()
+    term, total, n = z, z, 0
+    while abs(term) > Decimal(10) ** -50:
+        n += 1
+        term = -term * z * z / n
+        total += term / (2 * n + 1)
+    return a * (1 - 2 * total / _PI.sqrt()) / 2
+
+
+def _tanh_exact(a: Decimal) -> Decimal:
+    grown = (2 * a).exp()
+    return (grown - 1) / (grown + 1)
+
+
+def _quadratics(function: Callable[[Decimal], Decimal], limit: int) -> F32:
+    """Coefficients [SEGMENTS, 3] (c0, c1, c2) of the parabola through both ends and the middle of each segment."""
+    with localcontext(Context(prec=_DIGITS)):
+        half = Decimal(limit) / (2 * SEGMENTS)
+        points = [Fraction(function(half * i)) for i in range(2 * SEGMENTS + 1)]
+    width = Fraction(limit, SEGMENTS)
+    table = np.zeros((SEGMENTS, 3), np.float32)
+    for i in range(SEGMENTS):
+        left, middle, right = points[2 * i : 2 * i + 3]
+        table[i, 0] = round_to_f32(left)
+        table[i, 1] = round_to_f32((4 * middle - 3 * left - right) / width)
+        table[i, 2] = round_to_f32((2 * left + 2 * right - 4 * middle) / (width * width))
+    table.flags.writeable = False
+    return table
+
+
+@cache
+def gelu_coefficients() -> F32:
+    """[128, 3] for h(a) = a * (1 - Phi(a)) on [0, 8): gelu(x) = relu(x) - h(|x|)."""
+    return _quadratics(_normal_tail_product, GELU_LIMIT)
+
+
+@cache
+def tanh_coefficients() -> F32:
+    """[128, 3] for tanh on [0, 4)."""
+    return _quadratics(_tanh_exact, TANH_LIMIT)
+
+
+def _piecewise(a: F32, coefficients: F32, limit: int) -> F32:
+    """((c2 * t) + c1) * t + c0 for 0 <= a < limit, t = a - the left end of a's segment."""
+    per_unit = np.float32(SEGMENTS // limit)
+    segment = np.floor(a * per_unit)
+    t = a - segment / per_unit
+    c0, c1, c2 = coefficients[segment.astype(np.intp)].T
+    slope = ftz(ftz(c2 * t) + c1)
+    return ftz(ftz(slope * t) + c0)
+
+
+def gelu_piecewise(x: AnyArray) -> F32:
+    """The specified form of gelu on bf16 values, bf16 result: what the tables hold."""
+    value = np.asarray(x, np.float32)
+    magnitude = np.abs(value)
+    inside = magnitude < GELU_LIMIT
+    tail = np.where(inside, _piecewise(np.where(inside, magnitude, 0), gelu_coefficients(), GELU_LIMIT), 0)
+    return bf16(relu(value) - tail)
+
+
+def tanh_piecewise(x: AnyArray) -> F32:
+    """The specified form of tanh on bf16 values, bf16 result: what the tables hold."""
+    value = np.asarray(x, np.float32)
+    magnitude = np.abs(value)
+    inside = magnitude < TANH_LIMIT
+    size = np.where(inside, _piecewise(np.where(inside, magnitude, 0), tanh_coefficients(), TANH_LIMIT), 1)
+    return bf16(np.where(np.isnan(value), value, np.copysign(size, value)))
+
+
+def relu(x: AnyArray) -> F32:
+    """max(x, +0); NaN stays NaN."""
+    value = np.asarray(x, np.float32)
+    return np.where(value <= 0, np.float32(0), value)
+
+
+def _all_bf16() -> F32:
+    return bf16_from_bits(np.arange(65536, dtype=np.uint32).astype(np.uint16))
+
+
+@cache
+def gelu_table() -> F32:
+    """gelu of every bf16 argument, indexed by its encoding."""
+    return gelu_piecewise(bf16(_all_bf16()))
+
+
+@cache
+def tanh_table() -> F32:
+    """tanh of every bf16 argument, indexed by its encoding."""
+    return tanh_piecewise(bf16(_all_bf16()))
+
+
+def _look_up(table: F32, x: AnyArray) -> F32:
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32) >> np.uint32(16)
+    return table[bits].reshape(np.shape(x))
+
+
+def gelu(x: AnyArray) -> F32:
+    """GELU (by erf) of bf16 values, bf16 result."""
+    return _look_up(gelu_table(), x)
+
+
+def tanh(x: AnyArray) -> F32:
+    """tanh of bf16 values, bf16 result."""
+    return _look_up(tanh_table(), x)
+
+
+@cache
+def exp2_table() -> NDArray[np.uint16]:
+    """[256]: round(255 * 256 * 2^(-f / 256)), the fraction part of the exponential."""
+    with localcontext(Context(prec=_DIGITS)):
+        step = Decimal(2)
+        for _ in range(8):
+            step = step.sqrt()
+        entries = [int((65280 / step**f).to_integral_value()) for f in range(256)]
+    return np.array(entries, np.uint16)
+
+
+@cache
+def _probabilities() -> U8:
+    """p for every T in 0..4095: (E[T mod 256] + 2^(i + 7)) >> (i + 8), i = T div 256."""
+    t = np.arange(_T_MAX + 1)
+    shift = t >> 8
+    entry = exp2_table()[t & 255].astype(np.int64)
+    return ((entry + (1 << (shift + 7))) >> (shift + 8)).astype(np.uint8)

@@ -1,0 +1,178 @@
+"""The form of a target file (strict TOML) as pydantic models, and its JSON Schema: `python -m hw_targets.schema`.
+
+Only the form: what the numbers mean is hw_targets/target.py, whether they fit a device is hw_targets/resources.py.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from hw_targets.target import Target as Target
+
+Auto = Literal["auto"]
+Source = Annotated[str, Field(min_length=1, description='where the number is from; "unverified" if nobody knows')]
+
+
+class Strict(BaseModel):
+    """No unknown keys, no conversion of strings to numbers, no change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Count(Strict):
+    """A whole number and where it is from."""
+
+    value: Annotated[int, Field(ge=0)]
+    source: Source
+
+
+class Quantity(Strict):
+    """A positive number and where it is from."""
+
+    value: Annotated[float, Field(gt=0)]
+    source: Source
+
+
+def _at_least_one(count: Count) -> Count:
+    if count.value < 1:
+        raise ValueError("must be at least 1")
+    return count
+
+
+PositiveCount = Annotated[Count, AfterValidator(_at_least_one)]
+
+
+class ResourceTable(Strict):
+    """FPGA resources; `bram` counts 36 Kb blocks."""
+
+    lut: Count
+    ff: Count
+    bram: Count
+    uram: Count
+    dsp: Count
+
+
+class DeviceTable(Strict):
+    """[device]: the part, and what the die has and the shell leaves."""
+
+    part: str
+    dsp_kind: Literal["dsp48e1", "dsp48e2"]
+    slrs: PositiveCount
+    die: ResourceTable
+    usable: ResourceTable
+
+
+class ClockTable(Strict):
+    """[clock]"""
+
+    mhz: Quantity
+
+
+class MemoryTable(Strict):
+    """[memory]: the off-chip memory; `gbytes_per_s` is the peak of all channels, `efficiency` the share reached."""
+
+    kind: str
+    channels: PositiveCount
+    gbytes_per_s: Quantity
+    efficiency: Quantity
+    latency_ns: Quantity
+    burst_bytes: PositiveCount
+    capacity_bytes: PositiveCount
+
+    @field_validator("efficiency")
+    @classmethod
+    def _is_share(cls, quantity: Quantity) -> Quantity:
+        if quantity.value > 1:
+            raise ValueError("the efficiency is a share of the peak, at most 1")
+        return quantity
+
+
+class LinkTable(Strict):
+    """[link]: between the host and the off-chip memory."""
+
+    gbytes_per_s: Quantity
+    latency_us: Quantity
+
+
+def _is_power_of_two(value: int | str) -> int | str:
+    if isinstance(value, int) and value & (value - 1):
+        raise ValueError("must be a power of two")
+    return value
+
+
+class AcceleratorTable(Strict):
+    """[accelerator]: the array, lanes and memories; "auto" is sized to fit the device."""
+
+    cores: Annotated[int, Field(ge=1, le=16)] | Auto = "auto"
+    tokens: Annotated[int, Field(ge=1, le=256)] | Auto = "auto"
+    outputs: Annotated[int, Field(ge=1, le=1024)] | Auto = "auto"
+    multipliers: Annotated[int, Field(ge=1, le=64)] | Auto = "auto"
+    window: Annotated[int, Field(ge=4, le=256)] | Auto = "auto"
+    selector: Annotated[int, Field(ge=2, le=32)] | Auto = "auto"
+    lanes: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
+    act_bytes: Annotated[int, Field(ge=1024)] | Auto = "auto"
+    weight_bytes: Annotated[int, Field(ge=1024)] | Auto = "auto"
+    acc_bytes: Annotated[int, Field(ge=1024)] | Auto = "auto"
+    param_bytes: Annotated[int, Field(ge=1024)] | Auto = "auto"
+    queue_depth: Annotated[int, Field(ge=2, le=4096)] | Auto = "auto"
+
+    @field_validator("multipliers", "window", "selector", "lanes")
+    @classmethod
+    def _powers(cls, value: int | str) -> int | str:
+        return _is_power_of_two(value)
+
+    @field_validator("window")
+    @classmethod
+    def _feeds_the_multipliers(cls, window: int | str, info: ValidationInfo) -> int | str:
+        multipliers = info.data.get("multipliers")
+        if isinstance(window, int) and isinstance(multipliers, int) and window < multipliers:
+            raise ValueError(f"must be at least the {multipliers} multipliers that it feeds")
+        return window
+
+    @field_validator("outputs")
+    @classmethod
+    def _divides_row_blocks(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and 64 % value and value % 64:
+            raise ValueError("must divide 64, the rows of a block of the hp pattern, or be a multiple of it")
+        return value
+
+
+class DecoderTable(Strict):
+    """One format of [decode]: how many values per cycle LOAD decodes, and the LUTs that one of them takes."""
+
+    values_per_cycle: Annotated[int, Field(ge=1)]
+    lut_per_value: Annotated[int, Field(ge=0)]
+
+
+class DecodeTable(Strict):
+    """[decode]: the storage formats that LOAD can read; one that is left out cannot be chosen."""
+
+    dense: DecoderTable
+    nm: DecoderTable | None = None
+    hp_mark: DecoderTable | None = None
+
+
+class TargetFile(Strict):
+    """A target description."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    kind: Literal["fpga"]
+    summary: str
+    device: DeviceTable
+    clock: ClockTable
+    memory: MemoryTable
+    link: LinkTable
+    accelerator: AcceleratorTable
+    decode: DecodeTable
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a target file."""
+    return TargetFile.model_json_schema()
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2, sort_keys=True))

@@ -1,0 +1,208 @@
+"""A target as the compiler and the simulator see it: plain frozen numbers, sized and checked.
+
+How a .toml file is read and checked is hw_targets/schema.py and load.py; how `auto` is sized is resources.py. This
+module imports neither pydantic nor numpy, so that a machine that only runs programs stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar, cast
+
+from hw_targets.errors import InputError
+
+SNAPSHOT_VERSION = 1
+UNVERIFIED = "unverified"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Counts of FPGA resources: 6-input LUTs, flip-flops, 36 Kb block RAMs, UltraRAMs, DSP slices."""
+
+    lut: int
+    ff: int
+    bram: int
+    uram: int
+    dsp: int
+
+    def __add__(self, other: Resources) -> Resources:
+        return Resources(
+            lut=self.lut + other.lut,
+            ff=self.ff + other.ff,
+            bram=self.bram + other.bram,
+            uram=self.uram + other.uram,
+            dsp=self.dsp + other.dsp,
+        )
+
+    def as_dict(self) -> dict[str, int]:
+        return {"dsp": self.dsp, "lut": self.lut, "ff": self.ff, "bram": self.bram, "uram": self.uram}
+
+
+NO_RESOURCES = Resources(0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Device:
+    """The FPGA: `die` is what the silicon has, `usable` what the shell leaves, `slrs` the super logic regions."""
+
+    part: str
+    dsp_kind: str
+    slrs: int
+    die: Resources
+    usable: Resources
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The one clock of the accelerator."""
+
+    mhz: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Off-chip memory. `gbytes_per_s` is the peak of all channels (1e9 bytes), `efficiency` the share reached."""
+
+    kind: str
+    channels: int
+    gbytes_per_s: float
+    efficiency: float
+    latency_ns: float
+    burst_bytes: int
+    capacity_bytes: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """The way between the host and the board's memory."""
+
+    gbytes_per_s: float
+    latency_us: float
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """The array and its memories.
+
+    `cores` arrays of `tokens` x `outputs` x `multipliers`, each token fed with a `window` of activations per cycle and
+    each multiplier with a `selector`:1 choice of them; `lanes` fp32 vector lanes. The *_bytes are the whole memories of
+    the instruction set's address spaces (all cores together; double buffering divides them further).
+    """
+
+    cores: int
+    tokens: int
+    outputs: int
+    multipliers: int
+    window: int
+    selector: int
+    lanes: int
+    act_bytes: int
+    weight_bytes: int
+    acc_bytes: int
+    param_bytes: int
+    queue_depth: int
+
+    @property
+    def macs_per_cycle(self) -> int:
+        return self.cores * self.tokens * self.outputs * self.multipliers
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A storage format that LOAD can decode: its rate and what one value per cycle of it costs."""
+
+    format: str
+    values_per_cycle: int
+    lut_per_value: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target description whose every number is known. `auto` names the accelerator fields that were sized."""
+
+    name: str
+    kind: str
+    summary: str
+    device: Device
+    clock: Clock
+    memory: Memory
+    link: Link
+    accelerator: Accelerator
+    decoders: tuple[Decoder, ...]
+    sources: tuple[tuple[str, str], ...]
+    auto: tuple[str, ...]
+
+    @property
+    def decode(self) -> dict[str, int]:
+        """Values per cycle of each storage format that LOAD decodes; a format that is absent cannot be chosen."""
+        return {decoder.format: decoder.values_per_cycle for decoder in self.decoders}
+
+    @property
+    def dram_bytes_per_cycle(self) -> float:
+        """Bytes that all channels together deliver per clock cycle, efficiency included."""
+        return self.memory.gbytes_per_s * 1e3 * self.memory.efficiency / self.clock.mhz
+
+    @property
+    def dram_latency_cycles(self) -> int:
+        """Cycles from a request to its first bytes, rounded up."""
+        return -int(-self.memory.latency_ns * self.clock.mhz // 1000)
+
+    def unverified(self) -> tuple[str, ...]:
+        """The numbers that no source backs, as dotted keys of the target file."""
+        return tuple(key for key, source in self.sources if source == UNVERIFIED)
+
+    def resources(self) -> dict[str, dict[str, int]]:
+        """What the accelerator takes of the device: {"dsp": {"used": n, "usable": n}, "lut": ..., ...}."""
+        from hw_targets.resources import used
+
+        taken, usable = used(self).as_dict(), self.device.usable.as_dict()
+        return {name: {"used": taken[name], "usable": usable[name]} for name in taken}
+
+    def explain(self) -> tuple[str, ...]:
+        """Short lines on the sizing: what was chosen, what it takes, what stopped it from being larger."""
+        from hw_targets.resources import explain
+
+        return explain(self)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything as JSON-able data, for a program's manifest."""
+        return {"snapshot_version": SNAPSHOT_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_snapshot(cls, data: Mapping[str, Any], *, where: str = "") -> Target:
+        """The inverse of `snapshot`, also after a round trip through JSON. Raises InputError for anything else."""
+        version = data.get("snapshot_version")
+        if version != SNAPSHOT_VERSION:
+            raise InputError("HPCC1310", f"target snapshot of version {version!r}, expected 1", where=where)
+        try:
+            device = dict(data["device"])
+            device["die"] = _build(Resources, device["die"])
+            device["usable"] = _build(Resources, device["usable"])
+            return cls(
+                name=str(data["name"]),
+                kind=str(data["kind"]),
+                summary=str(data["summary"]),
+                device=_build(Device, device),
+                clock=_build(Clock, data["clock"]),
+                memory=_build(Memory, data["memory"]),
+                link=_build(Link, data["link"]),
+                accelerator=_build(Accelerator, data["accelerator"]),
+                decoders=tuple(_build(Decoder, decoder) for decoder in data["decoders"]),
+                sources=tuple((str(key), str(source)) for key, source in data["sources"]),
+                auto=tuple(str(name) for name in data["auto"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError("HPCC1311", f"the target snapshot is damaged: {error!r}", where=where) from error
+
+
+Record = TypeVar("Record")
+
+
+def _build(kind: type[Record], data: Any) -> Record:
+    """A dataclass from a mapping that has exactly its fields."""
+    values = cast("dict[str, Any]", dict(data))
+    expected = {field.name for field in fields(cast(Any, kind))}
+    if set(values) != expected:
+        raise ValueError(f"{kind.__name__} needs {sorted(expected)}, not {sorted(values)}")
+    return kind(**values)

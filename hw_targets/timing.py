@@ -1,0 +1,201 @@
+"""Cycles of one instruction on one accelerator, from its immediates alone: never from the values it computes on.
+
+An instruction occupies its queue for `busy` cycles and its result is complete `latency` cycles after that, so that
+the next instruction of the queue follows without a bubble. The step formulas are those of docs/ACCELERATOR.md; the
+pipeline depths are design estimates for fp32 units at 250 to 350 MHz on UltraScale+ and are listed here, in one
+place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from hw_targets.codec import Resolved
+from hw_targets.extents import layout_of, transfer_rows
+from hw_targets.isa import MatrixMode, Memory, Queue, StorageCode
+from hw_targets.layout import Layout, ceil_div
+from hw_targets.resources import LANES_PER_DIVIDER
+from hw_targets.target import Accelerator, Target
+
+MATRIX_FILL = 12
+"""Window register, kept crossbar, select, DSP (3), adder cascade (4), accumulator write."""
+VECTOR_FILL = 24
+"""Read, convert, multiply (4), three adds (3 x 4), round, table, write."""
+TREE_STAGE = 4
+"""One fp32 add of the reduction tree over the lanes."""
+MAX_STAGE = 1
+"""One compare of the maximum tree over the lanes."""
+DIVIDE = 28
+"""One division or square root; a divider starts one every cycle, and there is one for every LANES_PER_DIVIDER lanes."""
+STORAGE_CODES = tuple(StorageCode)
+
+
+class Cost(NamedTuple):
+    """Cycles that the queue is occupied, and cycles from then until the result is complete."""
+
+    busy: int
+    latency: int
+
+
+def cycles(instruction: Resolved, array: Accelerator) -> int:
+    """Cycles of one MATRIX, VECTOR or CONTROL instruction alone, its pipeline empty before and after."""
+    return sum(cost(instruction, array))
+
+
+def cost(instruction: Resolved, array: Accelerator) -> Cost:
+    """The cost of an instruction of MATRIX, VECTOR or CONTROL. LOAD and STORE are priced by `transfer`."""
+    if instruction.queue is Queue.MATRIX:
+        return matrix_cost(instruction, array)
+    if instruction.queue is Queue.VECTOR:
+        return vector_cost(instruction, array)
+    if instruction.queue is Queue.CONTROL:
+        return Cost(1, 0)
+    raise ValueError(f"{instruction.name} is priced by its transfer")
+
+
+# ---- MATRIX ---------------------------------------------------------------------------------------------------------
+
+
+def matrix_steps(layout: Layout, array: Accelerator) -> int:
+    """Steps of one pass over the reduction: the cycles one block of tokens and outputs takes.
+
+    Dense: L inputs a step. N:M: min(floor(L / N), W / M) groups a step; where one group needs more than L multipliers
+    or W words it takes several. HP: window by window, L kept slots a step, and no window faster than its words
+    arrive, W a step.
+    """
+    if layout.mode is MatrixMode.DENSE:
+        return ceil_div(layout.ins, array.multipliers)
+    if layout.mode is MatrixMode.NM:
+        groups = ceil_div(layout.ins, layout.m)
+        together = min(array.multipliers // layout.n, array.window // layout.m)
+        if together:
+            return ceil_div(groups, together)
+        return groups * max(ceil_div(layout.n, array.multipliers), ceil_div(layout.m, array.window))
+    return sum(
+        max(ceil_div(layout.slots_of(kept), array.multipliers), ceil_div(width, array.window), 1)
+        for width, kept in zip(layout.windows, layout.kept, strict=True)
+    )
+
+
+def matrix_cost(instruction: Resolved, array: Accelerator) -> Cost:
+    layout = layout_of(instruction)
+    passes = ceil_div(instruction.integer("rows"), array.tokens) * ceil_div(layout.outs, array.outputs * array.cores)
+    return Cost(passes * matrix_steps(layout, array), MATRIX_FILL)
+
+
+def matrix_macs(instruction: Resolved) -> tuple[int, int]:
+    """(multiplications of the dense matrix, multiplications its pattern leaves), without the array's padding."""
+    layout = layout_of(instruction)
+    rows = instruction.integer("rows")
+    return rows * layout.outs * layout.ins, rows * layout.outs * layout.slots
+
+
+# ---- VECTOR ---------------------------------------------------------------------------------------------------------
+
+PASSES: Mapping[str, int] = {
+    "vector.finish": 1,
+    "vector.softmax": 2,
+    "vector.context": 1,
+    "vector.quantize": 2,
+    "vector.quantize_columns": 2,
+    "vector.embed": 0,
+    "vector.pool": 1,
+}
+"""Passes of every element through a lane: softmax maximum and exponentials, quantise absmax and codes. `passes` adds
+the fused parts: a norm is two more, fused codes one (their absmax rides on the pass before), an embedding one per
+table."""
+
+
+def passes(instruction: Resolved) -> int:
+    """How often every element passes a lane."""
+    extra = 0
+    if instruction.name in ("vector.finish", "vector.embed"):
+        extra = 2 * instruction.integer("norm") + ("codes" in instruction.operands)
+    if instruction.name == "vector.embed":
+        extra += instruction.integer("tables")
+    return PASSES[instruction.name] + extra
+
+
+def scalar_operations(instruction: Resolved) -> int:
+    """Divisions and square roots: norm 2 a row, quantise 2 a scale, context 1 a row, pool 1 a column."""
+    rows = instruction.integer("rows")
+    if instruction.name == "vector.context":
+        return rows
+    if instruction.name == "vector.quantize_columns":
+        return 2
+    if instruction.name == "vector.pool":
+        return instruction.integer("cols")
+    groups = instruction.integer("cols") // instruction.integer("group") if "codes" in instruction.operands else 0
+    norm = int(instruction.immediates.get("norm", 0))
+    return rows * (2 * norm + 2 * groups)
+
+
+def vector_cost(instruction: Resolved, array: Accelerator) -> Cost:
+    """Lane passes, or the dividers where they are the busier unit; then the pipeline's depth."""
+    elements = instruction.integer("rows") * instruction.integer("cols")
+    scalars = scalar_operations(instruction)
+    dividers = max(array.lanes // LANES_PER_DIVIDER, 1)
+    busy = max(ceil_div(elements, array.lanes) * passes(instruction), ceil_div(scalars, dividers))
+    levels = (array.lanes - 1).bit_length()
+    norms = int(instruction.immediates.get("norm", 0))
+    sums = 2 * norms + (instruction.name == "vector.pool")
+    maxima = "codes" in instruction.operands or instruction.name == "vector.softmax"
+    latency = VECTOR_FILL + levels * (TREE_STAGE * sums + MAX_STAGE * maxima) + DIVIDE * (norms + (scalars > 0))
+    return Cost(busy, latency)
+
+
+# ---- LOAD and STORE -------------------------------------------------------------------------------------------------
+
+
+class Transfer(NamedTuple):
+    """What a LOAD or STORE asks of the off-chip memory, in cycles of the accelerator's clock.
+
+    `memory` is the time the channels are taken, `busy` the time of the queue (decoder included), `latency` what
+    follows.
+    """
+
+    bytes: int
+    bursts: int
+    memory: int
+    busy: int
+    latency: int
+
+
+def bursts_of(instruction: Resolved, burst_bytes: int) -> tuple[int, int]:
+    """(bytes asked for, bursts moved). Rows apart are rounded to whole bursts each; a gathered row costs the worst
+    id's."""
+    if instruction.name == "load.gather":
+        rows, row_bytes = instruction.integer("rows"), instruction.integer("row_bytes")
+        aligned = instruction.operands["table"].base % burst_bytes == 0 and row_bytes % burst_bytes == 0
+        return rows * row_bytes, rows * (ceil_div(row_bytes, burst_bytes) + (not aligned))
+    operand = next(o.name for o in instruction.function.operands if o.memory is Memory.DRAM)
+    rows, row_bytes = transfer_rows(instruction, operand)
+    place = instruction.operands[operand]
+    if place.pitch in (0, row_bytes):
+        rows, row_bytes = 1, rows * row_bytes
+    starts = (place.base + row * place.pitch for row in range(rows))
+    bursts = sum((start + row_bytes - 1) // burst_bytes - start // burst_bytes + 1 for start in starts)
+    return rows * row_bytes, bursts
+
+
+def transfer(instruction: Resolved, target: Target) -> Transfer:
+    """The cost of a LOAD or STORE. Bursts interleave over the channels; load.weights also takes its decoder's time.
+
+    Raises KeyError for a storage format that the target does not decode.
+    """
+    memory = target.memory
+    total, bursts = bursts_of(instruction, memory.burst_bytes)
+    rounds = ceil_div(bursts, memory.channels)
+    taken = max(_ceil(rounds * memory.burst_bytes * memory.channels / target.dram_bytes_per_cycle), 1)
+    busy = taken
+    if instruction.name == "load.weights":
+        layout = layout_of(instruction)
+        rate = target.decode[STORAGE_CODES[instruction.integer("format")].value]
+        busy = max(taken, ceil_div(layout.outs * layout.slots, rate))
+    return Transfer(total, bursts, taken, busy, target.dram_latency_cycles)
+
+
+def _ceil(value: float) -> int:
+    """Round up, forgiving the last bits of a quotient of floats, so that every machine counts alike."""
+    return -int(-(value - 1e-9) // 1)

@@ -1,0 +1,370 @@
+"""The functional simulator: executes a program in program order on real bytes, through hw_targets.numerics.
+
+Program order is one of the schedules the machine may take, and the static checks prove that all of them compute the same.
+Every step reads and writes only its operands' bytes. Views are made once, when the machine is built: running R inputs
+costs the arithmetic alone. Decoded and expanded weights are kept across inputs, because weights in DRAM never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_targets import numerics
+from hw_targets.codec import Resolved
+from hw_targets.errors import HpccError, InputError
+from hw_targets.extents import Extent, layout_of, operand_extents, overlap
+from hw_targets.isa import Activation, MatrixMode, Memory
+from hw_targets.layout import MATRIX_MODES, Layout
+from runtime import decoders
+from runtime.simulator.machine import POISON, AnyArray, DramRegion, Memories, read_bf16, write_bf16
+
+Step = Callable[[], None]
+ACTIVATIONS: Mapping[Activation, Callable[[AnyArray], AnyArray]] = {
+    Activation.GELU: numerics.gelu,
+    Activation.TANH: numerics.tanh,
+    Activation.RELU: numerics.relu,
+}
+ACTIVATION_WORDS = tuple(Activation)
+
+
+class LoadedWeights:
+    """One encoded matrix in DRAM: decoded once for all inputs, expanded once for all multiplications."""
+
+    def __init__(self, stored: AnyArray, format_code: int, layout: Layout, where: str) -> None:
+        self.stored = stored
+        self.format_code = format_code
+        self.layout = layout
+        self.where = where
+        self._decoded: NDArray[np.uint8] | None = None
+        self._dense: NDArray[np.int8] | None = None
+        self._floats: NDArray[np.float32] | None = None
+
+    @property
+    def decoded(self) -> NDArray[np.uint8]:
+        """The compute layout."""
+        if self._decoded is None:
+            data = decoders.decode(self.format_code, self.stored, *_parameters(self.layout))
+            if data.size != self.layout.bytes:
+                message = f"decoded weights take {data.size} bytes, their compute layout {self.layout.bytes}"
+                raise InputError("HPCC1231", message, where=self.where)
+            self._decoded = data
+        return self._decoded
+
+    @property
+    def floats(self) -> NDArray[np.float32]:
+        """The dense matrix [outs, ins], its codes as float32, for as long as it is in the weight memory."""
+        if self._floats is None:
+            if self._dense is None:
+                self._dense = expand_layout(self.decoded, self.layout)
+            self._floats = self._dense.astype(np.float32)
+        return self._floats
+
+    def evict(self) -> None:
+        """Forget the float32 form: the weight memory has been overwritten."""
+        self._floats = None
+
+
+def _parameters(layout: Layout) -> tuple[int, ...]:
+    return layout.outs, layout.ins, layout.n, layout.m, layout.block_rows, layout.window, layout.keep
+
+
+def expand_layout(data: AnyArray, layout: Layout) -> NDArray[np.int8]:
+    """int8 [outs, ins] of the bytes of a compute layout."""
+    if layout.mode is MatrixMode.DENSE:
+        return data.view(np.int8).reshape(layout.outs, layout.ins)
+    return decoders.expand(data, MATRIX_MODES.index(layout.mode), *_parameters(layout))
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a machine runs. `poison` fills the on-chip memories with garbage before each input, and `from_bytes` makes
+    every multiplication expand the weight memory's own bytes instead of the kept copy of what was loaded there."""
+
+    poison: bool = False
+    from_bytes: bool = False
+
+
+class Simulator:
+    """A machine with one program prepared. `run` executes it once on what lies in DRAM.
+
+    `program` is a checked expansion. `place_of` names an instruction in errors (its ONNX node). Raises InputError where
+    an operand lies outside the memories.
+    """
+
+    def __init__(
+        self,
+        program: Sequence[Resolved],
+        sizes: Mapping[Memory, int],
+        dram: Sequence[DramRegion],
+        options: Options = Options(),
+        place_of: Callable[[Resolved], str] = lambda instruction: instruction.place,
+    ) -> None:
+        self.memories = Memories(sizes, dram)
+        self.options = options
+        self._place_of = place_of
+        self._loads: dict[tuple[Any, ...], LoadedWeights] = {}
+        self._resident: dict[Extent, LoadedWeights] = {}
+        self._steps: list[tuple[Resolved, Step]] = []
+        for instruction in program:
+            prepare = PREPARE.get(instruction.name)
+            if prepare is not None:
+                self._steps.append((instruction, self._prepare(prepare, instruction)))
+
+    def _prepare(self, prepare: Callable[[Simulator, Resolved], Step], instruction: Resolved) -> Step:
+        try:
+            step = prepare(self, instruction)
+        except HpccError as error:
+            raise InputError(error.code, error.message, where=self._place_of(instruction)) from error
+        displaced = self._displaced(instruction)
+        if instruction.name == "load.weights":
+            self._resident[operand_extents(instruction, "dst")[0]] = self.matrix(instruction)
+        return partial(_evict_and, displaced, step) if displaced else step
+
+    def _displaced(self, instruction: Resolved) -> list[LoadedWeights]:
+        """Resident matrices that the instruction writes over; they are resident no more."""
+        gone: list[LoadedWeights] = []
+        for operand in instruction.function.operands:
+            if operand.access == "w" and operand.name in instruction.operands:
+                region = operand_extents(instruction, operand.name)[0]
+                if region.memory is Memory.WEIGHTS:
+                    hit = [extent for extent in self._resident if overlap(extent, region)]
+                    gone += [self._resident.pop(extent) for extent in hit]
+        return gone
+
+    def matrix(self, instruction: Resolved) -> LoadedWeights:
+        """The matrix that a load.weights reads; one object for all loads of it."""
+        layout = layout_of(instruction)
+        place = instruction.operands["src"]
+        code, size = instruction.integer("format"), instruction.integer("stored_bytes")
+        key = (place.base, code, size, layout)
+        if key not in self._loads:
+            stored = self.memories.view(place, np.uint8, (size,))
+            self._loads[key] = LoadedWeights(stored, code, layout, self._place_of(instruction))
+        return self._loads[key]
+
+    def resident(self, region: Extent, layout: Layout) -> LoadedWeights | None:
+        """The matrix whose load wrote exactly `region`, if nothing has been written there since."""
+        matrix = self._resident.get(region)
+        return matrix if matrix is not None and matrix.layout == layout else None
+
+    def run(self) -> None:
+        """Execute the program once. Raises InputError for data no machine could work on (a token id out of range)."""
+        if self.options.poison:
+            self.memories.fill(POISON)
+        for instruction, step in self._steps:
+            try:
+                step()
+            except HpccError as error:
+                raise InputError(error.code, error.message, where=self._place_of(instruction)) from error
+
+
+def _evict_and(displaced: Sequence[LoadedWeights], step: Step) -> None:
+    for matrix in displaced:
+        matrix.evict()
+    step()
+
+
+# ---- preparing: one function an instruction, returning what to do at every run ----------------------------------------
+
+
+def _int(instruction: Resolved, *names: str) -> tuple[int, ...]:
+    return tuple(instruction.integer(name) for name in names)
+
+
+def _bf16_view(sim: Simulator, instruction: Resolved, operand: str, rows: int, cols: int) -> AnyArray:
+    return sim.memories.view(instruction.operands[operand], np.uint16, (rows, cols))
+
+
+def _copy(sim: Simulator, i: Resolved) -> Step:
+    rows, row_bytes = _int(i, "rows", "row_bytes")
+    src = sim.memories.view(i.operands["src"], np.uint8, (rows, row_bytes))
+    dst = sim.memories.view(i.operands["dst"], np.uint8, (rows, row_bytes))
+    if not dst.flags.writeable:
+        raise InputError("HPCC1233", "writes into a part of DRAM that must not change")
+    return partial(np.copyto, dst, src)
+
+
+def _load_weights(sim: Simulator, i: Resolved) -> Step:
+    matrix = sim.matrix(i)
+    layout = matrix.layout
+    shape = (layout.outs, layout.ins) if layout.mode is MatrixMode.DENSE else (1, layout.bytes)
+    dst = sim.memories.view(i.operands["dst"], np.uint8, shape)
+    return lambda: np.copyto(dst, matrix.decoded.reshape(shape))
+
+
+def _gather(sim: Simulator, i: Resolved) -> Step:
+    rows, row_bytes, table_rows = _int(i, "rows", "row_bytes", "table_rows")
+    table = sim.memories.view(i.operands["table"], np.uint8, (table_rows, row_bytes))
+    ids = sim.memories.view(i.operands["ids"], np.int32, (rows,))
+    dst = sim.memories.view(i.operands["dst"], np.uint8, (rows, row_bytes))
+
+    def step() -> None:
+        wrong = (ids < 0) | (ids >= table_rows)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise InputError("HPCC1232", f"id {ids[row]} of token {row} is outside the table of {table_rows} rows")
+        np.copyto(dst, table[ids])
+
+    return step
+
+
+def _multiply(sim: Simulator, i: Resolved) -> Step:
+    layout = layout_of(i)
+    rows = i.integer("rows")
+    x = sim.memories.view(i.operands["x"], np.uint8 if i.integer("x_unsigned") else np.int8, (rows, layout.ins))
+    acc = sim.memories.view(i.operands["acc"], np.int32, (rows, layout.outs))
+    matrix = None if sim.options.from_bytes else sim.resident(operand_extents(i, "w")[0], layout)
+    if matrix is not None:
+        return lambda: np.copyto(acc, numerics.matmul_i32(x, matrix.floats))
+    if layout.mode is MatrixMode.DENSE:
+        w = sim.memories.view(i.operands["w"], np.int8, (layout.outs, layout.ins))
+        return lambda: np.copyto(acc, numerics.matmul_i32(x, w))
+    packed = sim.memories.view(i.operands["w"], np.uint8, (layout.bytes,))
+    return lambda: np.copyto(acc, numerics.matmul_i32(x, expand_layout(packed, layout)))
+
+
+def _quantizer(sim: Simulator, i: Resolved) -> Callable[[AnyArray], None]:
+    """Writes codes and scales of bf16 values, if the instruction has these operands."""
+    if "codes" not in i.operands:
+        return lambda values: None
+    rows, cols, group = _int(i, "rows", "cols", "group")
+    codes = sim.memories.view(i.operands["codes"], np.int8, (rows, cols))
+    scale = sim.memories.view(i.operands["scale"], np.float32, (rows, cols // group))
+
+    def quantize(values: AnyArray) -> None:
+        codes[...], scale[...] = numerics.quantize_rows(values, group)
+
+    return quantize
+
+
+def _finish(sim: Simulator, i: Resolved) -> Step:
+    rows, cols, norm = _int(i, "rows", "cols", "norm")
+    acc = sim.memories.view(i.operands["acc"], np.int32, (rows, cols))
+    row_scale = sim.memories.pitched(i.operands["row_scale"], np.float32, rows)
+    columns = sim.memories.view(i.operands["columns"], np.float32, (4 if norm else 2, cols))
+    residual = _bf16_view(sim, i, "residual", rows, cols) if "residual" in i.operands else None
+    write, quantize = _writer(sim, i), _quantizer(sim, i)
+    activation = ACTIVATIONS.get(ACTIVATION_WORDS[i.integer("activation")])
+    eps, rounded = i.number("eps"), not i.integer("out_f32")
+
+    def step() -> None:
+        addend = None if residual is None else read_bf16(residual)
+        y: AnyArray = numerics.finish(acc, row_scale, columns[0], columns[1], addend)
+        if norm:
+            y = numerics.layer_norm(y, columns[2], columns[3], eps)
+        elif rounded:
+            y = numerics.bf16(y)
+        if activation is not None:
+            y = activation(y)
+        write(y)
+        quantize(y if rounded else numerics.bf16(y))
+
+    return step
+
+
+def _writer(sim: Simulator, i: Resolved) -> Callable[[AnyArray], None]:
+    """Writes the operand `out`, if the instruction has it, as bf16, or as fp32 with out_f32."""
+    if "out" not in i.operands:
+        return lambda values: None
+    shape = (i.integer("rows"), i.integer("cols"))
+    if i.immediates.get("out_f32"):
+        return partial(np.copyto, sim.memories.view(i.operands["out"], np.float32, shape))
+    return partial(write_bf16, _bf16_view(sim, i, "out", *shape))
+
+
+def _softmax(sim: Simulator, i: Resolved) -> Step:
+    rows, cols = _int(i, "rows", "cols")
+    acc = sim.memories.view(i.operands["acc"], np.int32, (rows, cols))
+    row_scale = sim.memories.pitched(i.operands["row_scale"], np.float32, rows)
+    col_scale = sim.memories.pitched(i.operands["col_scale"], np.float32, cols)
+    mask = sim.memories.view(i.operands["mask"], np.uint8, (cols,)) if "mask" in i.operands else None
+    p = sim.memories.view(i.operands["p"], np.uint8, (rows, cols))
+    sums = sim.memories.view(i.operands["l"], np.int32, (rows,))
+    score_scale = i.number("score_scale")
+
+    def step() -> None:
+        p[...], sums[...] = numerics.softmax(acc, row_scale, col_scale, score_scale, mask)
+
+    return step
+
+
+def _context(sim: Simulator, i: Resolved) -> Step:
+    rows, cols = _int(i, "rows", "cols")
+    acc = sim.memories.view(i.operands["acc"], np.int32, (rows, cols))
+    sums = sim.memories.view(i.operands["l"], np.int32, (rows,))
+    v_scale = sim.memories.view(i.operands["v_scale"], np.float32, (1,))
+    out = _bf16_view(sim, i, "out", rows, cols)
+    return lambda: write_bf16(out, numerics.context(acc, sums, v_scale[0]))
+
+
+def _quantize(sim: Simulator, i: Resolved) -> Step:
+    x = _bf16_view(sim, i, "x", *_int(i, "rows", "cols"))
+    quantize = _quantizer(sim, i)
+    return lambda: quantize(read_bf16(x))
+
+
+def _quantize_columns(sim: Simulator, i: Resolved) -> Step:
+    rows, cols = _int(i, "rows", "cols")
+    x = _bf16_view(sim, i, "x", rows, cols)
+    mask = sim.memories.view(i.operands["mask"], np.uint8, (rows,)) if "mask" in i.operands else None
+    codes = sim.memories.view(i.operands["codes"], np.int8, (cols, rows))
+    scale = sim.memories.view(i.operands["scale"], np.float32, (1,))
+
+    def step() -> None:
+        values, scale[0] = numerics.quantize_columns(read_bf16(x), mask)
+        codes[...] = values.T
+
+    return step
+
+
+def _embed(sim: Simulator, i: Resolved) -> Step:
+    rows, cols, tables, table_bytes, norm = _int(i, "rows", "cols", "tables", "table_bytes", "norm")
+    first = i.operands["rows_in"]
+    places = [first._replace(base=first.base + table * table_bytes) for table in range(tables)]
+    views = [sim.memories.view(place, np.uint16, (rows, cols)) for place in places]
+    columns = sim.memories.view(i.operands["columns"], np.float32, (2, cols)) if "columns" in i.operands else None
+    write, quantize = _writer(sim, i), _quantizer(sim, i)
+    eps = i.number("eps")
+
+    def step() -> None:
+        total = numerics.embed(np.stack([read_bf16(view) for view in views]))
+        if norm and columns is not None:
+            y = numerics.layer_norm(total, columns[0], columns[1], eps)
+        else:
+            y = numerics.bf16(total)
+        write(y)
+        quantize(y)
+
+    return step
+
+
+def _pool(sim: Simulator, i: Resolved) -> Step:
+    rows, cols = _int(i, "rows", "cols")
+    x = _bf16_view(sim, i, "x", rows, cols)
+    mask = sim.memories.view(i.operands["mask"], np.uint8, (rows,))
+    out = sim.memories.view(i.operands["out"], np.float32, (cols,))
+    minimum = i.number("minimum")
+    return lambda: np.copyto(out, numerics.mean_pool(read_bf16(x), mask, minimum))
+
+
+PREPARE: Mapping[str, Callable[[Simulator, Resolved], Step]] = {
+    "load.copy": _copy,
+    "load.weights": _load_weights,
+    "load.gather": _gather,
+    "matrix.multiply": _multiply,
+    "vector.finish": _finish,
+    "vector.softmax": _softmax,
+    "vector.context": _context,
+    "vector.quantize": _quantize,
+    "vector.quantize_columns": _quantize_columns,
+    "vector.embed": _embed,
+    "vector.pool": _pool,
+    "store.copy": _copy,
+}
+"""CONTROL's instructions are absent: the expansion has executed them."""

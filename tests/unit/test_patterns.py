@@ -1,0 +1,251 @@
+"""Patterns: closed-form counts, balance, ties, tails, projection, violations, spelling."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compiler.sparsity.patterns import HP, NM, Dense, Pattern, parse_pattern
+from compiler.sparsity.recover import recover_kept
+from hw_targets.errors import InputError, UsageError
+
+FAST = settings(max_examples=50, deadline=None)
+
+
+@st.composite
+def fine_patterns(draw: st.DrawFn) -> tuple[int, int]:
+    m = draw(st.sampled_from([1, 2, 3, 4, 8, 16]))
+    return draw(st.integers(1, m)), m
+
+
+@st.composite
+def patterns(draw: st.DrawFn) -> Pattern:
+    n, m = draw(fine_patterns())
+    if draw(st.booleans()):
+        return NM(n, m, draw(st.sampled_from(["in", "out"])))
+    rows = draw(st.integers(1, 9))
+    if draw(st.integers(0, 3)) == 0:
+        return HP(rows, "in", Fraction(draw(st.integers(1, 8)), 8), n, m)
+    window = draw(st.integers(m, 40))
+    keep = draw(st.integers(1, window // m)) * m
+    return HP(rows, window, draw(st.sampled_from([keep, window])), n, m)
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> np.ndarray:
+    shape = draw(st.integers(1, 40)), draw(st.integers(1, 90))
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    w = rng.normal(size=shape).astype(np.float32)
+    if draw(st.booleans()):
+        w = np.round(w * 2) / 2  # many ties and zeros
+    return w
+
+
+@FAST
+@given(patterns(), weights())
+def test_mask_keeps_what_the_closed_form_says(pattern: Pattern, w: np.ndarray) -> None:
+    mask = pattern.mask(w)
+    assert mask.sum() == pattern.kept(*w.shape)
+    if isinstance(pattern, NM) and pattern.along == "out":
+        mask = mask.T
+    assert len(set(mask.sum(axis=1))) == 1, "every row has equal work"
+
+
+@FAST
+@given(patterns(), weights())
+def test_projection_is_idempotent_and_passes_the_check(pattern: Pattern, w: np.ndarray) -> None:
+    projected = pattern.project(w)
+    pattern.check(projected)
+    assert np.array_equal(pattern.project(projected), projected)
+
+
+@FAST
+@given(patterns(), weights())
+def test_memory_layout_does_not_matter(pattern: Pattern, w: np.ndarray) -> None:
+    assert np.array_equal(pattern.mask(np.asfortranarray(w)), pattern.mask(w))
+
+
+@FAST
+@given(patterns(), weights())
+def test_canonical_form_has_the_same_masks(pattern: Pattern, w: np.ndarray) -> None:
+    simple = pattern.canonical()
+    assert np.array_equal(simple.mask(w), pattern.mask(w))
+    assert simple.kept(*w.shape) == pattern.kept(*w.shape)
+
+
+@FAST
+@given(patterns())
+def test_print_and_parse_are_inverse(pattern: Pattern) -> None:
+    assert parse_pattern(pattern.spec()) == pattern
+    assert type(pattern).parse(pattern.body()) == pattern
+
+
+@FAST
+@given(fine_patterns(), weights())
+def test_nm_equals_a_plain_loop(fine: tuple[int, int], w: np.ndarray) -> None:
+    n, m = fine
+    expected = np.zeros(w.shape, bool)
+    for row in range(w.shape[0]):
+        for start in range(0, w.shape[1], m):
+            group = range(start, min(start + m, w.shape[1]))
+            keep = -(-n * len(group) // m)
+            for i in sorted(group, key=lambda i: (-abs(w[row, i]), i))[:keep]:
+                expected[row, i] = True
+    assert np.array_equal(NM(n, m).mask(w), expected)
+
+
+def plain_hp(p: HP, w: np.ndarray) -> np.ndarray:
+    """The definition, one loop per level."""
+    expected = np.zeros(w.shape, bool)
+    full = w.shape[1] if p.window == "in" else p.window
+    for top in range(0, w.shape[0], p.rows):
+        rows = range(top, min(top + p.rows, w.shape[0]))
+        for left in range(0, w.shape[1], full):
+            window = range(left, min(left + full, w.shape[1]))
+            share = p.keep if p.window == "in" else Fraction(p.keep, full)
+            count = -(-share.numerator * len(window) // share.denominator)
+            count = min(-(-count // p.fine_m) * p.fine_m, len(window))
+            sums = {i: sum(Fraction(float(w[r, i])) ** 2 for r in rows) for i in window}
+            kept = sorted(sorted(window, key=lambda i: (-sums[i], i))[:count])
+            for r in rows:
+                for start in range(0, count, p.fine_m):
+                    group = kept[start : start + p.fine_m]
+                    quota = -(-p.fine_n * len(group) // p.fine_m)
+                    expected[r, sorted(group, key=lambda i: (-abs(w[r, i]), i))[:quota]] = True
+    return expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(patterns().filter(lambda p: isinstance(p, HP)), st.integers(0, 2**31))
+def test_hp_equals_a_plain_loop(pattern: HP, seed: int) -> None:
+    w = np.random.default_rng(seed).integers(1, 9, size=(11, 45)).astype(np.float32)  # exact sums, many ties
+    assert np.array_equal(pattern.mask(w), plain_hp(pattern, w))
+
+
+def test_ties_keep_the_lower_index() -> None:
+    assert NM(2, 4).mask(np.ones((1, 6), np.float32)).tolist() == [[True, True, False, False, True, False]]
+    kept = HP(2, 8, 4, 1, 2).kept_inputs(np.ones((2, 8), np.float32))
+    assert kept.tolist() == [[True] * 4 + [False] * 4]
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [(32, 16), (24, 12), (23, 12), (9, 8), (8, 4), (3, 3), (1, 1)], ids=lambda v: str(v)
+)
+def test_tail_windows_round_up_to_groups(size: int, kept: int) -> None:
+    assert HP(64, 32, 16, 2, 4).window_keep(size, 768) == kept
+
+
+def test_counts_of_tinybert() -> None:
+    # 312 = 9 windows of 32 and a tail of 24; 1,200 = 37 windows and a tail of 16.
+    pattern = parse_pattern("hp:0.75")
+    assert pattern.kept(1200, 312) == 1200 * (9 * 8 + 6)
+    assert pattern.kept(312, 1200) == 312 * (37 * 8 + 4)
+    assert NM(4, 16).kept(1, 312) == 19 * 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "full"),
+    [
+        ("hp:0.5", "hp:rows=64,window=32,keep=32,fine=2:4"),
+        ("hp:0.75", "hp:rows=64,window=32,keep=16,fine=2:4"),
+        ("hp:0.8", "hp:rows=64,window=32,keep=12,fine=2:4"),
+        ("hp:0.9", "hp:rows=64,window=32,keep=12,fine=1:4"),
+        ("hp:rows=64, window=32, keep=0.5, fine=2:4", "hp:rows=64,window=32,keep=16,fine=2:4"),
+        ("hp:rows=4,window=in,keep=0.25,fine=dense", "hp:rows=4,window=in,keep=1/4,fine=dense"),
+        ("nm:2:4,along=in", "nm:2:4"),
+    ],
+)
+def test_sugar_resolves_to_the_full_form(spec: str, full: str) -> None:
+    assert parse_pattern(spec).spec() == full
+
+
+def test_words() -> None:
+    assert parse_pattern("nm:2:8").describe() == "2:8 (keeps 2 of 8, 75 % zeros)"
+    assert "the same as nm:2:4" in parse_pattern("hp:0.5").describe()
+    assert "90.625 % zeros" in parse_pattern("hp:0.9").describe()
+    assert parse_pattern("hp:0.5").canonical() == NM(2, 4)
+    assert HP(4, 8, 8).canonical() == Dense()
+    assert HP(4, 6, 6, 1, 4).canonical() == HP(4, 6, 6, 1, 4), "groups restart at a window"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("2:4", "did you mean 'nm:2:4'?"),
+        ("nn:2:4", "did you mean 'nm'?"),
+        ("banana", "patterns: dense, nm, hp"),
+        ("nm:4:2", "did you mean 2:4?"),
+        ("nm:0:4", "at least 1"),
+        ("nm:2", "does not read as N:M"),
+        ("nm:2:32", "at most 16"),
+        ("nm:2:4,along=up", "'in' or 'out'"),
+        ("hp:0.3", "from 0.5 to below 1"),
+        ("hp:75", "a share of zeros"),
+        ("hp:much", "neither a sparsity nor a full form"),
+        ("hp:rows=64,window=32", "hp needs keep, fine too"),
+        ("hp:rows=64,window=32,keep=40,fine=2:4", "between 1 and 32"),
+        ("hp:rows=64,window=32,keep=18,fine=2:4", "keep=20 is the next"),
+        ("hp:rows=64,windw=32,keep=16,fine=2:4", "did you mean 'window'?"),
+        ("hp:rows=64,rows=32,keep=16,fine=2:4", "given twice"),
+        ("hp:rows=0,window=32,keep=16,fine=2:4", "at least one row"),
+        ("hp:rows=4,window=in,keep=8,fine=dense", "a share of the row"),
+        ("hp:rows=4,window=32,keep=3/0,fine=dense", "a fraction like 1/4"),
+        ("dense:2", "takes no arguments"),
+    ],
+)
+def test_bad_spellings_are_one_clear_line(spec: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_pattern(spec)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_sugar_is_refused_where_no_shapes_are_listed() -> None:
+    with pytest.raises(UsageError, match="kind 'cpu'"):
+        parse_pattern("hp:0.75", kind="cpu")
+    assert parse_pattern("nm:2:32", kind="cpu") == NM(2, 32)
+
+
+def test_violations_name_the_place() -> None:
+    w = NM(2, 4).project(np.arange(1, 33, dtype=np.float32).reshape(4, 8))
+    w[2, 4] = 1.0
+    with pytest.raises(InputError, match=r"row 2, group 1 \(inputs 4 to 7\) holds 3 weights"):
+        NM(2, 4).check(w)
+    pattern = HP(2, 8, 4, 1, 2)
+    w = np.zeros((4, 16), np.float32)
+    w[2, [8, 9, 10, 11]] = 1.0
+    with pytest.raises(InputError, match="row 2, inputs 8 to 15: group 0 of 2 kept inputs"):
+        pattern.check(w)
+    w[3, 12] = 1.0
+    with pytest.raises(InputError, match="rows 2 to 3, inputs 8 to 15 use 5 inputs"):
+        pattern.check(w)
+
+
+def test_unused_kept_inputs_do_not_shift_the_groups() -> None:
+    # Two weights of a row, in different groups of two kept inputs. Filling up with the lowest unused inputs would give
+    # the groups (0 1) (2 4) and cut one off; (0 2) (3 4) holds both.
+    w = np.zeros((1, 8), np.float32)
+    w[0, [2, 4]] = 1.0
+    pattern = HP(1, 8, 4, 1, 2)
+    pattern.check(w)
+    assert pattern.kept_inputs(w)[0].nonzero()[0].tolist() == [0, 2, 3, 4]
+    assert np.array_equal(pattern.project(w), w)
+    w[0, 6] = 1.0  # three weights never fit into two groups of one
+    assert recover_kept(w != 0, 4, 1, 2) is None
+    with pytest.raises(InputError, match="group 1 of 2 kept inputs"):
+        pattern.check(w)
+
+
+def test_bad_weights_are_refused() -> None:
+    with pytest.raises(InputError, match="NaN or infinity"):
+        NM(2, 4).mask(np.array([[1.0, np.nan, 0, 0]], np.float32))
+    with pytest.raises(InputError, match="a matrix"):
+        NM(2, 4).mask(np.zeros(4, np.float32))
+
+
+def test_a_given_saliency_ranks() -> None:
+    w = np.array([[4.0, 3.0, 2.0, 1.0]], np.float32)
+    assert NM(2, 4).mask(w, w[:, ::-1]).tolist() == [[False, False, True, True]]
+    assert HP(1, 4, 2, 1, 2).mask(w, w[:, ::-1]).tolist() == [[False, False, False, True]]

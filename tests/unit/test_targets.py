@@ -1,0 +1,247 @@
+"""Target files: what is accepted, what is refused and how, and that sizing keeps to its ceilings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hw_targets import docs, resources
+from hw_targets.catalogue import FOLDER, list_targets
+from hw_targets.errors import InfeasibleError, InputError, UsageError
+from hw_targets.load import load_target, parse_target
+from hw_targets.schema import json_schema
+from hw_targets.target import Resources, Target
+
+U280 = (FOLDER / "fpga-u280.toml").read_text()
+
+
+def edited(*edits: tuple[str, str]) -> str:
+    """The U280's file with each (old, new) replaced once; an edit that matches nothing is a mistake of the test."""
+    text = U280
+    for old, new in edits:
+        assert text.count(old) >= 1, old
+        text = text.replace(old, new, 1)
+    return text
+
+
+@pytest.fixture(scope="module")
+def u280() -> Target:
+    return load_target("fpga-u280")
+
+
+def test_the_u280_is_three_cores_of_4096_multiplications(u280: Target) -> None:
+    a = u280.accelerator
+    assert (a.cores, a.tokens, a.outputs, a.multipliers, a.window, a.lanes) == (3, 16, 32, 8, 32, 128)
+    assert a.macs_per_cycle == 12_288
+    assert u280.resources()["dsp"] == {"used": 12_288 // 2 + 5 * 128, "usable": 8_496}
+
+
+def test_the_selectors_of_the_u280_cost_16_luts_each(u280: Target) -> None:
+    wide = replace(u280.accelerator, selector=32)
+    difference = resources.matrix_takes(wide, "dsp48e2").lut - resources.matrix_takes(u280.accelerator, "dsp48e2").lut
+    assert difference == 12_288 * (64 - 16)
+
+
+def test_a_dsp48e1_multiplies_once(u280: Target) -> None:
+    assert resources.matrix_takes(u280.accelerator, "dsp48e1").dsp == 12_288
+
+
+def test_memory_is_in_whole_blocks_of_its_width() -> None:
+    # 512 bytes wide is 57 blocks of 9 bytes, each 512 words deep: one byte more than a full depth doubles it.
+    assert resources.memory_takes(512, 512 * 512, "bram").bram == 57
+    assert resources.memory_takes(512, 512 * 512 + 1, "bram").bram == 114
+    assert resources.memory_takes(512, 512 * 4096, "uram").uram == 57
+
+
+def test_figures_derived_from_clock_and_memory(u280: Target) -> None:
+    assert u280.dram_bytes_per_cycle == pytest.approx(460e9 * 0.70 / 250e6)
+    assert u280.dram_latency_cycles == 30
+    assert u280.decode == {"dense": 1024, "nm": 512, "hp_mark": 512}
+
+
+def test_every_number_has_a_source_and_the_unverified_are_known(u280: Target) -> None:
+    keys = [key for key, _ in u280.sources]
+    assert "device.usable.dsp" in keys
+    assert "memory.gbytes_per_s" in keys
+    assert "clock.mhz" in u280.unverified()
+    assert "device.usable.dsp" not in u280.unverified()
+
+
+def test_snapshot_survives_json(u280: Target) -> None:
+    assert Target.from_snapshot(json.loads(json.dumps(u280.snapshot()))) == u280
+
+
+@pytest.mark.parametrize("damage", ["version", "missing", "extra"])
+def test_a_damaged_snapshot_is_refused(u280: Target, damage: str) -> None:
+    data = u280.snapshot()
+    if damage == "version":
+        data["snapshot_version"] = 99
+    elif damage == "missing":
+        del data["accelerator"]["lanes"]
+    else:
+        data["clock"]["turbo"] = 1
+    with pytest.raises(InputError):
+        Target.from_snapshot(data, where="manifest.json")
+
+
+def test_a_target_is_frozen(u280: Target) -> None:
+    with pytest.raises(FrozenInstanceError):
+        u280.accelerator.lanes = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_fixed_fields_are_kept_and_the_rest_is_sized() -> None:
+    target = parse_target(edited(('tokens = "auto"', "tokens = 8"), ('lanes = "auto"', "lanes = 32")), where="t.toml")
+    assert (target.accelerator.tokens, target.accelerator.lanes) == (8, 32)
+    assert {"tokens", "lanes"}.isdisjoint(target.auto)
+    assert target.accelerator.outputs == 64
+
+
+def test_what_is_sized_can_be_written_back_fixed(u280: Target) -> None:
+    fixed = edited(*((f'{name} = "auto"', f"{name} = {getattr(u280.accelerator, name)}") for name in u280.auto))
+    again = parse_target(fixed, where="t.toml")
+    assert again.accelerator == u280.accelerator
+    assert again.auto == ()
+    assert again.resources() == u280.resources()
+
+
+REFUSED = [
+    (("queue_depth", "queue_dept"), "t.toml:55: error: unknown key 'queue_dept' in [accelerator]", "'queue_depth'"),
+    (("[clock]", "[clocks]"), "t.toml:26: error: unknown key 'clocks'", "'clock'"),
+    (("value = 250", "valu = 250"), "t.toml:27: error: unknown key 'valu' in [clock.mhz]", "'value'"),
+    (("[decode]\n", "[decode]\ncsr = {}\n"), "unknown key 'csr' in [decode]", "valid keys: dense, nm, hp_mark"),
+    (('mhz = { value = 250, source = "unverified" }', "mhz = 250"), "'mhz' in [clock] has no source", "unverified"),
+    (("value = 250", 'value = "250"'), "t.toml:27", "should be a valid number"),
+    (('kind = "fpga"', 'kind = "fgpa"'), "'kind'", "should be 'fpga'"),
+    (('kind = "fpga"\n', ""), "key 'kind' is missing", "t.toml"),
+    (("[clock]", "[clock"), "not valid TOML", "line 26"),
+    (('outputs = "auto"', "outputs = 48"), "'outputs' in [accelerator]", "must divide 64"),
+    (('lanes = "auto"', "lanes = 96"), "'lanes' in [accelerator]", "power of two"),
+    (('lanes = "auto"', 'lanes = "many"'), "'lanes' in [accelerator]", 'or "auto"'),
+    (("window = 32", "window = 4"), "'window' in [accelerator]", "at least the 8 multipliers"),
+    (("value = 0.70", "value = 1.70"), "'efficiency' in [memory]", "at most 1"),
+]
+
+
+@pytest.mark.parametrize(("edit", "says", "hints"), REFUSED)
+def test_a_wrong_file_is_one_line_with_its_place(edit: tuple[str, str], says: str, hints: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_target(edited(edit), where="t.toml")
+    text = str(caught.value)
+    assert says in text
+    assert hints in text
+    assert "\n" not in text
+    assert caught.value.exit_status == 1
+
+
+TOO_LARGE = [
+    ([('tokens = "auto"', "tokens = 64"), ('outputs = "auto"', "outputs = 64")], "DSP: 54,272 used"),
+    ([('act_bytes = "auto"', "act_bytes = 60_000_000")], "URAM: "),
+    ([('param_bytes = "auto"', "param_bytes = 9_000_000")], "BRAM: "),
+    ([('cores = "auto"', "cores = 4")], "4 cores"),
+]
+
+
+@pytest.mark.parametrize(("edits", "says"), TOO_LARGE)
+def test_what_does_not_fit_is_infeasible_and_says_by_how_much(edits: list[tuple[str, str]], says: str) -> None:
+    with pytest.raises(InfeasibleError) as caught:
+        parse_target(edited(*edits), where="t.toml")
+    assert caught.value.exit_status == 3
+    assert says in str(caught.value)
+    assert str(caught.value).startswith("t.toml: error: ")
+
+
+def test_an_excess_is_used_minus_allowed() -> None:
+    usable = Resources(lut=1000, ff=1000, bram=100, uram=100, dsp=100)
+    device = replace(load_target("fpga-u280").device, usable=usable)
+    (violation,) = resources.violations(replace(usable, lut=100, ff=100, bram=0, uram=0, dsp=95), device)
+    assert (violation.resource, violation.used, violation.allowed, violation.over) == ("dsp", 95, 80, 15)
+    assert "95 used, 15 more than the 80 (80 % of 100 usable)" in str(violation)
+    (mean,) = resources.violations(replace(usable, lut=0, ff=0, bram=80, uram=80, dsp=60), device)
+    assert (mean.resource, mean.over) == ("mean", 4)
+
+
+def test_an_unknown_name_suggests_and_lists() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_target("fpga-u28")
+    assert caught.value.exit_status == 2
+    assert "did you mean 'fpga-u280'" in str(caught.value)
+    with pytest.raises(UsageError, match="targets: .*fpga-u280"):
+        load_target("nonsense")
+    with pytest.raises(UsageError, match=r"no target file 'gone\.toml'"):
+        load_target("gone.toml")
+
+
+def test_a_users_own_file_works_like_a_name(tmp_path: Path, u280: Target) -> None:
+    path = tmp_path / "my-board.toml"
+    path.write_text(edited(('name = "fpga-u280"', 'name = "my-board"')))
+    assert load_target(path) == load_target(str(path)) == replace(u280, name="my-board")
+
+
+def test_shipped_files_are_named_as_they_call_themselves() -> None:
+    for name, kind, summary in list_targets():
+        target = load_target(name)
+        assert (target.name, target.kind, target.summary) == (name, kind, summary)
+
+
+def test_listing_targets_imports_nothing_heavy() -> None:
+    code = "import sys; from hw_targets.catalogue import list_targets; list_targets(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"pydantic", "numpy", "xdsl"}.isdisjoint(loaded)
+
+
+def test_the_json_schema_is_strict_and_complete() -> None:
+    schema = json_schema()
+    assert schema["additionalProperties"] is False
+    assert set(schema["required"]) >= {"device", "memory", "clock", "accelerator", "decode"}
+
+
+def test_the_page_is_what_the_command_writes() -> None:
+    assert docs.PAGE.read_text(encoding="utf-8") == docs.page(), "run: python -m hw_targets.docs"
+
+
+@st.composite
+def devices(draw: st.DrawFn) -> list[tuple[str, str]]:
+    """Edits that make the U280 another device, from a tenth of a PYNQ-Z2 to twice a U250."""
+    lut = draw(st.integers(5_000, 3_500_000))
+    usable = {
+        "lut": lut,
+        "ff": 2 * lut,
+        "bram": draw(st.integers(10, 6_000)),
+        "uram": draw(st.just(0) | st.integers(1, 2_600)),
+        "dsp": draw(st.integers(20, 25_000)),
+    }
+    before = {"lut": 1163520, "ff": 2327040, "bram": 1752, "uram": 960, "dsp": 8496}
+    edits = [
+        (f'{name} = {{ value = {before[name]}, source = "FINN', f'{name} = {{ value = {usable[name]}, source = "FINN')
+        for name in usable
+    ]
+    edits.append(("slrs = { value = 3", f"slrs = {{ value = {draw(st.integers(1, 4))}"))
+    edits.append(("dsp48e2", draw(st.sampled_from(["dsp48e1", "dsp48e2"]))))
+    edits.append(('kind = "HBM2"', f'kind = "{draw(st.sampled_from(["HBM2", "DDR4", "PS DDR4"]))}"'))
+    edits.append(("value = 32,", f"value = {draw(st.integers(1, 4))},"))
+    return edits
+
+
+@settings(max_examples=50, deadline=None)
+@given(devices())
+def test_auto_sizing_keeps_every_ceiling_or_refuses(edits: list[tuple[str, str]]) -> None:
+    text = U280
+    for old, new in edits:
+        head, mark, tail = text.rpartition(old)  # [device.usable] follows [device.die], whose numbers may be equal
+        assert mark, old
+        text = head + new + tail
+    try:
+        target = parse_target(text, where="t.toml")
+    except InfeasibleError:
+        return
+    for name, numbers in target.resources().items():
+        assert 100 * numbers["used"] <= resources.CEILINGS[name] * numbers["usable"], name
+    assert target.accelerator.cores <= target.device.slrs
+    assert min(target.accelerator.act_bytes, target.accelerator.weight_bytes) > 0
