@@ -91,7 +91,9 @@ class _Graph:
         matrix = (self.random.standard_normal((outs, ins)) / np.sqrt(ins)).astype(np.float32)
         bias = self.parameter(f"{name}.bias", outs, scale=0.1)
         is_oi = self.spec.linear in ("gemm", "transposed")
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(matrix if is_oi else matrix.T), f"{name}.weight"))
+        self.weights.append(
+            numpy_helper.from_array(np.ascontiguousarray(matrix if is_oi else matrix.T), f"{name}.weight")
+        )
         if self.spec.linear == "gemm":
             flat = self.reshape(x, -1, ins)
             y = self.op("Gemm", [flat, f"{name}.weight", bias], name, transB=1)
@@ -145,7 +147,9 @@ class _Graph:
             return self.op("Where", [keep, self.constant(0.0), self.constant(-np.inf)], "mask")
         wide = self.op("Unsqueeze", ["attention_mask", self.constant([1, 2], np.int64)], "mask")
         if spec.mask == "masked_fill":
-            return self.op("Expand", [self.op("Cast", [wide], "mask", to=TensorProto.BOOL), self.constant([b, 1, s, s], np.int64)])
+            return self.op(
+                "Expand", [self.op("Cast", [wide], "mask", to=TensorProto.BOOL), self.constant([b, 1, s, s], np.int64)]
+            )
         if spec.mask == "where":
             flags = self.op("Equal", [wide, self.constant(0, np.int64)], "mask")
             return self.op("Where", [flags, self.constant([-np.inf]), self.constant([0.0])], "mask")
@@ -200,7 +204,9 @@ class _Graph:
         types = self.parameter("embeddings.type", 2, spec.hidden)
         total = self.op("Gather", [words, "input_ids"], "embeddings")
         if spec.token_types != "none":
-            ids = "token_type_ids" if spec.token_types == "input" else self.constant(np.zeros((self.batch, s)), np.int64)
+            ids = (
+                "token_type_ids" if spec.token_types == "input" else self.constant(np.zeros((self.batch, s)), np.int64)
+            )
             total = self.op("Add", [total, self.op("Gather", [types, ids], "embeddings")], "embeddings")
         if spec.position == "folded":
             rows = self.constant(self.stored(positions)[None, :s])
@@ -231,7 +237,10 @@ class _Graph:
             attended = self.op("Add", [self.attention(x, f"{name}.attention", mask), x], name)
             x = self.layer_norm(attended, f"{name}.attention.norm")
             up = self.activation(self.linear(x, f"{name}.up", spec.intermediate, spec.hidden), name)
-            x = self.layer_norm(self.op("Add", [self.linear(up, f"{name}.down", spec.hidden, spec.intermediate), x], name), f"{name}.norm")
+            x = self.layer_norm(
+                self.op("Add", [self.linear(up, f"{name}.down", spec.hidden, spec.intermediate), x], name),
+                f"{name}.norm",
+            )
         outputs = [(x, [b, s, spec.hidden])]
         if spec.head == "mean":
             outputs.append((self.mean_pool(x), [b, spec.hidden]))

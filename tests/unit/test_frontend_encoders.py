@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from compiler.dialects import nn
-from compiler.frontend.importer import Imported, import_onnx
-from compiler.interpreters.evaluate import evaluate, main_of
-from compiler.passes.fuse import FusePass
-from compiler.weights import attach_store
 from xdsl.context import Context
 
+from compiler.dialects import nn
+from compiler.frontend.importer import Imported, import_onnx
+from compiler.interpreters.evaluate import evaluate
+from compiler.module import main_function
+from compiler.passes.fuse import FusePass
+from compiler.weights import attach_store
 from tests.graphs import Encoder, feeds, write
 
 BATCH, TOKENS = 2, 8
@@ -43,7 +44,7 @@ def fuse(imported: Imported) -> Counter[str]:
     attach_store(ctx, imported.store)
     FusePass().apply(ctx, imported.module)
     imported.module.verify()
-    return Counter(op.name.removeprefix("hpcc_nn.") for op in main_of(imported.module).body.block.ops)
+    return Counter(op.name.removeprefix("hpcc_nn.") for op in main_function(imported.module).body.block.ops)
 
 
 def worst_error(imported: Imported, inputs: dict[str, np.ndarray]) -> float:
@@ -81,7 +82,7 @@ def test_every_part_is_recognised(name: str, tmp_path: Path) -> None:
 
 
 def attentions(imported: Imported) -> list[nn.AttentionOp]:
-    return [op for op in main_of(imported.module).body.block.ops if isinstance(op, nn.AttentionOp)]
+    return [op for op in main_function(imported.module).body.block.ops if isinstance(op, nn.AttentionOp)]
 
 
 @pytest.mark.parametrize("mask", ["1e4", "finfo", "where", "gathered", "masked_fill"])
@@ -90,8 +91,9 @@ def test_masks_from_a_0_1_input_become_boolean(mask: str, attention: str, tmp_pa
     imported = load(Encoder(mask=mask, attention=attention), tmp_path)  # pyright: ignore[reportArgumentType]
     fuse(imported)
     (op,) = attentions(imported)
-    assert op.mask_kind is not None and op.mask_kind.data == "boolean"
-    assert op.mask is main_of(imported.module).body.block.args[1]
+    assert op.mask_kind is not None
+    assert op.mask_kind.data == "boolean"
+    assert op.mask is main_function(imported.module).body.block.args[1]
 
 
 @pytest.mark.parametrize("mask", ["weak", "causal"])
@@ -99,14 +101,16 @@ def test_other_masks_stay_additions(mask: str, tmp_path: Path) -> None:
     imported = load(Encoder(mask=mask), tmp_path)  # pyright: ignore[reportArgumentType]
     fuse(imported)
     (op,) = attentions(imported)
-    assert op.mask_kind is not None and op.mask_kind.data == "additive"
+    assert op.mask_kind is not None
+    assert op.mask_kind.data == "additive"
 
 
 def test_no_mask(tmp_path: Path) -> None:
     imported = load(Encoder(mask="none"), tmp_path)
     fuse(imported)
     (op,) = attentions(imported)
-    assert op.mask is None and op.mask_kind is None
+    assert op.mask is None
+    assert op.mask_kind is None
 
 
 @pytest.mark.parametrize("name", ["torchscript", "dynamo", "gemm"])
@@ -114,7 +118,7 @@ def test_roles_do_not_depend_on_the_exporter(name: str, tmp_path: Path) -> None:
     spec = replace(SPELLINGS[name], layers=2, head="pooler")
     imported = load(spec, tmp_path)
     fuse(imported)
-    roles = [op.role.data for op in main_of(imported.module).body.block.ops if isinstance(op, nn.LinearOp)]
+    roles = [op.role.data for op in main_function(imported.module).body.block.ops if isinstance(op, nn.LinearOp)]
     layer = ("attn.q", "attn.k", "attn.v", "attn.o", "ffn.up", "ffn.down")
     assert roles == [f"layer.{i}.{part}" for i in range(2) for part in layer] + ["pooler"]
     assert [op.role.data for op in attentions(imported)] == ["layer.0.attn", "layer.1.attn"]
@@ -123,16 +127,20 @@ def test_roles_do_not_depend_on_the_exporter(name: str, tmp_path: Path) -> None:
 def test_a_classifier_is_named(tmp_path: Path) -> None:
     imported = load(Encoder(head="classifier"), tmp_path)
     fuse(imported)
-    roles = [op.role.data for op in main_of(imported.module).body.block.ops if isinstance(op, nn.LinearOp)]
+    roles = [op.role.data for op in main_function(imported.module).body.block.ops if isinstance(op, nn.LinearOp)]
     assert roles[-2:] == ["pooler", "classifier"]
 
 
 @pytest.mark.parametrize("spelling", ["matmul", "gemm", "transposed"])
 def test_weight_types_are_out_x_in_and_no_data_moves(spelling: str, tmp_path: Path) -> None:
     imported = load(Encoder(linear=spelling), tmp_path)  # pyright: ignore[reportArgumentType]
-    before = {key: imported.store.get(key) for key in imported.store.keys()}
+    before = {key: imported.store.get(key) for key in imported.store.keys()}  # noqa: SIM118
     fuse(imported)
-    up = next(op for op in main_of(imported.module).body.block.ops if isinstance(op, nn.LinearOp) and "up" in op.role.data)
+    up = next(
+        op
+        for op in main_function(imported.module).body.block.ops
+        if isinstance(op, nn.LinearOp) and "up" in op.role.data
+    )
     weight = up.weight.owner
     assert isinstance(weight, nn.WeightOp)
     assert nn.shape_of(up.weight) == (64, 32)
@@ -143,7 +151,7 @@ def test_weight_types_are_out_x_in_and_no_data_moves(spelling: str, tmp_path: Pa
 def test_the_sum_of_an_embedding_keeps_its_order(tmp_path: Path) -> None:
     imported = load(Encoder(), tmp_path)
     fuse(imported)
-    embedding = next(op for op in main_of(imported.module).body.block.ops if isinstance(op, nn.EmbeddingOp))
+    embedding = next(op for op in main_function(imported.module).body.block.ops if isinstance(op, nn.EmbeddingOp))
     keys = [table.owner.key.data for table in embedding.tables if isinstance(table.owner, nn.WeightOp)]
     assert keys == ["embeddings.word", "embeddings.type", "embeddings.position"]
 
@@ -154,6 +162,6 @@ def test_operations_know_their_onnx_node(tmp_path: Path) -> None:
     fuse(imported)
     from compiler.interpreters.evaluate import node_name
 
-    for op in main_of(imported.module).body.block.ops:
+    for op in main_function(imported.module).body.block.ops:
         if isinstance(op, nn.LinearOp | nn.AttentionOp | nn.LayerNormOp | nn.EmbeddingOp | nn.ActivationOp):
             assert node_name(op) in nodes

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from compiler.dialects import nn
-from compiler.frontend.importer import import_onnx
-from compiler.frontend.onnx_file import open_onnx
-from compiler.frontend.shapes import parse_shape
-from compiler.interpreters.evaluate import main_of
-from hw_targets.errors import HpccError, InputError, UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from compiler.dialects import nn
+from compiler.frontend.importer import import_onnx
+from compiler.frontend.onnx_file import open_onnx
+from compiler.frontend.shapes import parse_shape
+from compiler.module import main_function
+from hw_targets.errors import HpccError, InputError, UsageError
 from tests.graphs import Encoder, build, write
 
 
@@ -30,7 +30,8 @@ def fails(kind: type[HpccError], code: str, path: Path, shapes: dict[str, tuple[
         import_onnx(path, shapes or {})
     assert caught.value.code == code
     text = str(caught.value)
-    assert "\n" not in text and text.startswith(f"{path}: error: ")
+    assert "\n" not in text
+    assert text.startswith(f"{path}: error: ")
     return text
 
 
@@ -39,10 +40,13 @@ def fails(kind: type[HpccError], code: str, path: Path, shapes: dict[str, tuple[
 
 def test_a_missing_file_names_its_neighbours(model: Path) -> None:
     text = fails(InputError, "HPCC1001", model.with_name("encodr.onnx"))
-    assert "no such file" in text and "encoder.onnx" in text
+    assert "no such file" in text
+    assert "encoder.onnx" in text
 
 
-@pytest.mark.parametrize("content", [b"not a model at all", b"\x89PNG\r\n\x1a\n" + bytes(64), b"PK\x03\x04" + bytes(99)])
+@pytest.mark.parametrize(
+    "content", [b"not a model at all", b"\x89PNG\r\n\x1a\n" + bytes(64), b"PK\x03\x04" + bytes(99)]
+)
 def test_another_format_is_no_onnx_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(content)
@@ -81,16 +85,21 @@ def test_missing_external_data_is_named(tmp_path: Path) -> None:
 def test_weights_are_views_of_the_mapped_file(model: Path) -> None:
     opened = open_onnx(model)
     array = opened.model.graph.initializers["embeddings.word"].const_value.numpy()
-    assert not array.flags.owndata and not array.flags.writeable
+    assert not array.flags.owndata
+    assert not array.flags.writeable
     stored = next(w for w in onnx.load(str(model)).graph.initializer if w.name == "embeddings.word")
     assert np.array_equal(array, numpy_helper.to_array(stored))
 
 
 def test_every_element_type_survives_the_mapping(tmp_path: Path) -> None:
     arrays = {
-        str(np.dtype(t)): np.arange(2048).astype(t).reshape(2, -1) for t in ("f4", "f2", "f8", "i1", "u1", "i4", "i8", "?")
+        str(np.dtype(t)): np.arange(2048).astype(t).reshape(2, -1)
+        for t in ("f4", "f2", "f8", "i1", "u1", "i4", "i8", "?")
     }
-    outputs = [helper.make_tensor_value_info(f"o_{n}", helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in arrays.items()]
+    outputs = [
+        helper.make_tensor_value_info(f"o_{n}", helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in arrays.items()
+    ]
     nodes = [helper.make_node("Identity", [n], [f"o_{n}"]) for n in arrays]
     graph = helper.make_graph(nodes, "types", [], outputs, [numpy_helper.from_array(a, n) for n, a in arrays.items()])
     path = tmp_path / "types.onnx"
@@ -105,12 +114,14 @@ def test_every_element_type_survives_the_mapping(tmp_path: Path) -> None:
 
 def test_an_unbound_shape_says_which_flag_to_give(model: Path) -> None:
     text = fails(InputError, "HPCC1004", model)
-    assert "'input_ids'" in text and "[batch, sequence]" in text and "--shape input_ids:1x128" in text
+    assert "'input_ids'" in text
+    assert "[batch, sequence]" in text
+    assert "--shape input_ids:1x128" in text
 
 
 def test_binding_one_input_binds_what_shares_its_symbols(model: Path) -> None:
     imported = import_onnx(model, {"input_ids": (2, 8)})
-    assert [nn.shape_of(argument) for argument in main_of(imported.module).body.block.args] == [(2, 8)] * 3
+    assert [nn.shape_of(argument) for argument in main_function(imported.module).body.block.args] == [(2, 8)] * 3
 
 
 def test_an_unknown_input_is_a_usage_error_with_near_names(model: Path) -> None:
@@ -147,15 +158,21 @@ def test_unreadable_shape_flags(text: str) -> None:
 
 
 def test_unsupported_operators_become_opaque_with_a_reason(tmp_path: Path) -> None:
-    nodes = [helper.make_node("TopK", ["x", "k"], ["v", "i"], name="top"), helper.make_node("Relu", ["v"], ["y"], name="r")]
+    nodes = [
+        helper.make_node("TopK", ["x", "k"], ["v", "i"], name="top"),
+        helper.make_node("Relu", ["v"], ["y"], name="r"),
+    ]
     k = numpy_helper.from_array(np.array([2], np.int64), "k")
     info = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, "g", [info("x", TensorProto.FLOAT, [3, 5])], [info("y", TensorProto.FLOAT, [3, 2])], [k])
+    graph = helper.make_graph(
+        nodes, "g", [info("x", TensorProto.FLOAT, [3, 5])], [info("y", TensorProto.FLOAT, [3, 2])], [k]
+    )
     path = tmp_path / "top.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
-    ops = list(main_of(import_onnx(path, {}).module).body.block.ops)
+    ops = list(main_function(import_onnx(path, {}).module).body.block.ops)
     (opaque,) = (op for op in ops if isinstance(op, nn.OpaqueOp))
-    assert opaque.op_type.data == "TopK" and "TopK is not supported" in opaque.reason.data
+    assert opaque.op_type.data == "TopK"
+    assert "TopK is not supported" in opaque.reason.data
     assert any(isinstance(op, nn.UnaryOp) for op in ops)
 
 

@@ -12,7 +12,8 @@ from xdsl.context import Context
 
 from compiler.frontend.importer import import_onnx
 from compiler.frontend.preflight import preflight
-from compiler.interpreters.evaluate import evaluate, main_of
+from compiler.interpreters.evaluate import evaluate
+from compiler.module import main_function
 from compiler.passes.fuse import FusePass
 from compiler.passes.partition import PartitionPass
 from compiler.weights import attach_store
@@ -38,7 +39,10 @@ def test_import_and_fuse_agree_with_onnxruntime(l3_model: Path, batch: int) -> N
 
     def errors() -> dict[str, float]:
         found = evaluate(imported.module, imported.store, feed)
-        return {n: float(np.abs(found[n] - e).max() / np.sqrt(np.mean(np.square(e, dtype=float)))) for n, e in expected.items()}
+        return {
+            n: float(np.abs(found[n] - e).max() / np.sqrt(np.mean(np.square(e, dtype=float))))
+            for n, e in expected.items()
+        }
 
     assert max(errors().values()) <= 1e-4
     ctx = Context()
@@ -46,7 +50,7 @@ def test_import_and_fuse_agree_with_onnxruntime(l3_model: Path, batch: int) -> N
     FusePass().apply(ctx, imported.module)
     imported.module.verify()
     assert max(errors().values()) <= 1e-4
-    counts = Counter(op.name.removeprefix("hpcc_nn.") for op in main_of(imported.module).body.block.ops)
+    counts = Counter(op.name.removeprefix("hpcc_nn.") for op in main_function(imported.module).body.block.ops)
     expected_counts = {
         "linear": 18, "attention": 3, "layer_norm": 7, "activation": 3, "embedding": 1, "mean_pool": 1, "binary": 6,
     }  # fmt: skip

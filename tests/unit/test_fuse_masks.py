@@ -14,7 +14,7 @@ from xdsl.ir import Block, SSAValue
 from compiler.dialects import nn
 from compiler.interpreters import load_meanings
 from compiler.interpreters.evaluate import run_op
-from compiler.passes.fusion.masks import MaskProver
+from compiler.passes.fusion.masks import MaskProver, Proof
 from compiler.passes.fusion.match import Scope
 from compiler.weights import WeightStore
 
@@ -87,27 +87,27 @@ def check_against_brute_force(graph: Graph, value: SSAValue) -> None:
 def test_a_filled_mask_is_boolean(fill: float) -> None:
     graph = Graph()
     value = graph.filled(fill)
-    assert graph.prover.additive_mask(value, BATCH, KEYS) is graph.mask
+    assert graph.prover.additive_mask(value, BATCH, KEYS).mask is graph.mask
     check_against_brute_force(graph, value)
 
 
 def test_a_small_fill_is_not() -> None:
     graph = Graph()
-    assert graph.prover.additive_mask(graph.filled(-100.0), BATCH, KEYS) is False
+    assert not graph.prover.additive_mask(graph.filled(-100.0), BATCH, KEYS).proved
 
 
 def test_the_wrong_polarity_is_not() -> None:
     graph = Graph()
     wide = graph.cast(graph.reshape(graph.mask, BATCH, 1, 1, KEYS))
     value = graph.binary(nn.BinaryKind.MUL, wide, graph.number(-1e4))
-    assert graph.prover.additive_mask(value, BATCH, KEYS) is False
+    assert not graph.prover.additive_mask(value, BATCH, KEYS).proved
     check_against_brute_force(graph, value)
 
 
 def test_a_mask_of_queries_is_not_one_of_keys() -> None:
     graph = Graph()
     filled = graph.filled(-1e4)
-    assert graph.prover.additive_mask(graph.reshape(filled, BATCH, 1, KEYS, 1), BATCH, KEYS) is False
+    assert not graph.prover.additive_mask(graph.reshape(filled, BATCH, 1, KEYS, 1), BATCH, KEYS).proved
 
 
 def test_permuted_keys_are_found_out() -> None:
@@ -115,7 +115,7 @@ def test_permuted_keys_are_found_out() -> None:
     index = graph.weight(np.array([1, 0, 2]))
     shuffled = graph.add(nn.GatherOp(graph.mask, index, 1, TensorType(i64, [BATCH, KEYS])))
     value = graph.filled(-1e4, shuffled)
-    assert graph.prover.additive_mask(value, BATCH, KEYS) is False
+    assert not graph.prover.additive_mask(value, BATCH, KEYS).proved
     check_against_brute_force(graph, value)
 
 
@@ -123,7 +123,7 @@ def test_swapped_samples_are_found_out() -> None:
     graph = Graph()
     index = graph.weight(np.array([1, 0]))
     swapped = graph.add(nn.GatherOp(graph.mask, index, 0, TensorType(i64, [BATCH, KEYS])))
-    assert graph.prover.additive_mask(graph.filled(-1e4, swapped), BATCH, KEYS) is False
+    assert not graph.prover.additive_mask(graph.filled(-1e4, swapped), BATCH, KEYS).proved
 
 
 def test_two_inputs_are_not_one_mask() -> None:
@@ -134,7 +134,9 @@ def test_two_inputs_are_not_one_mask() -> None:
 
 def test_products_of_two_entries_are_not_a_function_of_one() -> None:
     graph = Graph()
-    rows, columns = (graph.cast(graph.reshape(graph.mask, *shape)) for shape in ((BATCH, 1, KEYS, 1), (BATCH, 1, 1, KEYS)))
+    rows, columns = (
+        graph.cast(graph.reshape(graph.mask, *shape)) for shape in ((BATCH, 1, KEYS, 1), (BATCH, 1, 1, KEYS))
+    )
     assert graph.prover.table(graph.binary(nn.BinaryKind.MUL, rows, columns)) is None
 
 
@@ -142,20 +144,22 @@ def test_a_causal_part_keeps_the_mask_additive() -> None:
     graph = Graph()
     triangle = graph.weight(np.triu(np.full((1, 1, KEYS, KEYS), -1e9, np.float32), 1))
     value = graph.binary(nn.BinaryKind.ADD, graph.filled(-1e9), triangle)
-    assert graph.prover.additive_mask(value, BATCH, KEYS) is False
+    assert not graph.prover.additive_mask(value, BATCH, KEYS).proved
     check_against_brute_force(graph, value)
 
 
 def test_a_constant_zero_masks_nothing() -> None:
     graph = Graph()
-    assert graph.prover.additive_mask(graph.weight(np.zeros((1, 1, 1, KEYS), np.float32)), BATCH, KEYS) is None
+    assert graph.prover.additive_mask(graph.weight(np.zeros((1, 1, 1, KEYS), np.float32)), BATCH, KEYS) == Proof(
+        True, None
+    )
 
 
 def test_a_true_constant_does_not_hide_the_mask() -> None:
     graph = Graph()
     flags = graph.cast(graph.reshape(graph.mask, BATCH, 1, 1, KEYS), i1)
     keep = graph.binary(nn.BinaryKind.AND, graph.weight(np.ones((1, 1, KEYS, 1), np.bool_)), flags, i1)
-    assert graph.prover.keep_mask(keep, BATCH, KEYS) is graph.mask
+    assert graph.prover.keep_mask(keep, BATCH, KEYS).mask is graph.mask
     check_against_brute_force(graph, keep)
 
 

@@ -16,7 +16,8 @@ from compiler.dialects import nn
 from compiler.frontend.host import HostSegment, host_segments
 from compiler.frontend.importer import Imported, import_onnx
 from compiler.frontend.preflight import preflight
-from compiler.interpreters.evaluate import evaluate, main_of, names
+from compiler.interpreters.evaluate import evaluate
+from compiler.module import main_function, names_of
 from compiler.passes.fuse import FusePass
 from compiler.passes.partition import PartitionPass
 from compiler.weights import attach_store
@@ -65,7 +66,7 @@ def worst_error(imported: Imported, inputs: dict[str, np.ndarray]) -> float:
 
 
 def device_ops(imported: Imported) -> list[object]:
-    return list(main_of(imported.module).body.block.ops)
+    return list(main_function(imported.module).body.block.ops)
 
 
 @pytest.mark.parametrize("head", ["none", "mean", "pooler", "classifier"])
@@ -96,7 +97,7 @@ def test_a_passed_input_is_host_work(tmp_path: Path) -> None:
     imported = partition(spec, tmp_path, pass_input_through)
     (row,) = preflight(imported.module).rows
     assert (row.op, row.macs, row.when) == ("Identity", 0, "after")
-    assert "ids_again" not in names(main_of(imported.module), "output_names", 1)
+    assert "ids_again" not in names_of(main_function(imported.module), "output_names")
     assert worst_error(imported, feeds(spec)) <= 1e-4
 
 
@@ -131,7 +132,7 @@ def test_an_unsupported_front_runs_before(tmp_path: Path) -> None:
     imported = partition(spec, tmp_path, shift_ids)
     (row,) = preflight(imported.module).rows
     assert (row.onnx_node, row.when) == ("shift", "before")
-    assert names(main_of(imported.module), "input_names", 3)[0] == "shifted"
+    assert names_of(main_function(imported.module), "input_names")[0] == "shifted"
     inputs = feeds(spec)
     inputs["input_ids"] &= ~1
     assert worst_error(imported, inputs) <= 1e-4

@@ -15,7 +15,7 @@ from xdsl.irdl import IRDLOperation
 
 from compiler.dialects import nn
 from compiler.passes.fusion.linear import UNNAMED
-from compiler.passes.fusion.masks import MaskProver
+from compiler.passes.fusion.masks import MaskProver, Proof
 from compiler.passes.fusion.match import (
     Array,
     Scope,
@@ -126,11 +126,8 @@ def _unmasked(prover: MaskProver, value: SSAValue) -> tuple[SSAValue, Masking] |
         for scores, mask in orders(add):
             if nn.shape_of(scores) != shape or not _leads_to_product(scores):
                 continue
-            proved = prover.additive_mask(mask, shape[0], shape[-1]) if len(shape) == 4 else False
-            if isinstance(proved, bool):
-                candidates.append((scores, Masking(mask, "additive")))
-            else:
-                candidates.append((scores, Masking() if proved is None else Masking(proved, "boolean")))
+            proof = prover.additive_mask(mask, shape[0], shape[-1]) if len(shape) == 4 else Proof(False)
+            candidates.append((scores, _masking(proof) if proof.proved else Masking(mask, "additive")))
         return min(candidates, key=lambda c: c[1].kind == "additive", default=None)
     where = made_by(value, nn.WhereOp)
     if where is None or len(shape) != 4:
@@ -138,10 +135,12 @@ def _unmasked(prover: MaskProver, value: SSAValue) -> tuple[SSAValue, Masking] |
     fill = scalar(where.rhs)
     if fill is None or fill > -1e4 or nn.shape_of(where.lhs) != shape:
         return None
-    proved = prover.keep_mask(where.condition, shape[0], shape[-1])
-    if isinstance(proved, bool):
-        return None
-    return where.lhs, Masking() if proved is None else Masking(proved, "boolean")
+    proof = prover.keep_mask(where.condition, shape[0], shape[-1])
+    return (where.lhs, _masking(proof)) if proof.proved else None
+
+
+def _masking(proof: Proof) -> Masking:
+    return Masking() if proof.mask is None else Masking(proof.mask, "boolean")
 
 
 def _leads_to_product(value: SSAValue) -> bool:
@@ -226,9 +225,7 @@ def _merged(scope: Scope, context: nn.MatMulOp, batch: int, heads: int) -> tuple
     return None
 
 
-def _emit(
-    scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scale: float, masking: Masking
-) -> None:
+def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scale: float, masking: Masking) -> None:
     shape = nn.shape_of(context.result)
     batch = shape[0] if len(shape) == 4 else shape[0] // q.heads
     merged = _merged(scope, context, batch, q.heads)
@@ -243,7 +240,9 @@ def _emit(
         values.append(value)
     attention = nn.AttentionOp(
         UNNAMED,
-        *values,
+        values[0],
+        values[1],
+        values[2],
         masking.value,
         heads=q.heads,
         scale=scale * q.factor * k.factor,

@@ -141,7 +141,7 @@ def scaled(value: SSAValue) -> tuple[SSAValue, float] | None:
 
 
 def with_scalar(value: SSAValue, kind: nn.BinaryKind) -> tuple[SSAValue, float] | None:
-    """(x, c) if value = x `kind` c with a constant c; only the last operand of non-commutative kinds may be constant."""
+    """(x, c) if value = x `kind` c with a constant c, on either side of a commutative kind."""
     op = binary(value, kind)
     for x, constant in orders(op) if op is not None else []:
         number = scalar(constant)

@@ -132,5 +132,3 @@ def _is_square(value: SSAValue, x: SSAValue) -> bool:
         return scalar(power.rhs) == 2 and _centred(power.lhs) is x
     product = binary(value, nn.BinaryKind.MUL)
     return product is not None and _centred(product.lhs) is x and _centred(product.rhs) is x
-
-
