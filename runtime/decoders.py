@@ -207,7 +207,8 @@ def _pack_selects(selects: NDArray[Any]) -> Bytes:
     outs, slots = selects.shape
     halves = np.zeros((outs, -(-slots // 2) * 2), np.uint8)
     halves[:, :slots] = selects
-    return (halves[:, ::2] | halves[:, 1::2] << 4).reshape(-1)
+    high = np.left_shift(halves[:, 1::2], 4, dtype=np.uint8)
+    return (halves[:, ::2] | high).reshape(-1)
 
 
 def _unpack_selects(packed: Bytes, slots: int) -> Bytes:

@@ -1,9 +1,11 @@
-"""Where the cycles went: every cycle of a run belongs to one layer and one cause, so that the layers add up to the total.
+"""Where the cycles went: every cycle of a run belongs to one layer and one cause, so that the layers add up to the
+total.
 
-A cycle in which MATRIX executes belongs to the layer it executes. Any other cycle belongs to what MATRIX then waited for,
-found by walking back from its next instruction through the events that held it up: the layer of the event that was
-under way, with the cause vector (VECTOR computes), load (LOAD or STORE, or the off-chip memory, are at work), token
-(dispatch, or a queue that stood waiting) or drain (the array's pipeline, and all that follows the last multiplication).
+A cycle in which MATRIX executes belongs to the layer it executes. Any other cycle belongs to what MATRIX then waited
+for, found by walking back from its next instruction through the events that held it up: the layer of the event that
+was under way, with the cause vector (VECTOR computes), load (LOAD or STORE, or the off-chip memory, are at work),
+token (dispatch, or a queue that stood waiting) or drain (the array's pipeline, and all that follows the last
+multiplication).
 """
 
 from __future__ import annotations

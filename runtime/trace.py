@@ -1,4 +1,4 @@
-"""A timing as a Chrome/Perfetto trace: one row a queue, one box an instruction. The same timing gives the same bytes."""
+"""A timing as a Chrome/Perfetto trace: one row a queue, one box an instruction; equal timings give equal bytes."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ holds the rules, the spelling and the counts; a dense tensor has no encoding.
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from xdsl.dialects.builtin import NoneAttr, TensorType
 from xdsl.ir import Attribute, Data, Dialect
@@ -91,7 +91,7 @@ def attribute_of(pattern: Pattern) -> PatternAttr | NoneAttr:
 
 def pattern_of(type: Attribute) -> Pattern:
     """The pattern that a tensor type carries, as a sparsity or a storage encoding; Dense() where it has none."""
-    encoding = cast(Attribute, type.encoding) if isinstance(type, TensorType) else NoneAttr()
+    encoding = type.encoding if isinstance(type, TensorType) else NoneAttr()
     pattern = getattr(encoding, "pattern", None)
     return pattern if isinstance(pattern, Pattern) else Dense()
 

@@ -82,7 +82,8 @@ def _set_format(weight: WeightOp, chosen: Candidate, pattern: Pattern) -> None:
 def storage_of(weight: WeightOp) -> tuple[Format, Pattern]:
     """Format and pattern of an encoded weight."""
     type = weight.result.type
-    assert isinstance(type, TensorType) and isinstance(type.encoding, StorageAttr)
+    assert isinstance(type, TensorType)
+    assert isinstance(type.encoding, StorageAttr)
     return type.encoding.format, type.encoding.pattern
 
 

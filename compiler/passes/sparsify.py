@@ -16,6 +16,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import AnyFloat, ModuleOp, StringAttr, TensorType
 from xdsl.ir import Operation
 from xdsl.passes import ModulePass
+from xdsl.utils.arg_spec import ArgSpec
 
 from compiler.dialects.nn import LinearOp, QLinearOp, WeightOp, shape_of
 from compiler.dialects.sparsity import attribute_of, pattern_of
@@ -36,8 +37,15 @@ class SparsifyPass(ModulePass):
     """Prune with the pattern `spec`, resolved for targets of `kind`. Raises UsageError if it applies to no layer."""
 
     name = "hpcc-sparsify"
-    spec: str
+    spec: str  # pyright: ignore[reportIncompatibleMethodOverride]
     kind: str = "fpga"
+
+    def pipeline_pass_spec(self, *, include_default: bool = False) -> ArgSpec:
+        """The pass as a pipeline prints it; the base class's own method is hidden by the option `spec`."""
+        return ModulePass.spec(self, include_default=include_default)
+
+    def __str__(self) -> str:
+        return str(self.pipeline_pass_spec())
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         pattern = parse_pattern(self.spec, self.kind).canonical()

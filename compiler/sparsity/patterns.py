@@ -1,4 +1,4 @@
-"""Sparsity patterns of a logical weight W[out, in]: which entries are zero, chosen by magnitude; their counts and spelling.
+"""Sparsity patterns of a logical weight W[out, in]: which entries are zero, by magnitude; their counts and spelling.
 
 A pattern is a small immutable object, plain numpy, no IR. The command line and the IR attributes only wrap it:
 `parse_pattern("nm:2:4")`, `#hpcc_sparsity.nm<2:4>`. The rules for tails, ties and rounding are stated at each pattern.
@@ -391,7 +391,7 @@ class HP(Pattern):
         return kept
 
     def _recover(self, used: Mask, run: Windows, chosen: Mask, unused: Mask) -> None:
-        """Correct, in place, the tiles whose choice of unused inputs would cut off weights although another would not."""
+        """Correct, in place, the tiles whose choice of unused inputs cuts off weights although another would not."""
         bad = self._excess(used, run, chosen.reshape(len(chosen), -1)).max(axis=-1) > 0
         by_block = np.zeros((len(chosen) * self.rows, run.count), np.bool_)
         by_block[: len(bad)] = bad
@@ -462,7 +462,7 @@ class HP(Pattern):
         first = run.start + window * run.size
         raise InputError(
             "HPCC1204",
-            f"rows {rows[0]} to {rows[1]}, inputs {first} to {first + run.size - 1} use {counts[block, window]} inputs; "
+            f"rows {rows[0]} to {rows[1]} use {counts[block, window]} of the inputs {first} to {first + run.size - 1}; "
             f"{self.spec()} keeps {run.keep}",
         )
 

@@ -1,8 +1,9 @@
 """The functional simulator: executes a program in program order on real bytes, through hw_targets.numerics.
 
-Program order is one of the schedules the machine may take, and the static checks prove that all of them compute the same.
-Every step reads and writes only its operands' bytes. Views are made once, when the machine is built: running R inputs
-costs the arithmetic alone. Decoded and expanded weights are kept across inputs, because weights in DRAM never change.
+Program order is one of the schedules the machine may take, and the static checks prove that all of them compute the
+same. Every step reads and writes only its operands' bytes. Views are made once, when the machine is built: running R
+inputs costs the arithmetic alone. Decoded and expanded weights are kept across inputs, because weights in DRAM never
+change.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def _evict_and(displaced: Sequence[LoadedWeights], step: Step) -> None:
     step()
 
 
-# ---- preparing: one function an instruction, returning what to do at every run ----------------------------------------
+# ---- preparing: one function an instruction, returning what to do at every run -----------------------------------
 
 
 def _int(instruction: Resolved, *names: str) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """The simulator's memories: plain bytes, and the views through which instructions read and write them.
 
-On-chip memories are one array each. DRAM is a list of regions (weights are mapped from the bundle, read-only); an access
-must lie inside one of them.
+On-chip memories are one array each. DRAM is a list of regions (weights are mapped from the bundle, read-only); an
+access must lie inside one of them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The timing simulator: when every instruction of an expanded program starts and ends, in one pass in program order.
 
 Everything an instruction waits for stands before it in program order: its dispatch (one a cycle, held back by a full
-queue), its queue, the signals its waits match, bytes that its own queue is still writing, and the off-chip memory. Costs
-come from hw_targets.timing. Not modelled: bank and port conflicts of the on-chip memories, refresh and row misses of the
-off-chip one (its efficiency stands for them), and the instruction fetch.
+queue), its queue, the signals its waits match, bytes that its own queue is still writing, and the off-chip memory.
+Costs come from hw_targets.timing. Not modelled: bank and port conflicts of the on-chip memories, refresh and row
+misses of the off-chip one (its efficiency stands for them), and the instruction fetch.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ class Wait(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One executed instruction in cycles: it occupies its queue from `start` to `end`, its result is complete at `done`.
+    """One executed instruction in cycles: it occupies its queue from `start` to `end`, its result is complete at
+    `done`.
 
-    `cause` is what it started after, `blocker` the event that it waited for (-1: the dispatch, or the off-chip memory).
+    `cause` is what it started after, `blocker` the event that it waited for (-1: the dispatch, or the off-chip
+    memory).
     """
 
     index: int
@@ -75,7 +77,7 @@ class _Channels:
     ends: list[int] = field(default_factory=lambda: [])
 
     def reserve(self, earliest: int, cycles: int) -> int:
-        """The first cycle from `earliest` with `cycles` free ones, which are taken. Touching reservations are joined."""
+        """Take the first `cycles` free cycles in a row from `earliest` on, and return where they begin."""
         place = bisect_right(self.ends, earliest)
         start = earliest
         while place < len(self.starts) and self.starts[place] < start + cycles:
@@ -144,7 +146,17 @@ class _Clock:
         done = max(end + occupied.latency, queue.done)
         number = len(self.events)
         self.events.append(
-            Event(instruction.index, instruction.node, instruction.name, instruction.queue, start, end, done, cause, blocker)
+            Event(
+                instruction.index,
+                instruction.node,
+                instruction.name,
+                instruction.queue,
+                start,
+                end,
+                done,
+                cause,
+                blocker,
+            )
         )
         queue.free, queue.done, queue.last = end, done, number
         queue.starts.append(start)
@@ -195,7 +207,6 @@ class _Clock:
             return []
         reads = [region for region, writes in accesses(instruction) if not writes]
         return [(done, event) for done, event, written in queue.writing if any(overlap(written, r) for r in reads)]
-
 
     def _transfer(self, instruction: Resolved, start: int) -> tuple[int, Cost]:
         """When the off-chip memory takes the transfer, and what it costs the queue."""

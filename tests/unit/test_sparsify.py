@@ -127,3 +127,9 @@ def test_nothing_to_prune_is_an_error() -> None:
 def test_hp_at_one_half_is_annotated_as_what_it_is() -> None:
     model = Model(("layer.0.attn.q", "a", "oi")).sparsify("hp:0.5")
     assert pattern_of(model.linears[0].weight.type) == NM(2, 4)
+
+
+def test_the_pass_prints_as_a_pipeline_reads_it() -> None:
+    assert str(SparsifyPass("nm:2:4")) == 'hpcc-sparsify{spec="nm:2:4"}'
+    again = SparsifyPass.from_pass_spec(SparsifyPass("hp:0.75").pipeline_pass_spec())
+    assert again == SparsifyPass("hp:0.75")

@@ -26,6 +26,7 @@ class Node:
 
     onnx_node: str
     layer: str
+    op: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _instructions(ops: Iterable[Operation], nodes: dict[Node, int]) -> list[Inst
             result += body
             result.append(Instruction("control.end", node=node))
         elif isinstance(op, InstructionOp):
-            node = nodes.setdefault(Node(node_name(op), op.layer.data), len(nodes))
+            node = nodes.setdefault(Node(node_name(op), op.layer.data, op.function.data), len(nodes))
             result.append(op.instruction(node))
     return result
 

@@ -1,0 +1,242 @@
+"""hpcc-run and hpcc-objdump: run and read programs on a machine that has no compiler.
+
+Results go to stdout, notes and errors to stderr. Heavy imports wait until the command line has been understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hw_targets.errors import HpccError, InputError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from runtime.bundle import Bundle
+    from runtime.manifest import TensorEntry
+    from runtime.program import Program, RunResult
+
+    Arrays = dict[str, NDArray[Any]]
+
+INTERRUPTED = 130
+PERCENTILE = 0.9
+
+
+def main_run(arguments: Sequence[str] | None = None) -> int:
+    """`hpcc-run`: exit status."""
+    parser = argparse.ArgumentParser(prog="hpcc-run", description="Run a compiled program on the simulator.")
+    parser.add_argument("bundle", type=Path, help="folder written by hpcc")
+    parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input name, first axis samples")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="where the outputs go")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run N times (default 1)")
+    parser.add_argument("--threads", type=int, default=0, metavar="T", help="threads of host segments (default: all)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--timing-only", action="store_true", help="count cycles without values")
+    parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
+    options = parser.parse_args(arguments)
+    return _guarded(lambda: _run(options), options.debug)
+
+
+def main_objdump(arguments: Sequence[str] | None = None) -> int:
+    """`hpcc-objdump`: exit status."""
+    parser = argparse.ArgumentParser(prog="hpcc-objdump", description="Show what a compiled program consists of.")
+    parser.add_argument("bundle", type=Path, help="folder written by hpcc")
+    parser.add_argument("--sections", action="store_true", help="files, segments and memory map, no instructions")
+    parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
+    options = parser.parse_args(arguments)
+    return _guarded(lambda: _objdump(options), options.debug)
+
+
+def _guarded(command: Callable[[], None], debug: bool) -> int:
+    """Run a command; a user's error is one line and its exit status."""
+    try:
+        command()
+        sys.stdout.flush()
+    except HpccError as error:
+        if debug:
+            traceback.print_exc()
+        print(error, file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough; keep the interpreter from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+# ---- hpcc-run -------------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> None:
+    from runtime.program import Program
+
+    if options.repeat < 1:
+        raise UsageError("HPCC2601", f"--repeat {options.repeat} is not at least 1")
+    if options.threads < 0:
+        raise UsageError("HPCC2601", f"--threads {options.threads} is negative")
+    start = time.perf_counter()
+    program = Program.load(options.bundle, threads=options.threads)
+    report: dict[str, Any] = {
+        "bundle": str(options.bundle),
+        "model": program.manifest.model.name,
+        "target": program.target.name,
+        "load_seconds": time.perf_counter() - start,
+        "cycles": program.timing().total,
+        "accelerator_ms": program.accelerator_ms,
+        "transfer_ms": program.transfer_ms,
+    }
+    if not options.timing_only:
+        _run_values(program, options, report)
+    print(json.dumps(report, indent=1) if options.json else _summary(report))
+
+
+def _run_values(program: Program, options: argparse.Namespace, report: dict[str, Any]) -> None:
+    if options.inputs is None:
+        inputs = made_up_inputs(program)
+        report["inputs"] = "made up"
+        print(f"note: no --inputs: made up {', '.join(inputs)} from names and types", file=sys.stderr)
+    else:
+        inputs = read_npz(options.inputs)
+        report["inputs"] = str(options.inputs)
+    results = [program.run(inputs) for _ in range(options.repeat)]
+    report["outputs"] = {name: list(array.shape) for name, array in results[0].outputs.items()}
+    report["batches"] = results[0].batches
+    report["simulate_seconds"] = statistics.median(result.simulate_seconds for result in results)
+    report |= _latency(program, results)
+    if options.output is not None:
+        write_npz(options.output, results[0].outputs)
+        report["written"] = str(options.output)
+
+
+def _latency(program: Program, results: Sequence[RunResult]) -> dict[str, float]:
+    """Median and 90th percentile of one batch: simulated accelerator and transfer, measured host segments."""
+    host = sorted(1e3 * sum(result.host_seconds.values()) / result.batches for result in results)
+    fixed = program.accelerator_ms + program.transfer_ms
+    last = host[min(int(PERCENTILE * len(host)), len(host) - 1)]
+    middle = statistics.median(host)
+    return {"host_ms": middle, "median_ms": fixed + middle, "p90_ms": fixed + last}
+
+
+def _summary(report: dict[str, Any]) -> str:
+    lines = [
+        f"{report['model']} on {report['target']}",
+        f"  accelerator {report['accelerator_ms']:.4f} ms ({report['cycles']:,} cycles, simulated)",
+        f"  transfer    {report['transfer_ms']:.4f} ms (from the link's bandwidth)",
+    ]
+    if "median_ms" in report:
+        lines.append(f"  host        {report['host_ms']:.4f} ms (measured)")
+        lines.append(f"  total       {report['median_ms']:.4f} ms median, {report['p90_ms']:.4f} ms p90")
+        lines.append(f"  simulated {report['batches']} batch(es) in {report['simulate_seconds']:.3f} s")
+        lines += [f"  output {name}: {'x'.join(map(str, shape))}" for name, shape in report["outputs"].items()]
+    if "written" in report:
+        lines.append(f"  outputs written to {report['written']}")
+    return "\n".join(lines)
+
+
+def read_npz(path: Path) -> Arrays:
+    """Arrays by name, without the optional `labels`. Raises InputError; pickled objects are refused."""
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not hasattr(archive, "files"):
+                raise InputError("HPCC1260", "this is one array, not an .npz of arrays by name", where=str(path))
+            return {name: archive[name] for name in archive.files if name != "labels"}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        raise InputError("HPCC1260", f"cannot read the arrays: {text}", where=str(path)) from error
+
+
+def write_npz(path: Path, arrays: Arrays) -> None:
+    import numpy as np
+
+    try:
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise InputError("HPCC1261", f"cannot write: {error.strerror}", where=str(path)) from error
+
+
+def made_up_inputs(program: Program, seed: int = 0) -> Arrays:
+    """One batch made up from names, types and table sizes: they say nothing about accuracy."""
+    import numpy as np
+
+    random = np.random.default_rng(seed)
+    limits = program.id_limits
+    return {entry.name: _made_up(entry, limits.get(entry.name, 2), random) for entry in program.manifest.model_inputs}
+
+
+def _made_up(entry: TensorEntry, limit: int, random: np.random.Generator) -> NDArray[Any]:
+    import numpy as np
+
+    if "mask" in entry.name:
+        return np.ones(entry.shape, entry.dtype)
+    if "type" in entry.name:
+        return np.zeros(entry.shape, entry.dtype)
+    if np.dtype(entry.dtype).kind == "f":
+        return random.standard_normal(entry.shape).astype(entry.dtype)
+    return random.integers(0, limit, entry.shape).astype(entry.dtype)
+
+
+# ---- hpcc-objdump ---------------------------------------------------------------------------------------------------
+
+
+def _objdump(options: argparse.Namespace) -> None:
+    from hw_targets.asm import disassemble
+    from runtime.bundle import load_bundle
+
+    bundle = load_bundle(options.bundle)
+    if options.sections:
+        print(sections(bundle))
+    else:
+        nodes = [f"{node.onnx_node} ({node.layer})" if node.layer else node.onnx_node for node in bundle.manifest.nodes]
+        sys.stdout.write(disassemble(bundle.instructions, nodes))
+
+
+def sections(bundle: Bundle) -> str:
+    """Files, segments, semaphores and the memory map as text."""
+    manifest = bundle.manifest
+    executed = len(bundle.expanded)
+    lines = [
+        f"model {manifest.model.name} ({manifest.model.pattern}), target {bundle.target.name}",
+        f"program.bin: {len(bundle.instructions):,} instructions, {executed:,} executed",
+        f"weights.bin: {bundle.weights.size:,} bytes",
+        "segments:",
+    ]
+    for segment in manifest.segments:
+        if segment.kind == "host":
+            lines.append(f"  {segment.file}: {', '.join(segment.inputs)} -> {', '.join(segment.outputs)}")
+            lines += [f"    {node.onnx_node} ({node.op}): {node.reason}" for node in segment.nodes]
+        else:
+            lines.append("  device")
+    for title, borders in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        lines.append(f"device {title}:")
+        for border in borders:
+            shape = "x".join(map(str, border.shape))
+            lines.append(
+                f"  {border.offset:#012x} {border.name}: {shape} {border.device_dtype} ({border.dtype} outside)"
+            )
+    lines.append("memories:")
+    lines += [f"  {memory}: {size:,} bytes" for memory, size in manifest.sizes.items()]
+    lines.append("dram:")
+    for region in sorted(manifest.dram, key=lambda r: r.offset):
+        lines.append(
+            f"  {region.offset:#012x}..{region.end:#012x} {region.kind:8} {region.name} ({region.bytes:,} bytes)"
+        )
+    lines.append("semaphores:")
+    for number, s in enumerate(manifest.semaphores):
+        lines.append(f"  {number:2} {s.name}: {s.producer} -> {s.consumer}, initially {s.initial}")
+    return "\n".join(lines)

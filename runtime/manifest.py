@@ -1,0 +1,188 @@
+"""manifest.json of a bundle: what a program needs to know beside its instructions and its weights.
+
+The model is strict: an unknown key, a missing one or a wrong type is an error that names it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hw_targets.check import Semaphore
+from hw_targets.errors import InputError
+from hw_targets.isa import ISA_VERSION, Memory, Queue
+
+SCHEMA_VERSION = 1
+Size = Annotated[int, Field(ge=0)]
+Shape = tuple[Size, ...]
+DeviceType = Literal["i32", "u8", "f32", "bf16"]
+DEVICE_BYTES: dict[str, int] = {"i32": 4, "u8": 1, "f32": 4, "bf16": 2}
+
+
+class Strict(BaseModel):
+    """No unknown keys, no silent conversions, no change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelEntry(Strict):
+    """The ONNX model that was compiled; `pattern` in its full form."""
+
+    name: str
+    sha256: str
+    parameters: Size = 0
+    macs: Size = 0
+    pattern: str = "dense"
+
+
+class NodeEntry(Strict):
+    """What an instruction's node number stands for."""
+
+    onnx_node: str
+    layer: str
+    op: str
+
+
+class SemaphoreEntry(Strict):
+    """One semaphore; its number is its place in the list."""
+
+    name: str
+    initial: Size
+    producer: Queue
+    consumer: Queue
+
+
+class DramEntry(Strict):
+    """A region of DRAM. weights.bin is the image of DRAM from the first weights region on."""
+
+    name: str
+    kind: Literal["weights", "input", "output", "scratch"]
+    offset: Size
+    bytes: Size
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.bytes
+
+
+class BorderEntry(Strict):
+    """A tensor at the device's border: packed in DRAM at `offset` as `device_dtype`; `dtype` is numpy's name of the
+    type that it has outside."""
+
+    name: str
+    dtype: str
+    shape: Shape
+    device_dtype: DeviceType
+    offset: Size
+
+    @property
+    def elements(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def bytes(self) -> int:
+        return self.elements * DEVICE_BYTES[self.device_dtype]
+
+
+class TensorEntry(Strict):
+    """An input or an output of the model as its user knows it; `dtype` is numpy's name."""
+
+    name: str
+    dtype: str
+    shape: Shape
+
+
+class HostNodeEntry(Strict):
+    """A node that runs on the host, and why."""
+
+    onnx_node: str
+    op: str
+    reason: str
+    macs: Size = 0
+
+
+class HostEntry(Strict):
+    """A part of the model that ONNX Runtime executes."""
+
+    kind: Literal["host"] = "host"
+    file: Annotated[str, Field(pattern=r"^host/[A-Za-z0-9._-]+\.onnx$")]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[HostNodeEntry, ...] = ()
+
+
+class DeviceEntry(Strict):
+    """The part that program.bin executes."""
+
+    kind: Literal["device"] = "device"
+
+
+Segment = Annotated[HostEntry | DeviceEntry, Field(discriminator="kind")]
+
+
+class Manifest(Strict):
+    """The whole file. `digests` are blake2b (32 bytes, hex) of the bundle's other files; `save` fills them in."""
+
+    schema_version: int = SCHEMA_VERSION
+    hpcc_version: str
+    isa_version: int = ISA_VERSION
+    model: ModelEntry
+    target: dict[str, Any]
+    nodes: tuple[NodeEntry, ...]
+    semaphores: tuple[SemaphoreEntry, ...]
+    sizes: dict[Memory, Size]
+    dram: tuple[DramEntry, ...]
+    inputs: tuple[BorderEntry, ...]
+    outputs: tuple[BorderEntry, ...]
+    model_inputs: tuple[TensorEntry, ...]
+    model_outputs: tuple[TensorEntry, ...]
+    segments: tuple[Segment, ...]
+    digests: dict[str, str] = {}
+
+    @property
+    def semaphore_table(self) -> tuple[Semaphore, ...]:
+        return tuple(Semaphore(s.name, s.initial, s.producer, s.consumer) for s in self.semaphores)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layer of every node number."""
+        return tuple(node.layer for node in self.nodes)
+
+    @property
+    def onnx_nodes(self) -> tuple[str, ...]:
+        """The ONNX node of every node number."""
+        return tuple(node.onnx_node for node in self.nodes)
+
+    @property
+    def host_segments(self) -> tuple[HostEntry, ...]:
+        return tuple(segment for segment in self.segments if isinstance(segment, HostEntry))
+
+    def text(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+
+def parse_manifest(text: str, where: str) -> Manifest:
+    """The manifest of a JSON text. Raises InputError for damage, and for a bundle of another version."""
+    try:
+        head: Any = json.loads(text)
+    except ValueError as error:
+        raise InputError("HPCC1240", f"not valid JSON: {error}", where=where) from error
+    if not isinstance(head, dict):
+        raise InputError("HPCC1240", "not a JSON object", where=where)
+    hint = "compile the model again, or use the release that wrote it"
+    versions: dict[str, Any] = {**head}
+    for key, known in (("schema_version", SCHEMA_VERSION), ("isa_version", ISA_VERSION)):
+        found = versions.get(key)
+        if found != known:
+            raise InputError("HPCC1241", f"{key} is {found!r}, this release reads {known}", where=where, hint=hint)
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError("HPCC1240", f"{place}: {first['msg']}", where=where) from error
