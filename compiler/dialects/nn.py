@@ -8,7 +8,7 @@ A linear's weight type is always the LOGICAL matrix, out x in, whatever the file
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from xdsl.dialects.builtin import (
     BFloat16Type,
@@ -63,6 +63,10 @@ def element_type_of(value: SSAValue) -> Attribute:
 
 def int_array(values: Sequence[int]) -> DenseArrayBase[IntegerType]:
     return DenseArrayBase.from_list(i64, list(values))
+
+
+def int_values(array: DenseArrayBase[Any]) -> tuple[int, ...]:
+    return tuple(int(value) for value in array.get_values())
 
 
 def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
@@ -369,7 +373,7 @@ class TransposeOp(IRDLOperation):
 
     @property
     def permutation(self) -> tuple[int, ...]:
-        return tuple(int(v) for v in self.perm.get_values())
+        return int_values(self.perm)
 
     def verify_(self) -> None:
         if sorted(self.permutation) != list(range(len(shape_of(self.x)))):
@@ -456,7 +460,7 @@ class SliceOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
-        starts, steps = [tuple(int(v) for v in a.get_values()) for a in (self.starts, self.steps)]
+        starts, steps = int_values(self.starts), int_values(self.steps)
         source, sizes = shape_of(self.x), shape_of(self.result)
         if not len(starts) == len(steps) == len(source) == len(sizes):
             raise VerifyException("a slice names every axis")
@@ -509,7 +513,7 @@ class ReduceOp(IRDLOperation):
 
     @property
     def axis_tuple(self) -> tuple[int, ...]:
-        return tuple(int(v) for v in self.axes.get_values())
+        return int_values(self.axes)
 
     def verify_(self) -> None:
         shape, axes = shape_of(self.x), self.axis_tuple
