@@ -366,3 +366,28 @@ def test_weights_in_dram_are_read_only() -> None:
 def test_linear_data_has_tails() -> None:
     assert INS % 10
     assert OUTS % 5
+
+
+@pytest.mark.parametrize("options", BOTH)
+def test_multiplications_are_joined_only_over_unchanged_operands(options: Options) -> None:
+    """x is multiplied, overwritten and multiplied again; the neighbouring tile, written before, may go together."""
+    multiply = "matrix.multiply x={} w=0x0 acc={} rows=1 outs=4 ins=4 n=1 m=1\n"
+    text = (
+        "load.weights src=0x0 dst=0x0 outs=4 ins=4 n=1 m=1 stored_bytes=16\n"
+        "load.copy src=0x100 dst=0x0 rows=1 row_bytes=12\n"
+        + multiply.format("0x0", "0x0")
+        + multiply.format("0x4", "0x40")
+        + "load.copy src=0x200 dst=0x0 rows=1 row_bytes=8\n"
+        + multiply.format("0x0", "0x80")
+        + multiply.format("0x4", "0xc0")
+        + multiply.format("0x8", "0x100")
+    )
+    sim = machine(text, options)
+    w, old = RANDOM.integers(-127, 128, (4, 4)).astype(np.int8), RANDOM.integers(-127, 128, (3, 4)).astype(np.int8)
+    new = RANDOM.integers(-127, 128, (2, 4)).astype(np.int8)
+    for base, values in ((0, w), (0x100, old), (0x200, new)):
+        put(sim, Memory.DRAM, base, values)
+    for _ in range(2):
+        sim.run()
+        found = np.stack([get(sim, Memory.ACC, 0x40 * i, np.int32, (4,)) for i in range(5)])
+        np.testing.assert_array_equal(found, np.concatenate([old[:2], new, old[2:]]).astype(int) @ w.T.astype(int))
