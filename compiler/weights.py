@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hw_targets.errors import InputError
 from numpy.typing import NDArray
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, StringAttr
+
+from hw_targets.errors import InputError
 
 Array = NDArray[Any]
 
@@ -26,7 +27,8 @@ def content_digest(array: Array) -> str:
     """blake2b over dtype, shape and the row-major bytes: 16 bytes as hex."""
     hasher = hashlib.blake2b(digest_size=16)
     hasher.update(f"{array.dtype}{array.shape}".encode())
-    hasher.update(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b"")
+    # Viewed as bytes first: bfloat16 arrays have no buffer interface of their own.
+    hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8) if array.size else b"")
     return hasher.hexdigest()
 
 

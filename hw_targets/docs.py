@@ -31,7 +31,7 @@ which resource is short and by how much. `load_target(name_or_path).explain()` t
 * `tokens` and `outputs` are those of the array with the most multiplications per cycle that fits beside the smallest
   memories; an array whose tokens do not divide {tile_rows} rows is rated by what it does on {tile_rows} rows. `outputs` divides
   64 or is a multiple, so that a row block of a pattern is whole steps. Of equals, the one that reads fewest bytes wins.
-* `lanes` is the power of two that reaches {lanes:.1f} lanes per 1,024 multiplications per cycle.
+* `lanes` is the least power of two with {lanes:.1f} lanes per 1,024 multiplications per cycle.
 * The memories then grow by turns until a ceiling, or {limits}.
 * `act_bytes`, `weight_bytes`, `acc_bytes` and `param_bytes` are the sizes of the address spaces of the instruction set
   (see ISA.md), all cores together.

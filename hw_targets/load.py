@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -168,8 +168,13 @@ def _form_error(error: ValidationError, text: str, where: str) -> InputError:
         case _:
             message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
             alternative = ' or "auto"' if keys[0] == "accelerator" and not message.startswith("must") else ""
-            given = first["input"].get("value") if isinstance(first["input"], dict) else first["input"]
+            given = _given(first["input"])
             return InputError("HPCC1306", f"{key!r}{inside}: {message}{alternative}, not {given!r}", where=place)
+
+
+def _given(value: object) -> object:
+    """What the file says, without the source of a number."""
+    return cast("dict[str, object]", value).get("value") if isinstance(value, dict) else value
 
 
 def _known_keys(location: tuple[str, ...]) -> tuple[str, ...]:

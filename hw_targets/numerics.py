@@ -220,7 +220,7 @@ def layer_norm(y: AnyArray, gamma: AnyArray, beta: AnyArray, eps: float) -> F32:
         centred = _flush(np.subtract(source, mean[:, None], dtype=np.float32))
         variance = _flush(tree_sum(_flush(centred * centred)) / count)
         root = np.sqrt(_flush(variance + np.float32(eps)))
-        inverse = _flush(np.float32(1) / root)
+        inverse = _flush(np.divide(np.float32(1), root, dtype=np.float32))
         centred *= inverse[:, None]
         _flush(centred)
         centred *= np.asarray(gamma, np.float32)
@@ -282,9 +282,10 @@ def embed(rows: AnyArray) -> F32:
     """fp32 sum of gathered bf16 table rows [T, R, C], in table order."""
     source = np.asarray(rows, np.float32)
     total = ftz(source[0])
-    for term in source[1:]:
-        total += term
-        _flush(total)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i in range(1, len(source)):
+            total += source[i]
+            _flush(total)
     return total
 
 
@@ -293,7 +294,8 @@ def mean_pool(x: AnyArray, mask: AnyArray, minimum: float) -> F32:
     attended = np.asarray(mask) != 0
     kept = np.where(attended[:, None], np.asarray(x, np.float32), np.float32(0))
     count = max(np.float32(np.count_nonzero(attended)), np.float32(minimum))
-    return _flush(tree_sum(kept, axis=0) / count)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _flush(tree_sum(kept, axis=0) / count)
 
 
 # ---- piecewise functions --------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def geometry(outs: int, ins: int, n: int, m: int, block_rows: int, window: int, 
         raise _error(f"a window of {window} inputs cannot keep {keep}")
     size = window if coarse else ins
     sizes = np.minimum(size, ins - np.arange(0, ins, size))
-    kept = np.minimum(sizes, -(-(-(-keep * sizes // window)) // m) * m) if coarse else sizes
+    kept = np.minimum(sizes, _ceil(_ceil(keep * sizes, window), m) * m) if coarse else sizes
     starts = np.concatenate([[0], np.cumsum(kept)])
     group_counts = -(-kept // m)
     window_of_group = np.repeat(np.arange(len(sizes)), group_counts)
@@ -207,7 +207,8 @@ def _pack_selects(selects: NDArray[Any]) -> Bytes:
     outs, slots = selects.shape
     halves = np.zeros((outs, -(-slots // 2) * 2), np.uint8)
     halves[:, :slots] = selects
-    return (halves[:, ::2] | halves[:, 1::2] << 4).reshape(-1)
+    high = np.left_shift(halves[:, 1::2], 4, dtype=np.uint8)
+    return (halves[:, ::2] | high).reshape(-1)
 
 
 def _unpack_selects(packed: Bytes, slots: int) -> Bytes:
@@ -218,6 +219,10 @@ def _unpack_selects(packed: Bytes, slots: int) -> Bytes:
 
 
 # ---- fields and checks ----------------------------------------------------------------------------------------------
+
+
+def _ceil(a: Integers, b: int) -> Integers:
+    return -(-a // b)
 
 
 def _bits(values: int) -> int:

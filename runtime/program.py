@@ -165,6 +165,15 @@ class Program:
                 values.update(made)
         return values
 
+    def border_inputs(self, inputs: Tensors) -> dict[str, AnyArray]:
+        """The tensors at the device's border for one batch of model inputs: the host segments before it are run."""
+        values: dict[str, AnyArray] = dict(inputs)
+        for segment in self.manifest.segments:
+            if isinstance(segment, DeviceEntry):
+                break
+            values.update(self._host[segment.file].run(values)[0])
+        return {border.name: values[border.name] for border in self.manifest.inputs}
+
     def _run_device(self, values: Tensors) -> dict[str, AnyArray]:
         for border in self.manifest.inputs:
             self._check_ids(border, values[border.name])

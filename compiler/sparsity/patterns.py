@@ -1,4 +1,4 @@
-"""Sparsity patterns of a logical weight W[out, in]: which entries are zero, chosen by magnitude; their counts and spelling.
+"""Sparsity patterns of a logical weight W[out, in]: which entries are zero, by magnitude; their counts and spelling.
 
 A pattern is a small immutable object, plain numpy, no IR. The command line and the IR attributes only wrap it:
 `parse_pattern("nm:2:4")`, `#hpcc_sparsity.nm<2:4>`. The rules for tails, ties and rounding are stated at each pattern.
@@ -95,6 +95,11 @@ class Pattern(ABC):
     @abstractmethod
     def check(self, w: Matrix) -> None:
         """Raise InputError naming the first place where w has weights that the pattern has not."""
+
+    def slots(self, w: Matrix) -> Mask:
+        """A mask that covers every weight of a w that obeys the pattern; raises InputError like `check`."""
+        self.check(w)
+        return self.mask(w != 0)
 
     def project(self, w: Matrix) -> Matrix:
         """w with zeros where the mask has them; same shape and dtype."""
@@ -371,18 +376,22 @@ class HP(Pattern):
         """The coarse choice: bool[ceil(out / rows), in], true where a row block keeps an input."""
         scores = _scores(w, saliency)
         sums = block_sums(np.square(scores, dtype=np.float64) if saliency is None else scores, self.rows)
+        return self._choose(sums, scores != 0)
+
+    def _choose(self, sums: Scores, used: Mask) -> Mask:
+        """The inputs of largest sums[block, in]; `used` is true where a weight is not zero."""
         kept = np.empty(sums.shape, np.bool_)
-        for run in self.windows(w.shape[1]):
+        for run in self.windows(sums.shape[1]):
             tiles = sums[:, run.inputs].reshape(-1, run.count, run.size)
             chosen = keep_largest(tiles, run.keep)
             unused = np.count_nonzero(tiles, axis=-1) < run.keep
             if self.fine_m > 1 and run.keep < run.size and unused.any():
-                self._recover(scores != 0, run, chosen, unused)
+                self._recover(used, run, chosen, unused)
             kept[:, run.inputs] = chosen.reshape(len(sums), -1)
         return kept
 
     def _recover(self, used: Mask, run: Windows, chosen: Mask, unused: Mask) -> None:
-        """Correct, in place, the tiles whose choice of unused inputs would cut off weights although another would not."""
+        """Correct, in place, the tiles whose choice of unused inputs cuts off weights although another would not."""
         bad = self._excess(used, run, chosen.reshape(len(chosen), -1)).max(axis=-1) > 0
         by_block = np.zeros((len(chosen) * self.rows, run.count), np.bool_)
         by_block[: len(bad)] = bad
@@ -405,20 +414,34 @@ class HP(Pattern):
         return group_excess(self._gather(used, run, chosen)[0], self.fine_n, self.fine_m)
 
     def mask(self, w: Matrix, saliency: Scores | None = None) -> Mask:
-        scores = _scores(w, saliency)
-        kept = self.kept_inputs(w, saliency)
-        mask = np.zeros(w.shape, np.bool_)
-        for run in self.windows(w.shape[1]):
+        return self._fine(_scores(w, saliency), self.kept_inputs(w, saliency))
+
+    def _fine(self, scores: Scores, kept: Mask) -> Mask:
+        mask = np.zeros(scores.shape, np.bool_)
+        for run in self.windows(scores.shape[1]):
             values, columns = self._gather(scores, run, kept[:, run.inputs])
             stays = keep_per_group(values, self.fine_n, self.fine_m)
             np.put_along_axis(mask, columns, stays.reshape(columns.shape), axis=1)
         return mask
 
-    def check(self, w: Matrix) -> None:
+    def layout(self, w: Matrix) -> tuple[Mask, Mask]:
+        """Kept inputs per row block and `slots` of a w that obeys the pattern; raises InputError like `check`."""
         used = w != 0
-        kept = self.kept_inputs(used)
-        for run in self.windows(w.shape[1]):
-            self._check_coarse(used, run)
+        kept = self._checked_inputs(used)
+        return kept, self._fine(used.view(np.uint8), kept)
+
+    def slots(self, w: Matrix) -> Mask:
+        return self.layout(w)[1]
+
+    def check(self, w: Matrix) -> None:
+        self._checked_inputs(w != 0)
+
+    def _checked_inputs(self, used: Mask) -> Mask:
+        columns = np.logical_or.reduceat(used, np.arange(0, len(used), self.rows), axis=0)
+        for run in self.windows(used.shape[1]):
+            self._check_coarse(columns, len(used), run)
+        kept = self._choose(columns.astype(np.int8), used)
+        for run in self.windows(used.shape[1]):
             excess = self._excess(used, run, kept[:, run.inputs])
             if excess.size and excess.max() > 0:
                 row, window, group = np.argwhere(excess > 0)[0]
@@ -428,18 +451,18 @@ class HP(Pattern):
                     f"row {row}, inputs {first} to {first + run.size - 1}: group {group} of {self.fine_m} kept inputs "
                     f"holds {excess[row, window, group]} weights too many for {self.spec()}",
                 )
+        return kept
 
-    def _check_coarse(self, used: Mask, run: Windows) -> None:
-        columns = block_sums(used, self.rows)[:, run.inputs].reshape(-1, run.count, run.size)
-        counts = np.count_nonzero(columns, axis=-1)
+    def _check_coarse(self, columns: Mask, outs: int, run: Windows) -> None:
+        counts = np.count_nonzero(columns[:, run.inputs].reshape(-1, run.count, run.size), axis=-1)
         if counts.size == 0 or counts.max() <= run.keep:
             return
         block, window = np.argwhere(counts > run.keep)[0]
-        rows = (block * self.rows, min((block + 1) * self.rows, len(used)) - 1)
+        rows = (block * self.rows, min((block + 1) * self.rows, outs) - 1)
         first = run.start + window * run.size
         raise InputError(
             "HPCC1204",
-            f"rows {rows[0]} to {rows[1]}, inputs {first} to {first + run.size - 1} use {counts[block, window]} inputs; "
+            f"rows {rows[0]} to {rows[1]} use {counts[block, window]} of the inputs {first} to {first + run.size - 1}; "
             f"{self.spec()} keeps {run.keep}",
         )
 

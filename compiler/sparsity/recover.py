@@ -20,16 +20,15 @@ def recover_kept(used: Mask, keep: int, n: int, m: int) -> Mask | None:
     than the group holds, and in no row more weights than the group's quota.
     """
     sizes = [m] * (keep // m) + [keep % m] * (keep % m > 0)
-    window = used.shape[1]
-    columns = used.any(axis=0)
+    columns: Mask = np.logical_or.reduce(used, axis=0)
     ends = _interval_ends(used, columns, sizes, n, m)
     if ends is None:
         return None
     kept = columns.copy()
     for start, end, size in zip([0, *ends[:-1]], ends, sizes, strict=True):
-        spare = np.flatnonzero(~columns[start:end])[: size - int(columns[start:end].sum())]
+        spare = np.flatnonzero(~columns[start:end])[: size - int(np.count_nonzero(columns[start:end]))]
         kept[start + spare] = True
-    assert kept.sum() == keep and ends[-1] == window
+    assert np.count_nonzero(kept) == keep
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Which of several weights matter most: magnitudes, column sums in a fixed order, selection with ties to the lower index.
+"""Which weights matter most: magnitudes, column sums in a fixed order, selection with ties to the lower index.
 
 Plain numpy. Results never depend on the memory layout of the weights or on numpy's summation order, so that the same
 matrix stored the other way round is pruned alike.
@@ -22,7 +22,7 @@ PAIRWISE_LIMIT = 16
 
 
 def magnitudes(w: Matrix) -> NDArray[np.float32]:
-    """|w| as contiguous float32: orders single weights as w^2 does, without rounding. Raises InputError on NaN and inf."""
+    """|w| as contiguous float32, which orders single weights as w^2 does. Raises InputError on NaN and infinity."""
     if w.ndim != 2:
         raise InputError("HPCC1201", f"a pattern applies to a matrix, not to an array of shape {w.shape}")
     result = np.ascontiguousarray(np.abs(w.astype(np.float32, copy=False)))
@@ -38,9 +38,9 @@ def block_sums(values: Scores, rows: int) -> NDArray[np.float64]:
     """
     outs, ins = values.shape
     blocks = -(-outs // rows)
-    padded = np.zeros((blocks * rows, ins), np.float64)
-    padded[:outs] = values
-    level = padded.reshape(blocks, rows, ins)
+    if outs % rows:
+        values = np.concatenate([values, np.zeros((blocks * rows - outs, ins), values.dtype)])
+    level = values.astype(np.float64, copy=False).reshape(blocks, rows, ins)
     while level.shape[1] > 1:
         pairs = level[:, 0 : level.shape[1] // 2 * 2 : 2] + level[:, 1::2]
         level = np.concatenate([pairs, level[:, -1:]], axis=1) if level.shape[1] % 2 else pairs
@@ -86,7 +86,7 @@ def keep_per_group(values: Scores, n: int, m: int) -> Mask:
 
 
 def group_excess(used: Mask, n: int, m: int) -> NDArray[np.int64]:
-    """By how many each group of m along the last axis (a tail group included) exceeds its quota; <= 0 where it does not."""
+    """By how many each group of m along the last axis, a tail group included, exceeds its quota; <= 0 = it does not."""
     size = used.shape[-1]
     groups = -(-size // m)
     padded = np.zeros((*used.shape[:-1], groups * m), np.bool_)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compiler.sparsity.patterns import FPGA_MAX_GROUP, HP, NM, Pattern
 from compiler.sparsity.saliency import Mask, Matrix, group_quota
@@ -90,9 +91,9 @@ class NMFormat(Format):
 
     def encode(self, codes: Matrix, pattern: Pattern) -> Bytes:
         nm = _expect_nm(self, pattern)
-        mask = _mask_of(codes, nm)
-        columns = np.nonzero(mask)[1]
-        return np.concatenate([_as_bytes(codes[mask]), pack(columns % nm.m, width_of(nm.m))])
+        _check_codes(codes)
+        values, columns = _kept_of(codes, nm.slots(codes))
+        return np.concatenate([values, pack(columns % nm.m, width_of(nm.m))])
 
 
 class HPMarkFormat(Format):
@@ -113,13 +114,13 @@ class HPMarkFormat(Format):
 
     def encode(self, codes: Matrix, pattern: Pattern) -> Bytes:
         hp = _expect_hp(self, pattern)
-        mask = _mask_of(codes, hp)
-        kept = hp.kept_inputs(codes)
+        _check_codes(codes)
+        kept, mask = hp.layout(codes)
         window = hp.parameters(codes.shape[1]).window
-        sections = [_as_bytes(codes[mask]), pack(np.nonzero(kept)[1] % window, width_of(window))]
+        sections = [_kept_of(codes, mask)[0], pack(np.nonzero(kept)[1] % window, width_of(window))]
         if hp.fine_m > 1:
-            by_row = np.repeat(kept, hp.rows, axis=0)[: len(codes)]
-            sections.append(np.packbits(mask[by_row], bitorder="little"))
+            by_row = np.flatnonzero(np.repeat(kept, hp.rows, axis=0)[: len(codes)])
+            sections.append(np.packbits(mask.reshape(-1)[by_row], bitorder="little"))
         return np.concatenate(sections)
 
 
@@ -158,14 +159,10 @@ def _check_codes(codes: Matrix) -> None:
         raise InputError("HPCC1210", f"only int8 matrices are encoded, not {codes.dtype} of shape {codes.shape}")
 
 
-def _mask_of(codes: Matrix, pattern: Pattern) -> Mask:
-    """The mask of codes that obey the pattern: a position that may hold a weight counts, even if its code is 0."""
-    _check_codes(codes)
-    mask = pattern.mask(codes)
-    if (codes != 0)[~mask].any():
-        pattern.check(codes)
-        raise AssertionError("a mask leaves out weights of a matrix that obeys its pattern")
-    return mask
+def _kept_of(codes: Matrix, mask: Mask) -> tuple[Bytes, NDArray[np.intp]]:
+    """Codes of the slots and their inputs, row by row; every row has equally many."""
+    flat = np.flatnonzero(mask)
+    return _as_bytes(codes.reshape(-1)[flat]), flat % codes.shape[1]
 
 
 def _expect_nm(storage: Format, pattern: Pattern) -> NM:

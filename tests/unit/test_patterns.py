@@ -219,7 +219,7 @@ def test_violations_name_the_place() -> None:
     with pytest.raises(InputError, match="row 2, inputs 8 to 15: group 0 of 2 kept inputs"):
         pattern.check(w)
     w[3, 12] = 1.0
-    with pytest.raises(InputError, match="rows 2 to 3, inputs 8 to 15 use 5 inputs"):
+    with pytest.raises(InputError, match="rows 2 to 3 use 5 of the inputs 8 to 15; "):
         pattern.check(w)
 
 

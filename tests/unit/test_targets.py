@@ -9,14 +9,15 @@ from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hw_targets import docs, resources
 from hw_targets.catalogue import FOLDER, list_targets
-from hw_targets.errors import HpccError, InfeasibleError, InputError, UsageError
+from hw_targets.errors import InfeasibleError, InputError, UsageError
 from hw_targets.load import load_target, parse_target
 from hw_targets.schema import json_schema
 from hw_targets.target import Resources, Target
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 U280 = (FOLDER / "fpga-u280.toml").read_text()
 
@@ -218,7 +219,7 @@ def devices(draw: st.DrawFn) -> list[tuple[str, str]]:
     }
     before = {"lut": 1163520, "ff": 2327040, "bram": 1752, "uram": 960, "dsp": 8496}
     edits = [
-        (f"{name} = {{ value = {before[name]}, source = \"FINN", f"{name} = {{ value = {usable[name]}, source = \"FINN")
+        (f'{name} = {{ value = {before[name]}, source = "FINN', f'{name} = {{ value = {usable[name]}, source = "FINN')
         for name in usable
     ]
     edits.append(("slrs = { value = 3", f"slrs = {{ value = {draw(st.integers(1, 4))}"))
@@ -238,9 +239,7 @@ def test_auto_sizing_keeps_every_ceiling_or_refuses(edits: list[tuple[str, str]]
         text = head + new + tail
     try:
         target = parse_target(text, where="t.toml")
-    except HpccError as error:
-        assert isinstance(error, InfeasibleError), error
-        assert "used" in str(error)
+    except InfeasibleError:
         return
     for name, numbers in target.resources().items():
         assert 100 * numbers["used"] <= resources.CEILINGS[name] * numbers["usable"], name

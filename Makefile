@@ -1,0 +1,71 @@
+# make demo | test | test-all | bench | lint | docs
+# A virtual environment in .venv; uv makes it faster where it is installed, plain venv and pip do otherwise.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+UV := $(shell command -v uv 2>/dev/null)
+ifdef UV
+CREATE = uv venv --quiet --seed --allow-existing --python $(PYTHON) $(VENV)
+INSTALL = uv pip install --quiet --python $(BIN)/python
+else
+CREATE = $(PYTHON) -m venv $(VENV)
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+.PHONY: demo test test-all lit bench lint format docs clean
+.DEFAULT_GOAL := demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("hpcc needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "making $(VENV)"
+	@$(CREATE)
+
+# One stamp per set of extras: a second run installs nothing.
+$(VENV)/.base: pyproject.toml | $(BIN)/python
+	@echo "installing hpcc"
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.dev $(VENV)/.bench $(VENV)/.train: $(VENV)/.%: pyproject.toml | $(VENV)/.base
+	@echo "installing hpcc[$*]"
+	@$(INSTALL) -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.base
+	@model=$$($(BIN)/python benchmarks/workloads.py l3) && \
+	tokenizer=$$($(BIN)/python benchmarks/workloads.py tokenizer) && \
+	mkdir -p build && \
+	echo "hpcc $$(basename "$$model") --target fpga-u280 --shape input_ids:1x128 --sparsity hp:0.75 --text examples/sentences.txt" && \
+	$(BIN)/hpcc "$$model" --target fpga-u280 --shape input_ids:1x128 --sparsity hp:0.75 \
+	    --text examples/sentences.txt --tokenizer "$$tokenizer" -o build/demo.hpcc
+
+lit: $(VENV)/.test
+	@$(BIN)/lit -q tests/lit
+
+test: lit
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: lit $(VENV)/.train
+	@$(BIN)/python -m pytest -q
+
+bench: $(VENV)/.bench
+	@$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/lint-imports
+	@$(BIN)/basedpyright
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+docs: $(VENV)/.base
+	@$(BIN)/python -m hw_targets.docs
+
+clean:
+	rm -rf build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,69 @@
+"""`make bench`: the budgets that the first release states, measured on this machine, one line each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.workloads import l3_model
+from hw_targets.errors import HpccError
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Wall-clock seconds and peak memory of one command."""
+
+    seconds: float
+    peak_mb: float
+
+
+def run(command: Sequence[str]) -> Measured:
+    """Run a command once. Raises CalledProcessError, with its stderr shown, if it fails."""
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            sys.stderr.write(errors.read().decode(errors="replace"))
+            raise subprocess.CalledProcessError(process.returncode, list(command))
+    per_mb = 1 << 20 if sys.platform == "darwin" else 1 << 10  # ru_maxrss is in bytes there, in KiB elsewhere
+    return Measured(seconds, usage.ru_maxrss / per_mb)
+
+
+def best_of(times: int, command: Sequence[str]) -> Measured:
+    return min((run(command) for _ in range(times)), key=lambda measured: measured.seconds)
+
+
+def report(what: str, measured: Measured, budget: str) -> None:
+    print(f"{what:<58} {measured.seconds:8.2f} s {measured.peak_mb:8.0f} MB   {budget}")
+
+
+def main() -> int:
+    tool = str(Path(sys.executable).with_name("hpcc"))
+    report("hpcc --help", best_of(5, [tool, "--help"]), "budget 0.3 s")
+    report("hpcc --list-targets", best_of(5, [tool, "--list-targets"]), "budget 0.3 s")
+    try:
+        model = str(l3_model())
+    except HpccError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    with tempfile.TemporaryDirectory() as folder:
+        common = [tool, model, "--target", "fpga-u280", "--shape", "input_ids:1x128", "-q", "-o", f"{folder}/l3.hpcc"]
+        for pattern in ("dense", "nm:2:4", "hp:0.75"):
+            command = [*common, "--sparsity", pattern]
+            report(f"L3 {pattern}: compile", run([*command, "--emit", "program", "--no-verify"]), "")
+            report(f"L3 {pattern}: compile, simulate, verify", run(command), "budget of the demo 60 s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

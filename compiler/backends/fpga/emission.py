@@ -1,0 +1,143 @@
+"""From an emitted module to what a bundle holds: instructions, provenance, semaphores, and the DRAM image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from hw_targets.isa import Instruction, Memory, Queue
+from numpy.typing import NDArray
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.ir import Operation
+
+from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp, node_name
+from compiler.dialects.storage import StorageAttr
+from compiler.module import main_function
+from compiler.weights import WeightStore
+
+U8 = NDArray[np.uint8]
+DEVICE_DTYPES = {"i8": "u8", "i32": "i32", "f32": "f32", "bf16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """Where an instruction comes from."""
+
+    onnx_node: str
+    layer: str
+    op: str
+
+
+@dataclass(frozen=True)
+class Region:
+    """A DRAM region: `device_dtype` is u8, i32, f32, bf16; offset and size in bytes."""
+
+    name: str
+    kind: str
+    offset: int
+    bytes: int
+    device_dtype: str
+
+
+@dataclass(frozen=True)
+class SemaphoreUse:
+    producer: Queue
+    consumer: Queue
+
+
+@dataclass(frozen=True)
+class ProgramParts:
+    """A program without its data."""
+
+    instructions: tuple[Instruction, ...]
+    nodes: tuple[Node, ...]
+    semaphores: tuple[SemaphoreUse, ...]
+    sizes: dict[Memory, int]
+    regions: tuple[Region, ...]
+
+
+def program_parts(module: ModuleOp) -> ProgramParts:
+    """Read the program out of an emitted module; it ends with HALT."""
+    function = main_function(module)
+    nodes: dict[Node, int] = {}
+    instructions = [*_instructions(function.body.block.ops, nodes), Instruction("control.halt")]
+    semaphores: list[SemaphoreUse] = []
+    listed = function.attributes.get("semaphores")
+    assert isinstance(listed, ArrayAttr)
+    for entry in listed:
+        assert isinstance(entry, DictionaryAttr)
+        producer, consumer = entry.data["producer"], entry.data["consumer"]
+        assert isinstance(producer, StringAttr) and isinstance(consumer, StringAttr)
+        semaphores.append(SemaphoreUse(Queue(producer.data), Queue(consumer.data)))
+    sizes: dict[Memory, int] = {}
+    table = function.attributes.get("sizes")
+    assert isinstance(table, DictionaryAttr)
+    for name, value in table.data.items():
+        assert isinstance(value, IntegerAttr)
+        sizes[Memory(name)] = value.value.data
+    regions = tuple(
+        Region(
+            image.label.data,
+            image.kind.data,
+            image.address.value.data,
+            image.bytes.value.data,
+            DEVICE_DTYPES[str(image.element)],
+        )
+        for image in _images(module)
+    )
+    return ProgramParts(tuple(instructions), tuple(nodes), tuple(semaphores), sizes, regions)
+
+
+def _instructions(ops: Iterable[Operation], nodes: dict[Node, int]) -> list[Instruction]:
+    result: list[Instruction] = []
+    for op in ops:
+        if isinstance(op, LoopOp):
+            body = _instructions(op.body.block.ops, nodes)
+            node = body[0].node if body else 0
+            count: tuple[tuple[str, int | float], ...] = (("count", op.count.value.data),)
+            result.append(Instruction("control.loop", immediates=count, node=node))
+            result += body
+            result.append(Instruction("control.end", node=node))
+        elif isinstance(op, InstructionOp):
+            node = nodes.setdefault(Node(node_name(op), op.layer.data, op.function.data), len(nodes))
+            result.append(op.instruction(node))
+    return result
+
+
+def _images(module: ModuleOp) -> list[ImageOp]:
+    return [op for op in main_function(module).body.block.ops if isinstance(op, ImageOp)]
+
+
+def weight_image(module: ModuleOp, store: WeightStore) -> U8:
+    """The bytes of all constant DRAM regions, from offset 0: encoded weights, column parameters, tables, ids."""
+    constant = [op for op in _images(module) if op.content.data]
+    end = max((op.address.value.data + op.bytes.value.data for op in constant), default=0)
+    image = np.zeros(end, np.uint8)
+    for op in constant:
+        data = _content(op, store)
+        start, size = op.address.value.data, op.bytes.value.data
+        if len(data) != size:
+            raise AssertionError(f"region {op.label.data!r} has {len(data)} bytes, {size} were planned")
+        image[start : start + size] = data
+    return image
+
+
+def _content(op: ImageOp, store: WeightStore) -> U8:
+    keys = [key.data for key in op.content]
+    kind = op.kind.data
+    if kind == "weights":
+        assert isinstance(op.encoding, StorageAttr)
+        return op.encoding.format.encode(store.get(keys[0]), op.encoding.pattern)
+    if kind == "columns":
+        width = op.bytes.value.data // (4 * len(keys))
+        rows = [store.get(key).reshape(-1) if key else np.zeros(width, np.float32) for key in keys]
+        return _bytes(np.stack(rows).astype("<f4"))
+    if kind == "ids":
+        ids = store.get(keys[0]).astype("<i4").reshape(-1)
+        return _bytes(np.tile(ids, op.bytes.value.data // ids.nbytes))
+    return _bytes(store.get(keys[0]))
+
+
+def _bytes(array: NDArray[np.generic]) -> U8:
+    return np.ascontiguousarray(array).view(np.uint8).reshape(-1)

@@ -1,0 +1,574 @@
+"""Selection for the accelerator: whole-tensor integer ops to tiled instructions (`hpcc_tile.run`).
+
+One function per nn op, in a table. A linear and what follows it (norm or activation, bf16, quantisation) becomes one
+MATRIX instruction and one fused VECTOR chain per token tile; attention becomes four instructions per head and row tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+from hw_targets.errors import InputError
+from hw_targets.isa import Activation, MatrixMode, Memory, StorageCode
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    Float32Type,
+    NameLoc,
+    TensorType,
+    bf16,
+    f32,
+    i8,
+    i32,
+)
+from xdsl.dialects.func import ReturnOp
+from xdsl.ir import Attribute, Operation, SSAValue
+
+from compiler.backends.fpga.builder import Buffer, Index, TileBuilder
+from compiler.backends.fpga.weights import WeightPlan, plan_weight
+from compiler.dialects import nn
+
+SLOTS = 2
+"""Places a temporary rotates through, so that one queue fills one while another drains the other."""
+
+
+@dataclass(frozen=True)
+class TileSizes:
+    """Tokens of one linear task, query rows of one attention task."""
+
+    tokens: int
+    queries: int
+
+    @classmethod
+    def for_accumulators(cls, acc_bytes: int, token_lanes: int, widest: int, keys: int) -> TileSizes:
+        """The largest tiles (at most 32 tokens, 128 queries) of which SLOTS fit the accumulators.
+
+        A task of few tokens wastes MATRIX's pipeline fill, one of many leaves VECTOR waiting; 32 is two passes of 16.
+        """
+
+        def largest(limit: int, width: int) -> int:
+            rows = limit
+            while rows > 1 and SLOTS * rows * max(width, 1) * 4 > acc_bytes:
+                rows //= 2
+            return rows
+
+        return cls(largest(max(32, token_lanes), widest), largest(128, keys))
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Codes and scales of a tensor on chip; `codes` may lie in the weight memory (K)."""
+
+    codes: Buffer
+    scale: Buffer
+
+
+def enum_code(kind: type[Activation] | type[MatrixMode] | type[StorageCode], name: str) -> int:
+    """The field value of a StrEnum member: its position."""
+    return [member.value for member in kind].index(name)
+
+
+def location_name(op: Operation) -> str:
+    """The ONNX node an op comes from."""
+    return op.location.desc.data if isinstance(op.location, NameLoc) else ""
+
+
+class Lowering:
+    """Lowers the device function's ops in order. `buffers` maps bf16/f32 values, `quantised` the results of quantize."""
+
+    def __init__(self, builder: TileBuilder, input_names: dict[SSAValue, str], sizes: TileSizes) -> None:
+        self.b = builder
+        self.sizes = sizes
+        self.input_names = input_names
+        self.buffers: dict[SSAValue, Buffer] = {}
+        self.quantised: dict[SSAValue, Quantised] = {}
+        self.done: set[Operation] = set()
+        self._masks: dict[SSAValue, Buffer] = {}
+        self._outputs = 0
+
+    # ---- values -----------------------------------------------------------------------------------------------------
+
+    def buffer_of(self, value: SSAValue) -> Buffer:
+        return self.buffers[_origin(value)]
+
+    def mask_of(self, value: SSAValue) -> Buffer:
+        """A 0/1 input as bytes on chip, [batch, tokens], loaded at its first use."""
+        value = _origin(value)
+        if value not in self._masks:
+            batch, tokens = nn.shape_of(value)
+            region = self.b.dram("input", self.input_names[value], batch, tokens, i8)
+            mask = self.b.alloc("mask", Memory.ACT, batch, tokens, i8)
+            self._copy_in(region, mask, "inputs")
+            self._masks[value] = mask
+        return self._masks[value]
+
+    def _copy_in(self, region: Buffer, target: Buffer, layer: str, *, to_param: bool = False) -> None:
+        from compiler.dialects.tile import element_bytes
+
+        row_bytes = region.cols * element_bytes(region.type)
+        self.b.run(
+            "load.copy",
+            {"src": region, "dst": target},
+            {"rows": region.rows, "row_bytes": row_bytes, "to_param": int(to_param)},
+            layer,
+        )
+
+    def _columns(self, layer: str, width: int, keys: list[str]) -> Buffer:
+        """Per-column fp32 parameters in the parameter memory, one row per key ("" = zeros)."""
+        region = self.b.dram("columns", f"{layer}.columns", len(keys), width, f32, keys)
+        columns = self.b.alloc(f"{layer}.columns", Memory.PARAM, len(keys), width, f32)
+        self._copy_in(region, columns, layer, to_param=True)
+        return columns
+
+    # ---- chains -----------------------------------------------------------------------------------------------------
+
+    def _chain_quantize(self, value: SSAValue) -> nn.QuantizeOp | None:
+        """The row-wise quantize op that a vector chain ending in `value` can do on its way."""
+        for use in value.uses:
+            op = use.operation
+            if isinstance(op, nn.QuantizeOp) and op.granularity.data is not nn.Granularity.SEQUENCE_HEAD:
+                return op
+        return None
+
+    def _quantised_target(self, op: nn.QuantizeOp, layer: str) -> Quantised:
+        """Buffers for a quantize op's results: K goes to the weight memory, where QK^T reads it."""
+        shape = nn.shape_of(op.codes)
+        tokens, width = prod(shape[:-1]), shape[-1]
+        is_key = any(isinstance(u.operation, nn.QAttentionOp) and u.operation.k is op.codes for u in op.codes.uses)
+        memory = Memory.WEIGHTS if is_key else Memory.ACT
+        return Quantised(
+            self.b.alloc(f"{layer}.codes", memory, tokens, width, i8),
+            self.b.alloc(f"{layer}.scale", Memory.ACT, tokens, op.groups, f32),
+        )
+
+    def _chain_targets(self, value: SSAValue, layer: str) -> tuple[Buffer | None, Quantised | None, int]:
+        """Where a chain ending in the bf16 `value` writes: the bf16 tensor if anything else reads it, and the codes of
+        its first row-wise quantize op with the group width."""
+        shape = nn.shape_of(value)
+        tokens, width = prod(shape[:-1]), shape[-1]
+        quantize = self._chain_quantize(value)
+        quantised = None
+        group = width
+        if quantize is not None:
+            quantised = self._quantised_target(quantize, layer)
+            self.quantised[quantize.codes] = quantised
+            self.done.add(quantize)
+            group = width // quantize.groups
+        out = None
+        if any(use.operation is not quantize for use in value.uses):
+            out = self.b.alloc(f"{layer}.out", Memory.ACT, tokens, width, bf16)
+            self.buffers[value] = out
+        return out, quantised, group
+
+    def _rows(self, buffer: Buffer | None, first: Index, rows: int) -> Buffer | None:
+        return None if buffer is None else self.b.view(buffer, first, 0, rows, buffer.cols)
+
+    # ---- one function per op ----------------------------------------------------------------------------------------
+
+    def embedding(self, op: nn.EmbeddingOp) -> None:
+        layer = "embeddings"
+        shape = nn.shape_of(op.result)
+        tokens, width = prod(shape[:-1]), shape[-1]
+        follower = next(iter(op.result.uses)).operation
+        assert isinstance(follower, nn.LayerNormOp | nn.CastOp)
+        columns = None
+        eps = 0.0
+        if isinstance(follower, nn.LayerNormOp):
+            eps = follower.eps.value.data
+            columns = self._columns(layer, width, [_key(follower.gamma), _key(follower.beta)])
+        self.done.add(follower)
+        tables, ids = [], []
+        for table, id_value in zip(op.tables, op.ids, strict=True):
+            rows = nn.shape_of(table)[0]
+            tables.append(self.b.dram("table", _key(table), rows, width, bf16, [_key(table)]))
+            ids.append(self._ids(id_value, tokens))
+        out, quantised, group = self._chain_targets(follower.result, layer)
+        for first, rows in self.b.tiles(tokens, self.sizes.tokens, "tile"):
+            gathered = self.b.alloc("gathered", Memory.ACT, len(tables) * rows, width, bf16, SLOTS)
+            for number, (table, id_buffer) in enumerate(zip(tables, ids, strict=True)):
+                self.b.run(
+                    "load.gather",
+                    {
+                        "table": table,
+                        "ids": self.b.view(id_buffer, 0, first, 1, rows),
+                        "dst": self.b.view(gathered, number * rows, 0, rows, width),
+                    },
+                    {"rows": rows, "row_bytes": width * 2, "table_rows": table.rows},
+                    layer,
+                )
+            self.b.run(
+                "vector.embed",
+                {
+                    "rows_in": gathered,
+                    "columns": columns,
+                    "out": self._rows(out, first, rows),
+                    "codes": self._rows(quantised.codes if quantised else None, first, rows),
+                    "scale": self._rows(quantised.scale if quantised else None, first, rows),
+                },
+                {
+                    "rows": rows,
+                    "cols": width,
+                    "group": group,
+                    "tables": len(tables),
+                    "table_bytes": rows * width * 2,
+                    "norm": int(columns is not None),
+                    "codes_in_weights": 0,
+                    "eps": eps,
+                },
+                layer,
+            )
+
+    def _ids(self, value: SSAValue, tokens: int) -> Buffer:
+        value = _origin(value)
+        if isinstance(value.owner, nn.WeightOp):
+            region = self.b.dram("ids", _key(value), 1, tokens, i32, [_key(value)])
+        else:
+            region = self.b.dram("input", self.input_names[value], 1, tokens, i32)
+        ids = self.b.alloc("ids", Memory.ACT, 1, tokens, i32)
+        self._copy_in(region, ids, "inputs")
+        return ids
+
+    def qlinear(self, op: nn.QLinearOp) -> None:
+        layer = op.role.data
+        shape = nn.shape_of(op.result)
+        tokens, width = prod(shape[:-1]), shape[-1]
+        weight = plan_weight(op.weight)
+        x = self.quantised_of(op.x)
+
+        last, norm, activation = _tail_of(op)
+        keys = [_key(op.weight_scale), _key(op.bias) if op.bias is not None else ""]
+        if norm is not None:
+            keys += [_key(norm.gamma), _key(norm.beta)]
+        out_f32 = last is op.result
+        if out_f32:
+            out: Buffer | None = self.b.alloc(f"{layer}.out", Memory.ACT, tokens, width, f32)
+            self.buffers[op.result] = out
+            quantised, group = None, width
+        else:
+            out, quantised, group = self._chain_targets(last, layer)
+        residual = self.buffer_of(op.residual) if op.residual is not None else None
+
+        loaded = self._load_weight(weight, layer)
+        columns = self._columns(layer, width, keys)
+        in_weights = quantised is not None and _in_weights(quantised.codes)
+        for first, rows in self.b.tiles(tokens, self.sizes.tokens, "tile"):
+            acc = self.b.alloc("acc", Memory.ACC, rows, width, i32, SLOTS)
+            self._multiply(self._rows(x.codes, first, rows), loaded, acc, weight, layer)
+            self.b.run(
+                "vector.finish",
+                {
+                    "acc": acc,
+                    "row_scale": self._rows(x.scale, first, rows),
+                    "columns": columns,
+                    "residual": self._rows(residual, first, rows),
+                    "out": self._rows(out, first, rows),
+                    "codes": self._rows(quantised.codes if quantised else None, first, rows),
+                    "scale": self._rows(quantised.scale if quantised else None, first, rows),
+                },
+                {
+                    "rows": rows,
+                    "cols": width,
+                    "group": group,
+                    "activation": enum_code(Activation, activation),
+                    "norm": int(norm is not None),
+                    "out_f32": int(out_f32),
+                    "codes_in_weights": int(in_weights),
+                    "eps": norm.eps.value.data if norm is not None else 0.0,
+                },
+                layer,
+            )
+        for consumed in (norm, *_chain_ops(op)):
+            if consumed is not None:
+                self.done.add(consumed)
+
+    def _load_weight(self, weight: WeightPlan, layer: str) -> Buffer:
+        region = self.b.dram("weights", weight.key, 1, weight.stored_bytes, i8, [weight.key], weight.encoding)
+        rows, cols = weight.compute_shape
+        loaded = self.b.alloc(f"{layer}.weights", Memory.WEIGHTS, rows, cols, i8)
+        self.b.run(
+            "load.weights",
+            {"src": region, "dst": loaded},
+            {
+                "format": enum_code(StorageCode, weight.format),
+                "outs": weight.outs,
+                "ins": weight.ins,
+                **weight.pattern_fields,
+                "stored_bytes": weight.stored_bytes,
+            },
+            layer,
+        )
+        return loaded
+
+    def _multiply(
+        self, x: Buffer | None, w: Buffer, acc: Buffer, weight: WeightPlan, layer: str, *, stage: int = 0
+    ) -> None:
+        assert x is not None
+        self.b.run(
+            "matrix.multiply",
+            {"x": x, "w": w, "acc": acc},
+            {
+                "rows": x.rows,
+                "outs": weight.outs,
+                "ins": weight.ins,
+                "mode": enum_code(MatrixMode, weight.mode),
+                "x_unsigned": int(weight.x_unsigned),
+                **weight.pattern_fields,
+            },
+            layer,
+            stage=stage,
+        )
+
+    def quantised_of(self, codes: SSAValue) -> Quantised:
+        return self.quantised[_origin(codes)]
+
+    def qattention(self, op: nn.QAttentionOp) -> None:
+        layer = op.role.data
+        batch, queries, width = nn.shape_of(op.q)
+        keys = nn.shape_of(op.k)[1]
+        heads = op.heads.value.data
+        size = width // heads
+        if keys > 512:
+            raise InputError(
+                "HPCC1401",
+                f"attention over {keys} keys is longer than the 512 that 8-bit probabilities allow",
+                where=location_name(op),
+                hint="compile a shorter sequence with --shape",
+            )
+        q, k, v = (self.quantised_of(value) for value in (op.q, op.k, op.v))
+        mask = self.mask_of(op.mask) if op.mask is not None else None
+        follower = next(iter(op.result.uses)).operation
+        assert isinstance(follower, nn.CastOp)
+        self.done.add(follower)
+        context = self.b.alloc(f"{layer}.context", Memory.ACT, batch * queries, width, bf16)
+        self.buffers[follower.result] = context
+        score_weight = WeightPlan.dense("", keys, size)
+        value_weight = WeightPlan.dense("", size, keys, x_unsigned=True)
+        with self.b.loop(batch, "sequence") as sequence, self.b.loop(heads, "head") as head:
+            for first, rows in self.b.tiles(queries, self.sizes.queries, "block"):
+                row = sequence * queries + first
+                q_rows = self.b.view(q.codes, row, head * size, rows, size)
+                k_rows = self.b.view(k.codes, sequence * keys, head * size, keys, size)
+                scores = self.b.alloc("scores", Memory.ACC, rows, keys, i32, SLOTS)
+                p = self.b.alloc("p", Memory.ACT, rows, keys, i8, SLOTS)
+                total = self.b.alloc("l", Memory.ACT, 1, rows, i32, SLOTS)
+                self._multiply(q_rows, k_rows, scores, score_weight, layer)
+                self.b.run(
+                    "vector.softmax",
+                    {
+                        "acc": scores,
+                        "row_scale": self.b.view(q.scale, row, head, rows, 1),
+                        "col_scale": self.b.view(k.scale, sequence * keys, head, keys, 1),
+                        "mask": self.b.view(mask, sequence, 0, 1, keys) if mask is not None else None,
+                        "p": p,
+                        "l": total,
+                    },
+                    {"rows": rows, "cols": keys, "score_scale": op.scale.value.data},
+                    layer,
+                )
+                v_rows = self.b.view(v.codes, sequence * width + head * size, 0, size, keys)
+                acc = self.b.alloc("acc", Memory.ACC, rows, size, i32, SLOTS)
+                self._multiply(p, v_rows, acc, value_weight, layer, stage=1)
+                self.b.run(
+                    "vector.context",
+                    {
+                        "acc": acc,
+                        "l": total,
+                        "v_scale": self.b.view(v.scale, sequence, head, 1, 1),
+                        "out": self.b.view(context, row, head * size, rows, size),
+                    },
+                    {"rows": rows, "cols": size},
+                    layer,
+                    stage=1,
+                )
+
+    def quantize(self, op: nn.QuantizeOp) -> None:
+        """A quantize op that no chain has done: V per sequence and head, or rows of a finished tensor."""
+        layer = _layer_of(op)
+        source = self.buffer_of(op.x)
+        shape = nn.shape_of(op.codes)
+        if op.granularity.data is nn.Granularity.SEQUENCE_HEAD:
+            self._quantize_values(op, source, layer)
+            return
+        tokens, width = prod(shape[:-1]), shape[-1]
+        quantised = self._quantised_target(op, f"{layer}.in")
+        self.quantised[op.codes] = quantised
+        for first, rows in self.b.tiles(tokens, self.sizes.tokens, "tile"):
+            self.b.run(
+                "vector.quantize",
+                {
+                    "x": self._rows(source, first, rows),
+                    "codes": self._rows(quantised.codes, first, rows),
+                    "scale": self._rows(quantised.scale, first, rows),
+                },
+                {
+                    "rows": rows,
+                    "cols": width,
+                    "group": width // op.groups,
+                    "codes_in_weights": int(_in_weights(quantised.codes)),
+                },
+                layer,
+            )
+
+    def _quantize_values(self, op: nn.QuantizeOp, source: Buffer, layer: str) -> None:
+        batch, tokens, width = nn.shape_of(op.codes)
+        heads = op.groups
+        size = width // heads
+        mask = self.mask_of(op.mask) if op.mask is not None else None
+        codes = self.b.alloc(f"{layer}.values", Memory.WEIGHTS, batch * width, tokens, i8)
+        scale = self.b.alloc(f"{layer}.value_scale", Memory.ACT, batch, heads, f32)
+        self.quantised[op.codes] = Quantised(codes, scale)
+        with self.b.loop(batch, "sequence") as sequence, self.b.loop(heads, "head") as head:
+            self.b.run(
+                "vector.quantize_columns",
+                {
+                    "x": self.b.view(source, sequence * tokens, head * size, tokens, size),
+                    "mask": self.b.view(mask, sequence, 0, 1, tokens) if mask is not None else None,
+                    "codes": self.b.view(codes, sequence * width + head * size, 0, size, tokens),
+                    "scale": self.b.view(scale, sequence, head, 1, 1),
+                },
+                {"rows": tokens, "cols": size},
+                layer,
+            )
+
+    def take_token(self, op: nn.TakeTokenOp) -> None:
+        batch, tokens, width = nn.shape_of(op.x)
+        source = self.buffer_of(op.x)
+        self.buffers[op.result] = self.b.view(source, op.index.value.data, 0, batch, width, row_step=tokens)
+
+    def mean_pool(self, op: nn.MeanPoolOp) -> None:
+        batch, tokens, width = nn.shape_of(op.x)
+        source, mask = self.buffer_of(op.x), self.mask_of(op.mask)
+        out = self.b.alloc("pooled", Memory.ACT, batch, width, f32)
+        self.buffers[op.result] = out
+        with self.b.loop(batch, "sequence") as sequence:
+            self.b.run(
+                "vector.pool",
+                {
+                    "x": self.b.view(source, sequence * tokens, 0, tokens, width),
+                    "mask": self.b.view(mask, sequence, 0, 1, tokens),
+                    "out": self.b.view(out, sequence, 0, 1, width),
+                },
+                {"rows": tokens, "cols": width, "minimum": op.minimum.value.data},
+                "pool",
+            )
+
+    def alias(self, op: nn.CastOp | nn.ReshapeOp) -> None:
+        """A widening cast or a reshape of a finished tensor: the same bytes."""
+        source = _origin(op.x)
+        if source in self.buffers:
+            self.buffers[op.result] = self.buffers[source]
+
+    def store_outputs(self, op: ReturnOp, names: list[str]) -> None:
+        from compiler.dialects.tile import element_bytes
+
+        for value, name in zip(op.arguments, names, strict=True):
+            source = self.buffer_of(value)
+            element = source.type.element_type
+            region = self.b.dram("output", name, source.rows, source.cols, element)
+            row_bytes = source.cols * element_bytes(source.type)
+            for first, rows in self.b.tiles(source.rows, self.sizes.tokens, "tile"):
+                self.b.run(
+                    "store.copy",
+                    {"src": self._rows(source, first, rows), "dst": self._rows(region, first, rows)},
+                    {"rows": rows, "row_bytes": row_bytes},
+                    "outputs",
+                )
+
+    def table(self) -> dict[type[Operation], Callable[..., None]]:
+        return {
+            nn.EmbeddingOp: self.embedding,
+            nn.QLinearOp: self.qlinear,
+            nn.QAttentionOp: self.qattention,
+            nn.QuantizeOp: self.quantize,
+            nn.TakeTokenOp: self.take_token,
+            nn.MeanPoolOp: self.mean_pool,
+            nn.CastOp: self.alias,
+            nn.ReshapeOp: self.alias,
+        }
+
+    def lower(self, op: Operation) -> None:
+        """Lower one op. Raises InputError for an op that has no row in the table."""
+        if op in self.done or isinstance(op, nn.WeightOp | nn.ConstantOp):
+            return
+        rule = self.table().get(type(op))
+        if rule is None:
+            raise InputError(
+                "HPCC1402",
+                f"{op.name} has no instruction on this accelerator",
+                where=location_name(op),
+                hint="run the stages in order; `hpcc --check` lists what stays on the host",
+            )
+        self.b.location = op.location
+        rule(op)
+
+
+def _origin(value: SSAValue) -> SSAValue:
+    """The value behind reshapes and integer casts, which keep the bytes' order."""
+    while isinstance(value.owner, nn.ReshapeOp) or (
+        isinstance(value.owner, nn.CastOp) and not isinstance(nn.element_type_of(value), BFloat16Type | Float32Type)
+    ):
+        value = value.owner.x
+    return value
+
+
+def _key(value: SSAValue) -> str:
+    owner = value.owner
+    assert isinstance(owner, nn.WeightOp)
+    return owner.key.data
+
+
+def _in_weights(buffer: Buffer) -> bool:
+    from compiler.dialects.tile import memory_of
+
+    return memory_of(buffer.type) is Memory.WEIGHTS
+
+
+def _chain_ops(op: nn.QLinearOp) -> list[Operation]:
+    """cast [-> activation] after a linear."""
+    ops: list[Operation] = []
+    value: SSAValue = op.result
+    while True:
+        users = {use.operation for use in value.uses}
+        if len(users) != 1:
+            return ops
+        user = users.pop()
+        if isinstance(user, nn.CastOp) and isinstance(nn.element_type_of(user.result), BFloat16Type) and not ops:
+            ops.append(user)
+        elif isinstance(user, nn.ActivationOp) and ops and isinstance(ops[-1], nn.CastOp):
+            ops.append(user)
+        else:
+            return ops
+        value = user.results[0]
+
+
+def _tail_of(op: nn.QLinearOp) -> tuple[SSAValue, nn.LayerNormOp | None, str]:
+    """The value a linear's vector chain ends in, its norm and its activation."""
+    users = {use.operation for use in op.result.uses}
+    if len(users) == 1:
+        user = next(iter(users))
+        if isinstance(user, nn.LayerNormOp):
+            return user.result, user, Activation.NONE.value
+    ops = _chain_ops(op)
+    if not ops:
+        return op.result, None, Activation.NONE.value
+    last = ops[-1]
+    activation = last.kind.data.value if isinstance(last, nn.ActivationOp) else Activation.NONE.value
+    return last.results[0], None, activation
+
+
+def _layer_of(op: nn.QuantizeOp) -> str:
+    """The layer a free-standing quantize op works for: its first consumer's."""
+    for use in op.codes.uses:
+        if isinstance(use.operation, nn.QAttentionOp | nn.QLinearOp):
+            return use.operation.role.data
+    return "quantize"
+
+
+def is_bf16(value: SSAValue) -> bool:
+    return isinstance(value.type, TensorType) and isinstance(value.type.element_type, BFloat16Type)
+
+
+def element(type: Attribute) -> Attribute:
+    assert isinstance(type, TensorType)
+    return type.element_type

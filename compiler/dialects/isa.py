@@ -1,0 +1,216 @@
+"""The `hpcc_isa` dialect: the accelerator's program, one op per instruction, loops kept as regions.
+
+The instruction table of hw_targets/isa.py says what is legal; nothing is repeated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hw_targets import isa
+from xdsl.dialects.builtin import (
+    I64,
+    ArrayAttr,
+    DenseArrayBase,
+    DictionaryAttr,
+    FloatAttr,
+    IntegerAttr,
+    NameLoc,
+    StringAttr,
+    f32,
+    i64,
+)
+from xdsl.ir import Attribute, Dialect, Region
+from xdsl.irdl import IRDLOperation, irdl_op_definition, opt_prop_def, prop_def, region_def, traits_def
+from xdsl.parser import Parser
+from xdsl.printer import Printer
+from xdsl.traits import NoTerminator
+from xdsl.utils.exceptions import VerifyException
+
+
+@irdl_op_definition
+class InstructionOp(IRDLOperation):
+    """One instruction; `addresses` maps an operand to [base, pitch, stride of loop 0, stride of loop 1] in bytes."""
+
+    name = "hpcc_isa.inst"
+    function = prop_def(StringAttr)
+    addresses = prop_def(DictionaryAttr)
+    immediates = prop_def(DictionaryAttr)
+    waits = opt_prop_def(DenseArrayBase)
+    signals = opt_prop_def(DenseArrayBase)
+    layer = prop_def(StringAttr)
+
+    def __init__(self, instruction: isa.Instruction, layer: str) -> None:
+        fields = {field.name: field for field in instruction.function.immediates}
+        immediates: dict[str, Attribute] = {
+            name: FloatAttr(float(value), f32) if fields[name].is_float else IntegerAttr(int(value), i64)
+            for name, value in instruction.immediates
+        }
+        properties: dict[str, Attribute | None] = {
+            "function": StringAttr(instruction.name),
+            "addresses": DictionaryAttr(
+                {
+                    name: DenseArrayBase.from_list(i64, [a.base, a.pitch, *a.strides])
+                    for name, a in instruction.operands
+                }
+            ),
+            "immediates": DictionaryAttr(immediates),
+            "layer": StringAttr(layer),
+            "waits": _numbers(instruction.waits),
+            "signals": _numbers(instruction.signals),
+        }
+        super().__init__(properties=properties)
+
+    def instruction(self, node: int = 0) -> isa.Instruction:
+        """The instruction this op stands for, with `node` as its provenance index."""
+        operands: list[tuple[str, isa.Address]] = []
+        for name, numbers in self.addresses.data.items():
+            assert isinstance(numbers, DenseArrayBase)
+            base, pitch, outer, inner = (int(v) for v in numbers.get_values())
+            operands.append((name, isa.Address(base, pitch, (outer, inner))))
+        values: list[tuple[str, int | float]] = []
+        for name, attr in self.immediates.data.items():
+            assert isinstance(attr, IntegerAttr | FloatAttr)
+            values.append((name, attr.value.data))
+        return isa.Instruction(
+            self.function.data, tuple(operands), tuple(values), _tuple(self.waits), _tuple(self.signals), node
+        )
+
+    def verify_(self) -> None:
+        row = isa.BY_NAME.get(self.function.data)
+        if row is None:
+            raise VerifyException(f"{self.function.data!r} is no instruction")
+        fields = {field.name: field for field in row.immediates}
+        if self.immediates.data.keys() != fields.keys():
+            odd = sorted(self.immediates.data.keys() ^ fields.keys())
+            raise VerifyException(f"immediates of {row.name}: {', '.join(odd)} missing or unknown")
+        for name, attr in self.immediates.data.items():
+            if isinstance(attr, IntegerAttr) and not 0 <= attr.value.data < 1 << fields[name].bits:
+                raise VerifyException(f"immediate {name!r} = {attr.value.data} does not fit {fields[name].bits} bits")
+        known = {operand.name for operand in row.operands}
+        needed = {operand.name for operand in row.operands if not operand.optional}
+        present = self.addresses.data.keys()
+        if present - known or needed - present:
+            odd = sorted((present - known) | (needed - present))
+            raise VerifyException(f"operands of {row.name}: {', '.join(odd)} missing or unknown")
+        for name, numbers in self.addresses.data.items():
+            if not isinstance(numbers, DenseArrayBase) or len(numbers) != 2 + isa.LOOP_LEVELS:
+                raise VerifyException(f"operand {name!r} is [base, pitch, stride, stride]")
+        for numbers, limit in ((self.waits, isa.MAX_WAITS), (self.signals, isa.MAX_SIGNALS)):
+            values = _tuple(numbers)
+            if len(values) > limit or any(not 0 <= v < isa.SEMAPHORES for v in values):
+                raise VerifyException(f"at most {limit} semaphores of {isa.SEMAPHORES}, not {list(values)}")
+
+    @classmethod
+    def parse(cls, parser: Parser) -> InstructionOp:
+        properties: dict[str, Attribute | None] = {"function": StringAttr(parser.parse_str_literal())}
+        addresses: dict[str, Attribute] = {}
+
+        def operand() -> None:
+            name = parser.parse_identifier()
+            parser.parse_punctuation("=")
+            numbers = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
+            addresses[name] = DenseArrayBase.from_list(i64, numbers)
+
+        parser.parse_comma_separated_list(parser.Delimiter.PAREN, operand)
+        properties["addresses"] = DictionaryAttr(addresses)
+        properties["immediates"] = DictionaryAttr(parser.parse_optional_dictionary_attr_dict())
+        parser.parse_keyword("layer")
+        properties["layer"] = StringAttr(parser.parse_str_literal())
+        for keyword, name in (("wait", "waits"), ("signal", "signals")):
+            if parser.parse_optional_keyword(keyword):
+                numbers = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
+                properties[name] = DenseArrayBase.from_list(i64, numbers)
+        return InstructionOp.build(properties=properties)
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(" ")
+        printer.print_string_literal(self.function.data)
+        parts = [f"{name} = {list(_tuple(numbers))}" for name, numbers in self.addresses.data.items()]  # pyright: ignore
+        printer.print_string(f" ({', '.join(parts)}) {{")
+        printer.print_list(
+            self.immediates.data.items(), lambda item: printer.print_string(f"{item[0]} = {item[1]}")
+        )
+        printer.print_string("} layer ")
+        printer.print_string_literal(self.layer.data)
+        for keyword, numbers in (("wait", self.waits), ("signal", self.signals)):
+            if numbers is not None:
+                printer.print_string(f" {keyword} {list(_tuple(numbers))}")
+
+
+def _numbers(values: Sequence[int]) -> DenseArrayBase | None:
+    return DenseArrayBase.from_list(i64, list(values)) if values else None
+
+
+def _tuple(numbers: DenseArrayBase | None) -> tuple[int, ...]:
+    return tuple(int(v) for v in numbers.get_values()) if numbers is not None else ()
+
+
+@irdl_op_definition
+class LoopOp(IRDLOperation):
+    """LOOP count ... END. Loops nest at most as deep as the operand strides reach."""
+
+    name = "hpcc_isa.loop"
+    count = prop_def(IntegerAttr[I64])
+    body = region_def("single_block")
+    traits = traits_def(NoTerminator())
+    assembly_format = "$count $body attr-dict"
+
+    def __init__(self, count: int, body: Region) -> None:
+        super().__init__(properties={"count": IntegerAttr(count, i64)}, regions=[body])
+
+    def verify_(self) -> None:
+        if self.count.value.data < 1:
+            raise VerifyException("a loop runs at least once")
+        nesting, parent = 1, self.parent_op()
+        while isinstance(parent, LoopOp):
+            nesting, parent = nesting + 1, parent.parent_op()
+        if nesting > isa.LOOP_LEVELS:
+            raise VerifyException(f"loops nest {isa.LOOP_LEVELS} deep at most")
+
+
+@irdl_op_definition
+class ImageOp(IRDLOperation):
+    """A DRAM region of the program: its kind, place, size and the WeightStore keys of its bytes."""
+
+    name = "hpcc_isa.image"
+    kind = prop_def(StringAttr)
+    label = prop_def(StringAttr)
+    address = prop_def(IntegerAttr[I64])
+    bytes = prop_def(IntegerAttr[I64])
+    element = prop_def(Attribute)
+    content = prop_def(ArrayAttr[StringAttr])
+    encoding = opt_prop_def(Attribute)
+    assembly_format = (
+        "$kind $label `at` $address `bytes` $bytes `of` $element `from` $content (`as` $encoding^)? attr-dict"
+    )
+
+    def __init__(
+        self,
+        kind: str,
+        label: str,
+        address: int,
+        bytes: int,
+        element: Attribute,
+        content: ArrayAttr[StringAttr],
+        encoding: Attribute | None,
+    ) -> None:
+        super().__init__(
+            properties={
+                "kind": StringAttr(kind),
+                "label": StringAttr(label),
+                "address": IntegerAttr(address, i64),
+                "bytes": IntegerAttr(bytes, i64),
+                "element": element,
+                "content": content,
+                "encoding": encoding,
+            }
+        )
+
+
+def node_name(op: InstructionOp) -> str:
+    """The ONNX node of an instruction ("" if unknown)."""
+    return op.location.desc.data if isinstance(op.location, NameLoc) else ""
+
+
+ISA = Dialect("hpcc_isa", [InstructionOp, LoopOp, ImageOp], [])

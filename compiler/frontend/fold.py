@@ -1,0 +1,77 @@
+"""Fold a bound model: shapes inferred, constant subgraphs evaluated, identities gone, weights untouched.
+
+Transposed, gathered or dequantised weight matrices are never computed here: import keeps references to the file, and
+`hpcc-fuse` resolves a transposition as a storage layout.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import onnx_ir as ir
+from hw_targets.errors import InputError
+from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
+from onnxscript.optimizer import fold_constants
+
+MATRIX_LIMIT = 64
+"""Floating-point tensors of two or more dimensions and more elements than this are weights: nothing on them is folded."""
+INPUT_LIMIT = 1 << 20
+OUTPUT_LIMIT = 1 << 20
+_ALWAYS = frozenset({"ConstantOfShape"})
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    tensor = None if value is None else value.const_value
+    return tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 1 and tensor.size > MATRIX_LIMIT
+
+
+def _is_codes(value: ir.Value | None) -> bool:
+    """Integer weights behind Cast x scale: matrices of 8-bit codes."""
+    tensor = None if value is None else value.const_value
+    return tensor is not None and tensor.dtype.bitwidth <= 8 and len(tensor.shape) > 1 and tensor.dtype != ir.DataType.BOOL
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    if any(_is_weight(value) or _is_codes(value) for value in node.inputs):
+        return False
+    return True if node.op_type in _ALWAYS else None
+
+
+def fold(model: ir.Model, where: str) -> None:
+    """Fold `model` in place. Raises InputError HPCC1005 if a constant subgraph cannot be evaluated."""
+    logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)
+    _forget_initializer_inputs(model)
+    try:
+        InlinePass()(model)
+        fold_constants(
+            model,
+            onnx_shape_inference=True,
+            input_size_limit=INPUT_LIMIT,
+            output_size_limit=OUTPUT_LIMIT,
+            should_fold=_should_fold,
+        )
+        _forward_identities(model)
+        RemoveUnusedNodesPass()(model)
+    except RuntimeError as error:
+        raise InputError("HPCC1005", f"constant folding failed: {error}", where=where) from error
+
+
+def _forget_initializer_inputs(model: ir.Model) -> None:
+    """Old exporters list initializers among the inputs; they are constants here."""
+    for value in [value for value in model.graph.inputs if value.is_initializer()]:
+        model.graph.inputs.remove(value)
+
+
+def _forward_identities(model: ir.Model) -> None:
+    """An Identity that only names a graph output gives its name to the value, unless that one has a name to keep."""
+    for node in list(model.graph):
+        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
+            continue
+        source, output = node.inputs[0], node.outputs[0]
+        if source.is_graph_input() or source.is_initializer() or source.is_graph_output():
+            continue
+        name, is_output = output.name, output.is_graph_output()
+        ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+        if is_output:
+            source.name = name

@@ -1,0 +1,63 @@
+"""The preflight table: which nodes would run on the host, why, and what share of the multiply-accumulates they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import ModuleOp
+
+from compiler.frontend.host import HostNode, host_parts
+from compiler.interpreters.evaluate import main_of
+from compiler.passes.macs import macs_of
+
+
+@dataclass(frozen=True)
+class PreflightRow:
+    """One host node. `macs_share` is its share of the whole model's MACs, 0 to 1; `when` is before or after."""
+
+    onnx_node: str
+    op: str
+    reason: str
+    macs: int
+    macs_share: float
+    when: str
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What runs where, of a partitioned module."""
+
+    device_macs: int
+    host_macs: int
+    rows: tuple[PreflightRow, ...]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether every node with MACs runs on the accelerator."""
+        return self.host_macs == 0
+
+    def text(self) -> str:
+        """The table for people, or one line if the host has nothing to do."""
+        total = self.device_macs + self.host_macs
+        share = self.device_macs / total if total else 1.0
+        head = f"{share:.1%} of {total / 1e6:,.1f} M MACs run on the accelerator"
+        if not self.rows:
+            return f"{head}; no node runs on the host"
+        titles = ("node", "op", "MACs", "when", "why it runs on the host")
+        cells = [titles, *((r.onnx_node, r.op, f"{r.macs_share:.1%}", r.when, r.reason) for r in self.rows)]
+        widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+        return "\n".join([head, "", *lines])
+
+
+def preflight(module: ModuleOp) -> Preflight:
+    """The table of a module after `hpcc-partition`, host nodes in order of execution."""
+    device = sum(macs_of(op) for op in main_of(module).body.block.ops)
+    nodes = [(part.when, node) for part in host_parts(module) for node in part.nodes]
+    host = sum(node.macs for _, node in nodes)
+    total = max(device + host, 1)
+    return Preflight(device, host, tuple(_row(when, node, total) for when, node in nodes))
+
+
+def _row(when: str, node: HostNode, total: int) -> PreflightRow:
+    return PreflightRow(node.onnx_node, node.op, node.reason, node.macs, node.macs / total, when)

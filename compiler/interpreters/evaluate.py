@@ -1,0 +1,129 @@
+"""Execute an `hpcc_nn` module on numpy arrays: the meaning of every stage up to `quantize`.
+
+The files beside this one register a function per operation. A tensor value is a numpy array; bf16 values are float32
+arrays that hold bf16-representable values, codes are int8, ids int64, masks any integer or bool array (nonzero = attend).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from hw_targets.errors import InputError
+from numpy.typing import NDArray
+from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, ModuleOp, NameLoc, StringAttr, TensorType
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Operation, SSAValue
+
+from compiler.weights import WeightStore
+
+Array = NDArray[Any]
+Meaning = Callable[[Any, list[Array], WeightStore], list[Array]]
+
+_MEANINGS: dict[tuple[type[Operation], bool], Meaning] = {}
+
+
+def meaning_of(op_class: type[Operation], *, bf16: bool = False) -> Callable[[Meaning], Meaning]:
+    """Register `function(op, args, store) -> results` as the meaning of `op_class`.
+
+    With `bf16`, it is the meaning of those operations that read or write a bf16 tensor; a class that has only one of
+    the two meanings uses it for both.
+    """
+
+    def register(function: Meaning) -> Meaning:
+        if (op_class, bf16) in _MEANINGS:
+            raise ValueError(f"{op_class.name} has two meanings (bf16={bf16})")
+        _MEANINGS[op_class, bf16] = function
+        return function
+
+    return register
+
+
+def _touches_bf16(op: Operation) -> bool:
+    values = (*op.operands, *op.results)
+    return any(isinstance(v.type, TensorType) and isinstance(v.type.element_type, BFloat16Type) for v in values)
+
+
+def node_name(op: Operation) -> str:
+    """The ONNX node an operation comes from, or the operation's own name."""
+    return op.location.desc.data if isinstance(op.location, NameLoc) else op.name
+
+
+def run_op(op: Operation, args: list[Array], store: WeightStore) -> list[Array]:
+    """The results of one operation. Raises InputError HPCC1201 for an operation that only the host can run."""
+    bf16 = _touches_bf16(op)
+    meaning = _MEANINGS.get((type(op), bf16)) or _MEANINGS.get((type(op), not bf16))
+    if meaning is None:
+        raise InputError("HPCC1201", f"{op.name} cannot be interpreted", where=f"node {node_name(op)!r}")
+    return meaning(op, args, store)
+
+
+def main_of(module: ModuleOp) -> FuncOp:
+    """The function @main. Raises InputError if the module has none."""
+    for op in module.ops:
+        if isinstance(op, FuncOp) and op.sym_name.data == "main":
+            return op
+    raise InputError("HPCC1202", "the module has no function @main")
+
+
+def names(func: FuncOp, attribute: str, count: int) -> list[str]:
+    """`input_names` or `output_names` of a function, or positions where the text has none."""
+    value = func.attributes.get(attribute)
+    if isinstance(value, ArrayAttr):
+        return [item.data for item in value if isinstance(item, StringAttr)]
+    return [f"{attribute.removesuffix('_names')}{index}" for index in range(count)]
+
+
+def _bind(func: FuncOp, inputs: Mapping[str, Array]) -> dict[SSAValue, Array]:
+    arguments = func.body.block.args
+    values: dict[SSAValue, Array] = {}
+    for name, argument in zip(names(func, "input_names", len(arguments)), arguments, strict=True):
+        if name not in inputs:
+            raise InputError("HPCC1203", f"input {name!r} is missing", hint=f"given are {', '.join(sorted(inputs))}")
+        assert isinstance(argument.type, TensorType)
+        array = np.asarray(inputs[name])
+        if array.shape != argument.type.get_shape():
+            raise InputError("HPCC1204", f"input {name!r} has shape {array.shape}, not {argument.type.get_shape()}")
+        values[argument] = array
+    return values
+
+
+def walk(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> Iterator[tuple[Operation, list[Array]]]:
+    """Run @main and yield every operation with its results (the arguments of the final return with it).
+
+    A value is dropped after its last use, so that peak memory is that of the live values.
+    """
+    from compiler.interpreters import load_meanings
+
+    load_meanings()
+    func = main_of(module)
+    values = _bind(func, inputs)
+    left = {value: len(list(value.uses)) for value in values}
+    for op in func.body.block.ops:
+        args = [values[operand] for operand in op.operands]
+        if isinstance(op, ReturnOp):
+            yield op, args
+            return
+        with np.errstate(all="ignore"):
+            results = run_op(op, args, store)
+        yield op, results
+        for result, array in zip(op.results, results, strict=True):
+            values[result] = array
+            left[result] = len(list(result.uses))
+        for operand in op.operands:
+            left[operand] -= 1
+            if left[operand] == 0:
+                del values[operand]
+
+
+def evaluate(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Run @main on arrays named as in `input_names` (extra names are ignored); returns outputs by `output_names`.
+
+    Raises InputError for missing or misshapen inputs and for operations that only the host can run.
+    """
+    results: list[Array] = []
+    for op, arrays in walk(module, store, inputs):
+        if isinstance(op, ReturnOp):
+            results = arrays
+    return dict(zip(names(main_of(module), "output_names", len(results)), results, strict=True))

@@ -1,0 +1,121 @@
+"""Meaning of the integer module: every number comes from hw_targets.numerics, so the simulator has to agree to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compiler.dialects import nn
+from compiler.interpreters.evaluate import Array, meaning_of
+from compiler.weights import WeightStore
+from hw_targets import numerics
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
+
+
+@meaning_of(nn.WeightOp, bf16=True)
+def _weight(op: nn.WeightOp, args: list[Array], store: WeightStore) -> list[Array]:
+    """A bf16 table as it is stored: its users gather rows, and widening all of it for that would cost more than a layer."""
+    return [store.get(op.key.data)]
+
+
+@meaning_of(nn.CastOp, bf16=True)
+def _cast(op: nn.CastOp, args: list[Array], store: WeightStore) -> list[Array]:
+    """fp32 to bf16 rounds (and flushes); bf16 to fp32 changes nothing."""
+    return [numerics.bf16(args[0])]
+
+
+@meaning_of(nn.EmbeddingOp, bf16=True)
+def _embedding(op: nn.EmbeddingOp, args: list[Array], store: WeightStore) -> list[Array]:
+    count = len(op.ids)
+    shape = nn.shape_of(op.result)
+    rows = [
+        np.broadcast_to(table[np.asarray(ids)].astype(np.float32), shape)
+        for ids, table in zip(args[:count], args[count:], strict=True)
+    ]
+    return [numerics.embed(np.stack(rows).reshape(count, -1, shape[-1])).reshape(shape)]
+
+
+@meaning_of(nn.LayerNormOp, bf16=True)
+def _layer_norm(op: nn.LayerNormOp, args: list[Array], store: WeightStore) -> list[Array]:
+    x, gamma, beta = args
+    return [numerics.layer_norm(_rows(x), gamma, beta, op.eps.value.data).reshape(x.shape)]
+
+
+_ACTIVATIONS = {
+    nn.ActivationKind.GELU: numerics.gelu,
+    nn.ActivationKind.TANH: numerics.tanh,
+    nn.ActivationKind.RELU: numerics.relu,
+}
+
+
+@meaning_of(nn.ActivationOp, bf16=True)
+def _activation(op: nn.ActivationOp, args: list[Array], store: WeightStore) -> list[Array]:
+    return [_ACTIVATIONS[op.kind.data](args[0])]
+
+
+@meaning_of(nn.MeanPoolOp, bf16=True)
+def _mean_pool(op: nn.MeanPoolOp, args: list[Array], store: WeightStore) -> list[Array]:
+    x, mask = args
+    minimum = op.minimum.value.data
+    return [np.stack([numerics.mean_pool(rows, attended, minimum) for rows, attended in zip(x, mask, strict=True)])]
+
+
+@meaning_of(nn.QuantizeOp)
+def _quantize(op: nn.QuantizeOp, args: list[Array], store: WeightStore) -> list[Array]:
+    x = args[0]
+    if op.granularity.data is nn.Granularity.SEQUENCE_HEAD:
+        return _quantize_values(x, args[1] if len(args) > 1 else None, op.groups)
+    codes, scale = numerics.quantize_rows(_rows(x), x.shape[-1] // op.groups)
+    return [codes.reshape(x.shape), scale.reshape(*x.shape[:-1], op.groups)]
+
+
+def _quantize_values(x: Array, mask: Array | None, heads: int) -> list[Array]:
+    """V [b, s, d]: one scale per sequence and head, [b, 1, heads]."""
+    size = x.shape[2] // heads
+    codes = np.empty(x.shape, np.int8)
+    scale = np.empty((x.shape[0], 1, heads), np.float32)
+    for b, sequence in enumerate(x):
+        attended = None if mask is None else mask[b]
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            codes[b, :, part], scale[b, 0, h] = numerics.quantize_columns(sequence[:, part], attended)
+    return [codes, scale]
+
+
+@meaning_of(nn.QLinearOp)
+def _qlinear(op: nn.QLinearOp, args: list[Array], store: WeightStore) -> list[Array]:
+    codes, row_scale, weight, weight_scale, *rest = args
+    bias = rest.pop(0) if op.bias is not None else None
+    residual = _rows(rest.pop(0)) if op.residual is not None else None
+    acc = numerics.matmul_i32(_rows(codes), weight)
+    y = numerics.finish(acc, row_scale.reshape(-1), weight_scale, bias, residual)
+    return [y.reshape(*codes.shape[:-1], -1)]
+
+
+@meaning_of(nn.QAttentionOp)
+def _qattention(op: nn.QAttentionOp, args: list[Array], store: WeightStore) -> list[Array]:
+    """Per sequence and head, on [s, d / heads] slices. The contexts are bf16 values already: the cast keeps them."""
+    q, q_scale, k, k_scale, v, v_scale, *masks = args
+    heads, scale = op.heads.value.data, op.scale.value.data
+    boolean = op.mask_kind is not None and op.mask_kind.data == "boolean"
+    additive = None
+    if masks and not boolean:
+        additive = np.broadcast_to(masks[0], (q.shape[0], heads, q.shape[1], k.shape[1]))
+    size = q.shape[2] // heads
+    result = np.empty(q.shape, np.float32)
+    for b in range(q.shape[0]):
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            p, total = numerics.softmax(
+                numerics.matmul_i32(q[b, :, part], k[b, :, part]),
+                q_scale[b, :, h],
+                k_scale[b, :, h],
+                scale,
+                masks[0][b] if masks and boolean else None,
+                None if additive is None else additive[b, h],
+            )
+            acc = numerics.matmul_i32(p, v[b, :, part].T)
+            result[b, :, part] = numerics.context(acc, total, v_scale[b, 0, h])
+    return [result]

@@ -1,0 +1,205 @@
+"""Executes a tiled module over slices: the same arithmetic as on whole tensors, on the pieces the tiling chose.
+
+Works before and after `schedule` (addresses and semaphores do not matter here). Buffers hold typed numpy arrays; a weight
+matrix is kept dense beside the bytes it will have on chip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from hw_targets import numerics
+from hw_targets.errors import InputError
+from hw_targets.isa import Activation, MatrixMode
+from numpy.typing import NDArray
+from xdsl.dialects.builtin import MemRefType, ModuleOp
+from xdsl.ir import Block, Operation, SSAValue
+
+from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, row_stride
+from compiler.module import main_function
+from compiler.weights import WeightStore
+
+Array = NDArray[Any]
+ELEMENTS: dict[str, type[np.generic]] = {"i8": np.int8, "i32": np.int32, "f32": np.float32, "bf16": np.float32}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    Activation.NONE.value: lambda x: x,
+    Activation.GELU.value: numerics.gelu,
+    Activation.TANH.value: numerics.tanh,
+    Activation.RELU.value: numerics.relu,
+}
+
+
+def evaluate_tiles(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs by name, as [rows, cols] arrays of what the device writes (bf16 values as float32)."""
+    machine = _Machine(store, inputs)
+    machine.block(main_function(module).body.block, {})
+    return machine.outputs
+
+
+class _Machine:
+    def __init__(self, store: WeightStore, inputs: Mapping[str, Array]) -> None:
+        self.store = store
+        self.inputs = inputs
+        self.outputs: dict[str, Array] = {}
+        self.arrays: dict[SSAValue, Array] = {}
+        self.matrices: dict[SSAValue, Array] = {}
+
+    def block(self, block: Block, counters: dict[SSAValue, int]) -> None:
+        for op in block.ops:
+            if isinstance(op, ForOp):
+                for i in range(op.count.value.data):
+                    self.block(op.body.block, {**counters, op.counter: i})
+            else:
+                self.op(op, counters)
+
+    def op(self, op: Operation, counters: dict[SSAValue, int]) -> None:
+        if isinstance(op, AllocOp):
+            self.arrays[op.result] = np.zeros(_shape(op.result), _dtype(op.result))
+        elif isinstance(op, DramOp):
+            self.arrays[op.result] = self.region(op)
+        elif isinstance(op, ViewOp):
+            self.arrays[op.result] = self.view(op, counters)
+        elif isinstance(op, RunOp):
+            self.run(op)
+
+    def region(self, op: DramOp) -> Array:
+        """The contents of a DRAM region, from the inputs or the store."""
+        kind, shape, label = op.kind.data, _shape(op.result), op.label.data
+        keys = [key.data for key in op.content]
+        if kind == "input":
+            value = self.inputs[label]
+            return (value != 0).astype(np.int8).reshape(shape) if _dtype(op.result) is np.int8 else value.astype(
+                np.int32
+            ).reshape(shape)
+        if kind == "output":
+            self.outputs[label] = np.zeros(shape, _dtype(op.result))
+            return self.outputs[label]
+        if kind == "weights":
+            self.matrices[op.result] = self.store.get(keys[0])
+            return np.zeros(shape, np.int8)
+        if kind == "columns":
+            rows = [self.store.get(key).reshape(-1) if key else np.zeros(shape[1], np.float32) for key in keys]
+            return np.stack(rows).astype(np.float32)
+        if kind == "ids":
+            ids = self.store.get(keys[0]).astype(np.int32).reshape(-1)
+            return np.tile(ids, shape[1] // len(ids)).reshape(shape)
+        return self.store.get(keys[0]).astype(np.float32)
+
+    def view(self, op: ViewOp, counters: dict[SSAValue, int]) -> Array:
+        row, col = op.origin.data.eval([counters[c] for c in op.counters], [])
+        rows, cols = _shape(op.result)
+        assert isinstance(op.source.type, MemRefType) and isinstance(op.result.type, MemRefType)
+        step = row_stride(op.result.type) // row_stride(op.source.type)
+        source = self.arrays[op.source]
+        view = source[row : row + (rows - 1) * step + 1 : step, col : col + cols]
+        if view.shape != (rows, cols):
+            raise InputError("HPCC1405", f"a view of {(rows, cols)} at {(row, col)} leaves its buffer {source.shape}")
+        return view
+
+    def run(self, op: RunOp) -> None:
+        operands = {name: self.arrays[value] for name, value in op.named.items()}
+        if op.function.data == "load.weights":
+            self.matrices[op.named["dst"]] = self.matrices[op.named["src"]]
+        elif op.function.data == "matrix.multiply":
+            values = op.values
+            weights = operands["w"]
+            if int(values["mode"]) != list(MatrixMode).index(MatrixMode.DENSE) or op.named["w"] in self.matrices:
+                weights = self.matrices[op.named["w"]]
+            x = operands["x"].view(np.uint8) if values["x_unsigned"] else operands["x"]
+            operands["acc"][...] = numerics.matmul_i32(x, weights)
+        else:
+            FUNCTIONS[op.function.data](operands, op.values)
+
+
+def _shape(value: SSAValue) -> tuple[int, ...]:
+    assert isinstance(value.type, MemRefType)
+    return value.type.get_shape()
+
+
+def _dtype(value: SSAValue) -> type[np.generic]:
+    assert isinstance(value.type, MemRefType)
+    return ELEMENTS[str(value.type.element_type)]
+
+
+Operands = dict[str, Array]
+Values = dict[str, int | float]
+
+
+def _quantise(o: Operands, v: Values, y: Array) -> None:
+    if "codes" in o:
+        o["codes"][...], o["scale"][...] = numerics.quantize_rows(y, int(v["group"]))
+
+
+def _copy(o: Operands, v: Values) -> None:
+    o["dst"][...] = o["src"]
+
+
+def _gather(o: Operands, v: Values) -> None:
+    o["dst"][...] = o["table"][o["ids"].reshape(-1)]
+
+
+def _finish(o: Operands, v: Values) -> None:
+    columns = o["columns"]
+    y = numerics.finish(o["acc"], o["row_scale"].reshape(-1), columns[0], columns[1], o.get("residual"))
+    if v["out_f32"]:
+        o["out"][...] = y
+        return
+    if v["norm"]:
+        y = numerics.layer_norm(y, columns[2], columns[3], float(v["eps"]))
+    else:
+        y = ACTIVATIONS[list(Activation)[int(v["activation"])].value](numerics.bf16(y))
+    if "out" in o:
+        o["out"][...] = y
+    _quantise(o, v, y)
+
+
+def _embed(o: Operands, v: Values) -> None:
+    tables, rows = int(v["tables"]), int(v["rows"])
+    y = numerics.embed(o["rows_in"].reshape(tables, rows, -1))
+    if v["norm"]:
+        y = numerics.layer_norm(y, o["columns"][0], o["columns"][1], float(v["eps"]))
+    else:
+        y = numerics.bf16(y)
+    if "out" in o:
+        o["out"][...] = y
+    _quantise(o, v, y)
+
+
+def _softmax(o: Operands, v: Values) -> None:
+    mask = o["mask"].reshape(-1) if "mask" in o else None
+    p, total = numerics.softmax(
+        o["acc"], o["row_scale"].reshape(-1), o["col_scale"].reshape(-1), float(v["score_scale"]), mask
+    )
+    o["p"][...] = p.view(np.int8)
+    o["l"][...] = total
+
+
+def _context(o: Operands, v: Values) -> None:
+    o["out"][...] = numerics.context(o["acc"], o["l"].reshape(-1), o["v_scale"][0, 0])
+
+
+def _quantize_columns(o: Operands, v: Values) -> None:
+    mask = o["mask"].reshape(-1) if "mask" in o else None
+    codes, scale = numerics.quantize_columns(o["x"], mask)
+    o["codes"][...] = codes.T
+    o["scale"][...] = scale
+
+
+def _pool(o: Operands, v: Values) -> None:
+    o["out"][...] = numerics.mean_pool(o["x"], o["mask"].reshape(-1), float(v["minimum"]))
+
+
+FUNCTIONS: dict[str, Callable[[Operands, Values], None]] = {
+    "load.copy": _copy,
+    "load.gather": _gather,
+    "store.copy": _copy,
+    "vector.finish": _finish,
+    "vector.embed": _embed,
+    "vector.softmax": _softmax,
+    "vector.context": _context,
+    "vector.quantize": lambda o, v: _quantise(o, v, o["x"]),
+    "vector.quantize_columns": _quantize_columns,
+    "vector.pool": _pool,
+}

@@ -1,0 +1,93 @@
+"""`hpcc-encode-storage`: decides the storage format of every quantised weight and says so in its type.
+
+Before: int8 weights of `hpcc_nn.qlinear`, with or without a sparsity encoding. After: their types carry an
+`#hpcc_storage` encoding; byte layout and size are decided (docs/FORMATS.md). The store still holds plain codes: the
+bytes are made when the program is emitted (`encoded_bytes`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp, TensorType
+from xdsl.passes import ModulePass
+
+from compiler.dialects.nn import QLinearOp, WeightOp, shape_of
+from compiler.dialects.sparsity import pattern_of
+from compiler.dialects.storage import StorageAttr, storage_attribute_of
+from compiler.passes.sparsify import logical, replace_weight
+from compiler.sparsity.patterns import Pattern
+from compiler.storage.choose import Candidate, rank
+from compiler.storage.formats import FORMATS, Format
+from compiler.weights import WeightStore
+from hw_targets.errors import UsageError
+
+
+@dataclass(frozen=True)
+class EncodeStoragePass(ModulePass):
+    """`format` overrules the choice where it can store the weight; `decode` lists what the target decodes, as
+    `nm=32` (values per cycle), all formats if it is empty; `bytes_per_cycle` is the memory's rate, 0 if unknown."""
+
+    name = "hpcc-encode-storage"
+    format: str = "auto"
+    decode: tuple[str, ...] = ()
+    bytes_per_cycle: float = 0.0
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        rates = _rates(self.decode)
+        if self.format != "auto" and (self.format not in FORMATS or (rates is not None and self.format not in rates)):
+            raise UsageError(
+                "HPCC2220",
+                f"the target has no storage format {self.format!r}",
+                hint=f"formats: auto, {', '.join(rates or FORMATS)}",
+            )
+        for weight in _quantised_weights(op):
+            outs, ins = shape_of(weight.result)
+            pattern = pattern_of(weight.result.type)
+            ranked = rank(pattern, outs, ins, rates, self.bytes_per_cycle)
+            asked = [candidate for candidate in ranked if candidate.format.name == self.format]
+            _set_format(weight, (asked or ranked)[0], pattern)
+
+
+def _rates(decode: tuple[str, ...]) -> dict[str, float] | None:
+    """Values per cycle by format name; a name alone decodes without limit."""
+    rates: dict[str, float] = {}
+    for item in decode:
+        name, _, rate = item.partition("=")
+        try:
+            rates[name] = float(rate or 0.0)
+        except ValueError:
+            raise UsageError("HPCC2221", f"decode: {item!r} is not of the form format=values_per_cycle") from None
+        if name not in FORMATS:
+            raise UsageError("HPCC2221", f"decode: unknown format {name!r}", hint=f"formats: {', '.join(FORMATS)}")
+    return rates or None
+
+
+def _quantised_weights(module: ModuleOp) -> list[WeightOp]:
+    owners = dict.fromkeys(op.weight.owner for op in module.walk() if isinstance(op, QLinearOp))
+    return [owner for owner in owners if isinstance(owner, WeightOp)]
+
+
+def _set_format(weight: WeightOp, chosen: Candidate, pattern: Pattern) -> None:
+    type = weight.result.type
+    assert isinstance(type, TensorType)
+    encoded = TensorType(type.element_type, type.get_shape(), storage_attribute_of(chosen.format, pattern))
+    stored = None if weight.stored is None else weight.stored.data
+    replace_weight(weight, WeightOp(weight.key.data, weight.digest.data, encoded, stored=stored))
+
+
+def storage_of(weight: WeightOp) -> tuple[Format, Pattern]:
+    """Format and pattern of an encoded weight."""
+    type = weight.result.type
+    assert isinstance(type, TensorType)
+    assert isinstance(type.encoding, StorageAttr)
+    return type.encoding.format, type.encoding.pattern
+
+
+def encoded_bytes(weight: WeightOp, store: WeightStore, outs: slice = slice(None)) -> NDArray[np.uint8]:
+    """The stored bytes of a weight, or of some of its outputs (whole row blocks of its pattern)."""
+    storage, pattern = storage_of(weight)
+    return storage.encode(logical(store.get(weight.key.data), weight)[outs], pattern)

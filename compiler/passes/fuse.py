@@ -1,0 +1,45 @@
+"""`hpcc-fuse`: elementary ops -> transformer ops, whatever way the exporter wrote them.
+
+The patterns stand in compiler/passes/fusion; what they do not recognise stays elementary and goes to the host.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from compiler.interpreters import load_meanings
+from compiler.interpreters.evaluate import main_of
+from compiler.passes.fusion.attention import fuse_attentions
+from compiler.passes.fusion.linear import fuse_linears, simplify_reshapes
+from compiler.passes.fusion.masks import MaskProver
+from compiler.passes.fusion.match import Scope
+from compiler.passes.fusion.pointwise import fuse_activations, fuse_layer_norms
+from compiler.passes.fusion.roles import assign_roles
+from compiler.passes.fusion.tokens import fuse_embeddings, fuse_mean_pools, fuse_take_tokens
+from compiler.weights import store_of
+
+
+@dataclass(frozen=True)
+class FusePass(ModulePass):
+    """Recognise embeddings, linears, attention, normalisations, activations, pooling; name the linears by their role."""
+
+    name = "hpcc-fuse"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        load_meanings()
+        scope = Scope(main_of(op).body.block, store_of(ctx, op))
+        simplify_reshapes(scope)
+        fuse_layer_norms(scope)
+        fuse_activations(scope)
+        fuse_linears(scope)
+        prover = MaskProver(scope)
+        fuse_attentions(scope, prover)
+        fuse_embeddings(scope)
+        fuse_mean_pools(scope, prover)
+        fuse_take_tokens(scope)
+        simplify_reshapes(scope)
+        assign_roles(scope)

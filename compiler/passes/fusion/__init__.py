@@ -1,0 +1,1 @@
+"""What `hpcc-fuse` recognises, one group of patterns a file."""

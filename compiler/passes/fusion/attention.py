@@ -1,0 +1,254 @@
+"""Multi-head attention around a softmax, whatever transpositions, scales, masks and guards the exporter wrote.
+
+How heads are split and merged is not matched but run: the movement between a [b, s, d] tensor and the operand of the
+product is executed on an index array and compared with the split it must be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from xdsl.dialects.builtin import TensorType, f32
+from xdsl.ir import Operation, SSAValue
+from xdsl.irdl import IRDLOperation
+
+from compiler.dialects import nn
+from compiler.passes.fusion.linear import UNNAMED
+from compiler.passes.fusion.masks import MaskProver
+from compiler.passes.fusion.match import (
+    Array,
+    Scope,
+    binary,
+    is_f32,
+    made_by,
+    orders,
+    scalar,
+    scaled,
+    sole_user,
+    unary,
+    users,
+)
+
+_MOVEMENT = (nn.ReshapeOp, nn.TransposeOp, nn.ExpandOp)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A [b, s, d] (or [b * s, d]) tensor behind the per-head operand of a product, times a constant."""
+
+    root: SSAValue
+    heads: int
+    factor: float
+
+    def value(self, batch: int) -> tuple[list[IRDLOperation], SSAValue]:
+        """The tensor as [b, s, d], with the reshape it may need."""
+        shape = nn.shape_of(self.root)
+        if len(shape) == 3:
+            return [], self.root
+        reshape = nn.ReshapeOp(self.root, TensorType(f32, [batch, shape[0] // batch, shape[1]]))
+        return [reshape], reshape.result
+
+
+@dataclass(frozen=True)
+class Masking:
+    """What is done to the scores before the softmax: nothing, a boolean mask [b, keys] or an addition."""
+
+    value: SSAValue | None = None
+    kind: str | None = None
+
+
+def fuse_attentions(scope: Scope, prover: MaskProver) -> None:
+    for softmax in scope.each(nn.SoftmaxOp):
+        _fuse(scope, prover, softmax)
+    scope.sweep()
+
+
+def _fuse(scope: Scope, prover: MaskProver, softmax: nn.SoftmaxOp) -> None:
+    shape = nn.shape_of(softmax.result)
+    if not is_f32(softmax.x) or len(shape) not in (3, 4) or softmax.axis.value.data != len(shape) - 1:
+        return
+    probabilities, guarded = _after_guard(softmax)
+    context = sole_user(probabilities)
+    if not isinstance(context, nn.MatMulOp) or context.lhs is not probabilities:
+        return
+    found = _scores(prover, softmax.x)
+    if found is None:
+        return
+    product, scale, masking = found
+    q = _heads(scope, product.lhs, transposed=False)
+    k = _heads(scope, product.rhs, transposed=True)
+    v = _heads(scope, context.rhs, transposed=False)
+    if q is None or k is None or v is None or not q.heads == k.heads == v.heads:
+        return
+    if guarded and masking.kind == "additive":
+        return  # a guard changes fully masked rows, which only a boolean mask defines
+    _emit(scope, context, q, k, v, scale, masking)
+
+
+def _after_guard(softmax: nn.SoftmaxOp) -> tuple[SSAValue, bool]:
+    """The probabilities behind Where(IsNaN(p), 0, p), which guards rows that are masked throughout."""
+    for user in users(softmax.result):
+        if (
+            isinstance(user, nn.WhereOp)
+            and unary(user.condition, nn.UnaryKind.ISNAN) is softmax.result
+            and user.rhs is softmax.result
+            and scalar(user.lhs) == 0
+        ):
+            return user.result, True
+    return softmax.result, False
+
+
+def _scores(prover: MaskProver, value: SSAValue) -> tuple[nn.MatMulOp, float, Masking] | None:
+    """q k^T, its scale and its mask, from the argument of the softmax."""
+    scale, masking = 1.0, Masking()
+    while (product := made_by(value, nn.MatMulOp)) is None:
+        step = scaled(value)
+        if step is not None:
+            if masking.kind == "additive":
+                return None  # the addition is scaled too
+            value, scale = step[0], scale * step[1]
+            continue
+        masked = _unmasked(prover, value)
+        if masked is None or (masked[1].kind is not None and masking.kind is not None):
+            return None
+        if masked[1].kind == "additive" and scale != 1.0:
+            return None
+        value = masked[0]
+        masking = masked[1] if masked[1].kind is not None else masking
+    return product, scale, masking
+
+
+def _unmasked(prover: MaskProver, value: SSAValue) -> tuple[SSAValue, Masking] | None:
+    """The scores under one masking operation."""
+    shape = nn.shape_of(value)
+    add = binary(value, nn.BinaryKind.ADD)
+    if add is not None:
+        candidates: list[tuple[SSAValue, Masking]] = []
+        for scores, mask in orders(add):
+            if nn.shape_of(scores) != shape or not _leads_to_product(scores):
+                continue
+            proved = prover.additive_mask(mask, shape[0], shape[-1]) if len(shape) == 4 else False
+            if isinstance(proved, bool):
+                candidates.append((scores, Masking(mask, "additive")))
+            else:
+                candidates.append((scores, Masking() if proved is None else Masking(proved, "boolean")))
+        return min(candidates, key=lambda c: c[1].kind == "additive", default=None)
+    where = made_by(value, nn.WhereOp)
+    if where is None or len(shape) != 4:
+        return None
+    fill = scalar(where.rhs)
+    if fill is None or fill > -1e4 or nn.shape_of(where.lhs) != shape:
+        return None
+    proved = prover.keep_mask(where.condition, shape[0], shape[-1])
+    if isinstance(proved, bool):
+        return None
+    return where.lhs, Masking() if proved is None else Masking(proved, "boolean")
+
+
+def _leads_to_product(value: SSAValue) -> bool:
+    """Whether `value` is a product, possibly scaled and masked: the scores, not the mask, of an addition."""
+    owner = value.owner
+    if isinstance(owner, nn.MatMulOp):
+        return True
+    if isinstance(owner, nn.BinaryOp):
+        return _leads_to_product(owner.lhs) or _leads_to_product(owner.rhs)
+    return isinstance(owner, nn.WhereOp) and _leads_to_product(owner.lhs)
+
+
+def _split(batch: int, tokens: int, heads: int, width: int) -> Array:
+    """Flat indices of [b, s, h * d] seen as [b, h, s, d]."""
+    return np.arange(batch * tokens * heads * width).reshape(batch, tokens, heads, width).transpose(0, 2, 1, 3)
+
+
+def _heads(scope: Scope, value: SSAValue, *, transposed: bool) -> Heads | None:
+    """Find the tensor whose heads `value` holds: [b, h, s, d] or [b * h, s, d], its last axes swapped if `transposed`."""
+    shape = nn.shape_of(value)
+    tokens, width = (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
+    chain: list[Operation] = []
+    factor, root = 1.0, value
+    while True:
+        match = _split_matches(scope, root, list(reversed(chain)), shape, tokens, width, transposed=transposed)
+        if match is not None:
+            return Heads(root, match, factor)
+        step = scaled(root)
+        if step is not None:
+            root, factor = step[0], factor * step[1]
+        elif isinstance(root.owner, _MOVEMENT):
+            chain.append(root.owner)
+            root = root.owner.x
+        else:
+            return None
+
+
+def _split_matches(
+    scope: Scope,
+    root: SSAValue,
+    chain: list[Operation],
+    shape: tuple[int, ...],
+    tokens: int,
+    width: int,
+    *,
+    transposed: bool,
+) -> int | None:
+    """The number of heads if running `chain` on `root` splits it as attention does."""
+    source = nn.shape_of(root)
+    size, features = int(np.prod(shape)), source[-1]
+    if len(source) not in (2, 3) or features % width or int(np.prod(source)) != size:
+        return None
+    heads = features // width
+    batch = size // (tokens * features)
+    if (len(source) == 3 and source[:2] != (batch, tokens)) or shape[:-2] not in ((batch, heads), (batch * heads,)):
+        return None
+    expected = _split(batch, tokens, heads, width)
+    expected = expected.swapaxes(-1, -2) if transposed else expected
+    moved = np.arange(size).reshape(source)
+    for op in chain:
+        moved = scope.run(op, [moved])
+    return heads if np.array_equal(moved, expected.reshape(shape)) else None
+
+
+def _merged(scope: Scope, context: nn.MatMulOp, batch: int, heads: int) -> tuple[Operation, bool] | None:
+    """The operation after which the heads of the context lie side by side, as [b, s, d] or (flag) as [b * s, d]."""
+    shape = nn.shape_of(context.result)
+    tokens, width = shape[-2:]
+    indices = _split(batch, tokens, heads, width).reshape(shape)
+    plain = np.arange(indices.size)
+    value = context.result
+    while isinstance(op := sole_user(value), _MOVEMENT):
+        indices = scope.run(op, [indices])
+        value = op.result
+        for flat, target in ((False, (batch, tokens, heads * width)), (True, (batch * tokens, heads * width))):
+            if nn.shape_of(value) == target and np.array_equal(indices.reshape(-1), plain):
+                return op, flat
+    return None
+
+
+def _emit(
+    scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scale: float, masking: Masking
+) -> None:
+    shape = nn.shape_of(context.result)
+    batch = shape[0] if len(shape) == 4 else shape[0] // q.heads
+    merged = _merged(scope, context, batch, q.heads)
+    if merged is None or v.factor != 1.0:
+        return
+    last, flat = merged
+    ops: list[IRDLOperation] = []
+    values: list[SSAValue] = []
+    for part in (q, k, v):
+        extra, value = part.value(batch)
+        ops += extra
+        values.append(value)
+    attention = nn.AttentionOp(
+        UNNAMED,
+        *values,
+        masking.value,
+        heads=q.heads,
+        scale=scale * q.factor * k.factor,
+        mask_kind=masking.kind,
+        type=TensorType(f32, list(nn.shape_of(values[0]))),
+    )
+    ops.append(attention)
+    if flat:
+        ops.append(nn.ReshapeOp(attention.result, TensorType(f32, list(nn.shape_of(last.results[0])))))
+    scope.replace(last, ops, location=context)

@@ -1,0 +1,126 @@
+"""Linear layers: MatMul or Gemm by a stored matrix, with the bias that follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import StringAttr, TensorType
+from xdsl.ir import Operation, SSAValue
+
+from compiler.dialects import nn
+from compiler.passes.fusion.match import TENSORS, Scope, binary, is_f32, made_by, orders, result_of, sole_user, type_of
+
+UNNAMED = "unnamed"
+"""Role of a linear before its place in the model is known."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A stored matrix as the right operand of a product: x [.., ins] times it gives [.., outs]."""
+
+    weight: nn.WeightOp
+    outs: int
+    ins: int
+    stored: str
+
+    def op(self) -> nn.WeightOp:
+        type = TensorType(nn.element_type_of(self.weight.result), [self.outs, self.ins])
+        op = nn.WeightOp(self.weight.key.data, self.weight.digest.data, type, stored=self.stored)
+        op.location = self.weight.location
+        return op
+
+
+def right_matrix(value: SSAValue, *, transposed: bool = False) -> Matrix | None:
+    """The stored matrix behind `value`, through transpositions, which are layouts and move nothing."""
+    while (transpose := made_by(value, nn.TransposeOp)) is not None and transpose.permutation == (1, 0):
+        value, transposed = transpose.x, not transposed
+    weight = made_by(value, nn.WeightOp)
+    if weight is None or len(nn.shape_of(value)) != 2 or not is_f32(value):
+        return None
+    first, second = nn.shape_of(value)
+    if weight.transposed:
+        transposed = not transposed
+        first, second = second, first
+    return Matrix(weight, first, second, "oi") if transposed else Matrix(weight, second, first, "io")
+
+
+def fuse_linears(scope: Scope) -> None:
+    for op in scope.each(nn.MatMulOp):
+        matrix = right_matrix(op.rhs)
+        if matrix is not None and is_f32(op.lhs) and len(nn.shape_of(op.lhs)) >= 2:
+            _replace_product(scope, op, op.lhs, matrix, None)
+    for op in scope.each(nn.GemmOp):
+        matrix = right_matrix(op.b, transposed=bool(op.trans_b.value.data))
+        plain = op.alpha.value.data == 1 and not op.trans_a.value.data and (op.c is None or op.beta.value.data == 1)
+        bias = None if op.c is None or matrix is None else _bias(scope, op.c, matrix.outs)
+        if matrix is not None and plain and is_f32(op.a) and (op.c is None or bias is not None):
+            _replace_product(scope, op, op.a, matrix, bias)
+    scope.sweep()
+    _sink_reshapes(scope)
+
+
+Bias = SSAValue | nn.WeightOp
+
+
+def _bias(scope: Scope, value: SSAValue, outs: int) -> Bias | None:
+    """`value` as a stored vector [outs], None if it is something else."""
+    array = scope.array(value)
+    if array is None or not is_f32(value) or array.size != outs or array.shape[-1:] != (outs,):
+        return None
+    weight = made_by(value, nn.WeightOp)
+    if array.ndim == 1 and weight is not None:
+        return value
+    return scope.weight(f"{weight.key.data if weight else 'bias'}.vector", array.reshape(outs))
+
+
+def _replace_product(scope: Scope, op: nn.MatMulOp | nn.GemmOp, x: SSAValue, matrix: Matrix, bias: Bias | None) -> None:
+    last: nn.MatMulOp | nn.GemmOp | nn.BinaryOp = op
+    add = sole_user(op.result)
+    if bias is None and isinstance(add, nn.BinaryOp) and binary(add.result, nn.BinaryKind.ADD) is not None:
+        addend = next((other for product, other in orders(add) if product is op.result), None)
+        if addend is not None and nn.shape_of(add.result) == nn.shape_of(op.result):
+            bias = _bias(scope, addend, matrix.outs)
+            last = add if bias is not None else op
+    weight = matrix.op()
+    extra = [bias] if isinstance(bias, nn.WeightOp) else []
+    operand = result_of(bias) if isinstance(bias, nn.WeightOp) else bias
+    linear = nn.LinearOp(UNNAMED, x, weight.result, operand, type_of(last.result))
+    scope.replace(last, [weight, *extra, linear], location=op)
+
+
+def _sink_reshapes(scope: Scope) -> None:
+    """linear(reshape(x)) -> reshape(linear(x)) where the reshape only regroups rows, as exporters of Gemm write it."""
+    for op in scope.each(nn.LinearOp):
+        reshape = made_by(op.x, nn.ReshapeOp)
+        if reshape is None:
+            continue
+        source, taken = nn.shape_of(reshape.x), nn.shape_of(op.x)
+        if len(source) <= len(taken) or len(source) < 2 or source[-1] != taken[-1]:
+            continue
+        type = TensorType(nn.element_type_of(op.result), [*source[:-1], nn.shape_of(op.result)[-1]])
+        moved = nn.LinearOp(op.role.data, reshape.x, op.weight, op.bias, type)
+        scope.replace(op, [moved, nn.ReshapeOp(moved.result, type_of(op.result))])
+    simplify_reshapes(scope)
+
+
+def simplify_reshapes(scope: Scope) -> None:
+    """reshape(reshape(x)) -> reshape(x), and a reshape or expand that changes nothing -> x."""
+    for op in scope.each(nn.ReshapeOp):
+        inner = made_by(op.x, nn.ReshapeOp)
+        if inner is not None:
+            op.operands[0] = inner.x
+    for op in [*scope.each(nn.ReshapeOp), *scope.each(nn.ExpandOp)]:
+        if op.x.type == op.result.type:
+            _keep_name(op, op.x)
+            op.result.replace_all_uses_with(op.x)
+    scope.sweep()
+
+
+def _keep_name(op: nn.ReshapeOp | nn.ExpandOp, value: SSAValue) -> None:
+    """Let a value without an ONNX name take that of the operation it replaces."""
+    if isinstance(value.owner, Operation) and TENSORS not in value.owner.attributes and TENSORS in op.attributes:
+        value.owner.attributes[TENSORS] = op.attributes[TENSORS]
+
+
+def name_role(op: nn.LinearOp | nn.AttentionOp, role: str) -> None:
+    op.properties["role"] = StringAttr(role)

@@ -1,0 +1,165 @@
+"""Where a mask comes from: a proof, by truth tables, that a tensor is a function of one 0/1 input element by element.
+
+Exporters turn attention_mask [b, s] into fp32 additions by (1 - m) * fill, Where(m, 0, -inf), vmapped Gathers and more.
+Instead of knowing the spellings, the tensor is evaluated symbolically: each element carries its value for a cleared and
+for a set mask entry, and which entry that is. The calculus is exact for inputs that are 0 or 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from xdsl.ir import BlockArgument, SSAValue
+
+from compiler.dialects import nn
+from compiler.interpreters.nn_float import numpy_dtype
+from compiler.passes.fusion.match import Array, Scope
+
+FILL_LIMIT = -1e4
+"""An addition of at most this to a score counts as masked out."""
+
+_ELEMENTWISE = (nn.UnaryOp, nn.BinaryOp, nn.WhereOp, nn.CastOp)
+_MOVEMENT = (nn.ReshapeOp, nn.ExpandOp, nn.TransposeOp, nn.SliceOp, nn.ConcatOp)
+_NONE = -1
+
+
+@dataclass(frozen=True)
+class TruthTable:
+    """A tensor as a function of the mask input: `cleared` and `set` are its values for an entry of 0 and of 1, `origin`
+    the flat index of that entry in the mask, -1 where the element does not depend on it. `source` is None for constants."""
+
+    source: SSAValue | None
+    cleared: Array
+    set: Array
+    origin: Array
+
+
+@dataclass
+class MaskProver:
+    """Truth tables of values, computed once each."""
+
+    scope: Scope
+    tables: dict[SSAValue, TruthTable | None] = field(default_factory=dict)
+
+    def table(self, value: SSAValue) -> TruthTable | None:
+        """The truth table of `value`, None if it is not a function of one mask entry per element."""
+        if value not in self.tables:
+            self.tables[value] = None
+            with np.errstate(all="ignore"):
+                self.tables[value] = self._compute(value)
+        return self.tables[value]
+
+    def _compute(self, value: SSAValue) -> TruthTable | None:
+        if isinstance(value, BlockArgument):
+            return _input_table(value)
+        array = self.scope.array(value)
+        if array is not None:
+            return TruthTable(None, array, array, np.broadcast_to(np.int64(_NONE), array.shape))
+        op = value.owner
+        if isinstance(op, nn.GatherOp):
+            return self._gather(op)
+        if not isinstance(op, _ELEMENTWISE + _MOVEMENT):
+            return None
+        found = [self.table(operand) for operand in op.operands]
+        tables = [table for table in found if table is not None]
+        source = _common_source(tables)
+        if len(tables) != len(found) or source is False:
+            return None
+        cleared = self.scope.run(op, [table.cleared for table in tables])
+        set_ = self.scope.run(op, [table.set for table in tables])
+        if isinstance(op, _MOVEMENT):
+            return TruthTable(source, cleared, set_, self.scope.run(op, [table.origin for table in tables]))
+        origin = _merge_origins([table.origin for table in tables], cleared.shape)
+        return None if origin is None else _settled(source, cleared, set_, origin)
+
+    def _gather(self, op: nn.GatherOp) -> TruthTable | None:
+        """Gathering by constant indices is data movement."""
+        table, indices = self.table(op.x), self.scope.array(op.indices)
+        if table is None or indices is None:
+            return None
+        moved = [self.scope.run(op, [part, indices]) for part in (table.cleared, table.set, table.origin)]
+        return TruthTable(table.source, *moved)
+
+    # ---- what the tables prove ----------------------------------------------------------------------------------
+
+    def additive_mask(self, value: SSAValue, batch: int, keys: int) -> SSAValue | None | bool:
+        """What adding `value` to scores [batch, heads, queries, keys] means.
+
+        The mask input [batch, keys] if it adds 0 for a set entry and a fill <= -1e4 for a cleared one; None if it adds
+        0 everywhere; False if it is anything else.
+        """
+        table = self.table(value)
+        if table is None:
+            return False
+        if table.source is None:
+            return None if not np.any(table.set) else False
+        ok = np.all(table.set == 0) and np.all(table.cleared <= FILL_LIMIT)
+        return table.source if ok and _keys_in_order(table, batch, keys) else False
+
+    def keep_mask(self, value: SSAValue, batch: int, keys: int) -> SSAValue | None | bool:
+        """The same for a boolean that keeps a score where it is true."""
+        table = self.table(value)
+        if table is None:
+            return False
+        if table.source is None:
+            return None if np.all(table.set) else False
+        ok = np.all(table.set) and not np.any(table.cleared)
+        return table.source if ok and _keys_in_order(table, batch, keys) else False
+
+    def weights_of_tokens(self, value: SSAValue, batch: int, tokens: int) -> SSAValue | None:
+        """The mask input if `value`, [batch, tokens] or [batch, tokens, n], is 1 for its set entries and 0 for others."""
+        table = self.table(value)
+        shape = nn.shape_of(value)
+        if table is None or table.source is None or shape[:2] != (batch, tokens) or len(shape) > 3:
+            return None
+        order = np.arange(batch * tokens).reshape(batch, tokens, *(1,) * (len(shape) - 2))
+        ok = np.all(table.set == 1) and np.all(table.cleared == 0) and np.all(table.origin == order)
+        return table.source if ok and nn.shape_of(table.source) == (batch, tokens) else None
+
+
+def _input_table(value: BlockArgument) -> TruthTable | None:
+    if len(nn.shape_of(value)) != 2:
+        return None
+    shape, dtype = nn.shape_of(value), numpy_dtype(nn.element_type_of(value))
+    zero, one = (np.broadcast_to(np.array(number, dtype), shape) for number in (0, 1))
+    return TruthTable(value, zero, one, np.arange(zero.size).reshape(shape))
+
+
+def _common_source(tables: list[TruthTable]) -> SSAValue | None | bool:
+    """The one input that the tables depend on, None for none, False for several."""
+    sources = {table.source for table in tables if table.source is not None}
+    if len(sources) > 1:
+        return False
+    return sources.pop() if sources else None
+
+
+def _merge_origins(origins: list[Array], shape: tuple[int, ...]) -> Array | None:
+    """The entry each element depends on; None if some element depends on two."""
+    merged = np.broadcast_to(np.int64(_NONE), shape)
+    for origin in origins:
+        wide = np.broadcast_to(origin, shape)
+        if np.any((merged != wide) & (merged != _NONE) & (wide != _NONE)):
+            return None
+        merged = np.where(merged == _NONE, wide, merged)
+    return merged
+
+
+def _settled(source: SSAValue | None | bool, cleared: Array, set_: Array, origin: Array) -> TruthTable:
+    """Elements with one value either way depend on nothing."""
+    same = (cleared == set_) | ((cleared != cleared) & (set_ != set_))
+    origin = np.where(same, _NONE, origin)
+    left = source if isinstance(source, SSAValue) and not np.all(same) else None
+    return TruthTable(left, cleared, set_, origin)
+
+
+def _keys_in_order(table: TruthTable, batch: int, keys: int) -> bool:
+    """Whether element [b, h, q, k] depends on the mask entry [b, k]."""
+    if table.source is None or nn.shape_of(table.source) != (batch, keys) or table.origin.ndim > 4:
+        return False
+    order = np.arange(batch * keys).reshape(batch, 1, 1, keys)
+    try:
+        shape = np.broadcast_shapes(table.origin.shape, order.shape)
+    except ValueError:
+        return False
+    return shape[-1] == keys and shape[0] == batch and bool(np.all(table.origin == order))

@@ -1,0 +1,252 @@
+"""`hpcc-partition`: keep in @main what the accelerator runs; the rest is described in `hpcc.host` and runs on the host.
+
+The result is host work before, one device part, host work after. @main's arguments and results become the borders of the
+device part, named by ONNX tensors in `input_names` and `output_names`; compiler/frontend/host.py cuts the host parts out of
+the ONNX graph by those names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, StringAttr, TensorType
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
+
+from compiler.dialects import nn
+from compiler.interpreters.evaluate import main_of, names, node_name
+from compiler.passes.fusion.match import TENSORS, is_f32
+from compiler.passes.macs import macs_of
+
+HOST = "hpcc.host"
+"""Module attribute: an array of {when, inputs, outputs, nodes = [{node, op, reason, macs}]}."""
+
+FOLLOWS = "it follows a node that runs on the host"
+
+
+class Place(StrEnum):
+    BEFORE = "before"
+    DEVICE = "device"
+    AFTER = "after"
+
+
+def host_reason(op: Operation) -> str | None:
+    """Why the accelerator does not run an operation, None if it does. Judges the operation alone, not its place."""
+    match op:
+        case nn.EmbeddingOp() | nn.LinearOp() | nn.LayerNormOp() | nn.ActivationOp() | nn.TakeTokenOp() | nn.MeanPoolOp():
+            return None
+        case nn.AttentionOp():
+            additive = op.mask_kind is not None and op.mask_kind.data == "additive"
+            return "its mask is an addition that is not proved to come from a 0/1 input" if additive else None
+        case nn.ReshapeOp():
+            return None if is_f32(op.x) else "only fp32 tensors are reshaped on the accelerator"
+        case nn.BinaryOp():
+            return None if is_residual(op) else f"no accelerator operation computes {op.kind.data.value} here"
+        case nn.OpaqueOp():
+            return op.reason.data
+        case nn.MatMulOp() | nn.GemmOp():
+            return "a matrix product that is neither a linear layer nor attention"
+        case _:
+            return f"no accelerator operation computes {_kind(op)}"
+
+
+def is_residual(op: nn.BinaryOp) -> bool:
+    """An fp32 sum without broadcast, one operand a linear's result that nothing else reads."""
+    if op.kind.data is not nn.BinaryKind.ADD or not is_f32(op.result) or op.lhs.type != op.rhs.type:
+        return False
+    return any(isinstance(value.owner, nn.LinearOp) and value.has_one_use() for value in (op.lhs, op.rhs))
+
+
+def _kind(op: Operation) -> str:
+    match op:
+        case nn.OpaqueOp():
+            return op.op_type.data
+        case nn.UnaryOp() | nn.BinaryOp() | nn.ReduceOp():
+            return op.kind.data.value
+        case _:
+            return op.name.removeprefix("hpcc_nn.")
+
+
+@dataclass
+class Plan:
+    """Where every operation runs, and what crosses the borders."""
+
+    func: FuncOp
+    places: dict[Operation, Place] = field(default_factory=dict)
+    reasons: dict[Operation, str] = field(default_factory=dict)
+
+    @property
+    def ops(self) -> list[Operation]:
+        return [op for op in self.func.body.block.ops if not isinstance(op, nn.WeightOp | nn.ConstantOp | ReturnOp)]
+
+    def place_of(self, value: SSAValue) -> Place | None:
+        """Where a value is made; None for arguments, weights and constants."""
+        return self.places.get(value.owner) if isinstance(value.owner, Operation) else None
+
+    def assign(self) -> None:
+        """One device region that needs nothing from `after`; `before` holds only what the device needs."""
+        for op in self.ops:
+            reason = host_reason(op)
+            sources = {self.place_of(operand) for operand in op.operands}
+            if Place.AFTER in sources:
+                self._put(op, Place.AFTER, reason or FOLLOWS)
+            elif reason is not None:
+                self._put(op, Place.AFTER if Place.DEVICE in sources else Place.BEFORE, reason)
+            elif isinstance(op, nn.ReshapeOp) and Place.DEVICE not in sources:
+                self._put(op, Place.BEFORE, "it prepares an input")
+            else:
+                self.places[op] = Place.DEVICE
+        self._postpone()
+
+    def _put(self, op: Operation, place: Place, reason: str) -> None:
+        self.places[op], self.reasons[op] = place, reason
+
+    def _postpone(self) -> None:
+        """Host work that the device does not wait for is done afterwards."""
+        needed: set[Operation] = set()
+        for op in reversed(self.ops):
+            if self.places[op] is Place.DEVICE or op in needed:
+                needed |= {value.owner for value in op.operands if isinstance(value.owner, Operation)}
+        for op in self.ops:
+            if self.places[op] is Place.BEFORE and op not in needed:
+                self.places[op] = Place.AFTER
+
+    # ---- borders ------------------------------------------------------------------------------------------------
+
+    def name(self, value: SSAValue) -> str:
+        """The ONNX tensor a value is, made up where the text does not say."""
+        block = self.func.body.block
+        if isinstance(value, BlockArgument):
+            return names(self.func, "input_names", len(block.args))[value.index]
+        assert isinstance(value.owner, Operation)
+        known = value.owner.attributes.get(TENSORS)
+        if isinstance(known, ArrayAttr):
+            name = known.data[list(value.owner.results).index(value)]
+            if isinstance(name, StringAttr) and name.data:
+                return name.data
+        return f"value{list(block.ops).index(value.owner)}"
+
+    def returned(self) -> list[tuple[str, SSAValue]]:
+        last = self.func.body.block.last_op
+        assert isinstance(last, ReturnOp)
+        return list(zip(names(self.func, "output_names", len(last.operands)), last.operands, strict=True))
+
+    def inputs_of(self, place: Place) -> dict[str, SSAValue]:
+        """What a part reads from elsewhere, by name, in order of first use."""
+        found: dict[str, SSAValue] = {}
+        for op in self.ops:
+            if self.places[op] is place:
+                found.update(self._foreign(op.operands, place))
+        if place is Place.AFTER:
+            passed = [v for name, v in self.returned() if isinstance(v, BlockArgument) and self.name(v) != name]
+            found.update({self.name(value): value for value in passed})
+        return found
+
+    def _foreign(self, values: Iterable[SSAValue], place: Place) -> dict[str, SSAValue]:
+        return {
+            self.name(value): value
+            for value in values
+            if not isinstance(value.owner, nn.WeightOp | nn.ConstantOp) and self.place_of(value) is not place
+        }
+
+    def outputs_of(self, place: Place) -> dict[str, SSAValue]:
+        """What a part makes for the outside: model outputs under their names, then what other parts read."""
+        found = {name: value for name, value in self.returned() if self._makes(place, name, value)}
+        for other in Place:
+            if other is not place:
+                reads = self.inputs_of(other)
+                found.update({name: value for name, value in reads.items() if self.place_of(value) is place})
+        return found
+
+    def _makes(self, place: Place, name: str, value: SSAValue) -> bool:
+        if self.place_of(value) is not None:
+            return self.place_of(value) is place
+        is_itself = isinstance(value, BlockArgument) and self.name(value) == name
+        return place is Place.AFTER and not is_itself
+
+    # ---- results ------------------------------------------------------------------------------------------------
+
+    def host_attribute(self) -> ArrayAttr[Attribute]:
+        segments: list[Attribute] = []
+        for place in (Place.BEFORE, Place.AFTER):
+            inputs, outputs = self.inputs_of(place), self.outputs_of(place)
+            nodes = [self._node(op) for op in self.ops if self.places[op] is place]
+            if place is Place.AFTER:
+                nodes += [_passed(name) for name, v in outputs.items() if self.place_of(v) is None]
+            if nodes:
+                segments.append(
+                    DictionaryAttr(
+                        {
+                            "when": StringAttr(place.value),
+                            "inputs": _strings(inputs),
+                            "outputs": _strings(outputs),
+                            "nodes": ArrayAttr(nodes),
+                        }
+                    )
+                )
+        return ArrayAttr(segments)
+
+    def _node(self, op: Operation) -> DictionaryAttr:
+        return _node(node_name(op), _kind(op), self.reasons[op], macs_of(op))
+
+    def device_function(self) -> FuncOp:
+        inputs, outputs = self.inputs_of(Place.DEVICE), self.outputs_of(Place.DEVICE)
+        block = Block(arg_types=[value.type for value in inputs.values()])
+        mapping: dict[SSAValue, SSAValue] = dict(zip(inputs.values(), block.args, strict=True))
+        for op in self._device_ops():
+            copy = op.clone(mapping)
+            copy.attributes.pop(TENSORS, None)
+            block.add_op(copy)
+        block.add_op(ReturnOp(*(mapping[value] for value in outputs.values())))
+        types = [value.type for value in outputs.values()]
+        func = FuncOp("main", (list(block.arg_types), types), Region(block))
+        func.attributes = {**self.func.attributes, "input_names": _strings(inputs), "output_names": _strings(outputs)}
+        return func
+
+    def _device_ops(self) -> list[Operation]:
+        """The device's operations and the weights they read, in order."""
+        device = [op for op in self.ops if self.places[op] is Place.DEVICE]
+        read = {value.owner for op in device for value in op.operands}
+        return [
+            op
+            for op in self.func.body.block.ops
+            if self.places.get(op) is Place.DEVICE or (isinstance(op, nn.WeightOp | nn.ConstantOp) and op in read)
+        ]
+
+
+def _strings(items: Iterable[str]) -> ArrayAttr[StringAttr]:
+    return ArrayAttr([StringAttr(item) for item in items])
+
+
+def _node(node: str, op: str, reason: str, macs: int) -> DictionaryAttr:
+    return DictionaryAttr(
+        {"node": StringAttr(node), "op": StringAttr(op), "reason": StringAttr(reason), "macs": IntegerAttr(macs, 64)}
+    )
+
+
+def _passed(name: str) -> DictionaryAttr:
+    return _node(name, "Identity", "it passes an input or a constant through", 0)
+
+
+@dataclass(frozen=True)
+class PartitionPass(ModulePass):
+    """Split @main into host work before, the device part that stays, and host work after."""
+
+    name = "hpcc-partition"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        plan = Plan(main_of(op))
+        plan.assign()
+        _check_types(plan)
+        op.attributes[HOST] = plan.host_attribute()
+        Rewriter.replace_op(plan.func, plan.device_function(), [])
+
+
+def _check_types(plan: Plan) -> None:
+    for value in (*plan.inputs_of(Place.DEVICE).values(), *plan.outputs_of(Place.DEVICE).values()):
+        assert isinstance(value.type, TensorType), "a border of the device part is a tensor"

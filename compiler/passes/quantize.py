@@ -1,0 +1,380 @@
+"""`hpcc-quantize`: the fused transformer in fp32 to the accelerator's integers and bf16 (docs/NUMERICS.md, section 7).
+
+Every value of the fp32 module gets up to three forms, made where they are first needed: fp32 as an operation computes it,
+bf16 as it is stored, codes with scales as MATRIX reads them. Weights are coded here, in new entries of the store; no
+calibration data is involved, all other scales are computed by the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from xdsl.context import Context
+from xdsl.dialects.builtin import BFloat16Type, Float32Type, ModuleOp, NameLoc, TensorType, bf16, f32, i8
+from xdsl.dialects.func import ReturnOp
+from xdsl.ir import Operation, SSAValue
+from xdsl.passes import ModulePass
+
+from compiler.dialects import nn
+from compiler.interpreters.nn_float import constant_array
+from compiler.module import main_function
+from compiler.weights import WeightStore, store_of
+from hw_targets import numerics
+from hw_targets.errors import InfeasibleError, InputError
+
+Array = NDArray[Any]
+
+_TABLE_BLOCK = 4096
+"""Rows of an embedding table converted at a time: the table may be most of the model, its fp32 copies need not be."""
+
+
+@dataclass(frozen=True)
+class QuantizePass(ModulePass):
+    """Replace the fused ops of @main by their integer forms.
+
+    Raises InputError for an op without one and for weights that are not finite, InfeasibleError for attention over more
+    keys than 8-bit probabilities serve.
+    """
+
+    name: ClassVar[str] = "hpcc-quantize"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        _Quantizer(store_of(ctx, op)).run(op)
+
+
+def _where(op: Operation) -> str:
+    return f"node {op.location.desc.data!r}" if isinstance(op.location, NameLoc) else ""
+
+
+def _is_f32(value: SSAValue) -> bool:
+    return isinstance(value.type, TensorType) and isinstance(value.type.element_type, Float32Type)
+
+
+def _typed(value: SSAValue, element: Float32Type | BFloat16Type) -> TensorType:
+    return TensorType(element, nn.shape_of(value))
+
+
+# ---- residual additions ---------------------------------------------------------------------------------------------
+
+
+def _residual_of(op: nn.BinaryOp) -> tuple[nn.LinearOp, SSAValue] | None:
+    """The linear that an addition completes and the other addend, or None if there is no such linear.
+
+    Of two candidates the later one is taken: its addition can start when the other result is stored.
+    """
+    if op.kind.data is not nn.BinaryKind.ADD or nn.shape_of(op.lhs) != nn.shape_of(op.rhs):
+        return None
+    found: list[tuple[nn.LinearOp, SSAValue]] = []
+    for mine, other in ((op.lhs, op.rhs), (op.rhs, op.lhs)):
+        if isinstance(mine.owner, nn.LinearOp) and len(list(mine.uses)) == 1:
+            found.append((mine.owner, other))
+    if len(found) == 2:
+        block = op.parent_block()
+        assert block is not None
+        return max(found, key=lambda pair: block.get_operation_index(pair[0]))
+    return found[0] if found else None
+
+
+# ---- the conversion -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Quantizer:
+    """One pass over the block: new ops are inserted before the old one, which is erased at the end.
+
+    `primary` maps an old fp32 value to the value its op now computes (fp32 or bf16), `stored` to its bf16 form, `codes`
+    a bf16 value, granularity, group count and mask to the quantize op, `widened` a bf16 value to its fp32 cast.
+    """
+
+    store: WeightStore
+    primary: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    stored: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    widened: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    codes: dict[tuple[SSAValue, nn.Granularity, int, SSAValue | None], nn.QuantizeOp] = field(default_factory=dict)
+    weights: dict[tuple[SSAValue, str], tuple[SSAValue, ...]] = field(default_factory=dict)
+    folded: dict[Operation, SSAValue] = field(default_factory=dict)
+
+    def run(self, module: ModuleOp) -> None:
+        block = main_function(module).body.block
+        old = list(block.ops)
+        additions: dict[Operation, tuple[nn.LinearOp, SSAValue]] = {}
+        for op in old:
+            if isinstance(op, nn.BinaryOp) and (found := _residual_of(op)) is not None:
+                additions[op] = found
+        late = {linear for linear, _ in additions.values()}
+        replaced: list[Operation] = []
+        for op in old:
+            if isinstance(op, ReturnOp):
+                for index, value in enumerate(op.arguments):
+                    op.operands[index] = self._output(value, op)
+                continue
+            if op in late:
+                replaced.append(op)
+            elif op in additions:
+                linear, residual = additions[op]
+                self.primary[op.results[0]] = self._linear(linear, op, residual)
+                replaced.append(op)
+            elif self._convert(op):
+                replaced.append(op)
+        for op in reversed(replaced):
+            op.detach()
+            op.erase()
+        for op in reversed([op for op in block.ops if isinstance(op, nn.WeightOp | nn.ConstantOp)]):
+            if not any(True for _ in op.results[0].uses):
+                op.detach()
+                op.erase()
+
+    def _convert(self, op: Operation) -> bool:
+        """Make the integer form of `op`; False if it stays as it is."""
+        converter = _CONVERTERS.get(type(op))
+        if converter is not None and _is_f32(op.results[0]):
+            self.primary[op.results[0]] = converter(self, op)
+            return True
+        if isinstance(op, nn.WeightOp | nn.ConstantOp):
+            return False
+        if isinstance(op, nn.ReshapeOp | nn.CastOp) and not _is_f32(op.results[0]) and not _is_f32(op.operands[0]):
+            return False
+        kind = f" {op.kind.data.value}" if isinstance(op, nn.BinaryOp | nn.UnaryOp) else ""
+        raise InputError(
+            "HPCC1301",
+            f"{op.name}{kind} has no integer form",
+            where=_where(op),
+            hint="run `hpcc-fuse` and `hpcc-partition` first: what they leave over belongs on the host",
+        )
+
+    # ---- forms of a value -------------------------------------------------------------------------------------------
+
+    def _emit(self, new: Operation, before: Operation, origin: Operation | None = None) -> None:
+        """Insert `new` with the location (and, for the op that replaces it, the attributes) of the old op."""
+        new.location = before.location if origin is None else origin.location
+        if origin is not None:
+            new.attributes.update(origin.attributes)
+        block = before.parent_block()
+        assert block is not None
+        block.insert_op_before(new, before)
+
+    def _now(self, value: SSAValue) -> SSAValue:
+        """The new value for an old one; arguments, masks and ids stand for themselves."""
+        return self.primary.get(value, value)
+
+    def _bf16(self, value: SSAValue, before: Operation) -> SSAValue:
+        """The bf16 form of an old value."""
+        now = self._now(value)
+        if isinstance(nn.element_type_of(now), BFloat16Type):
+            return now
+        if now not in self.stored:
+            cast = nn.CastOp(now, _typed(now, bf16))
+            self._emit(cast, before)
+            if isinstance(now.owner, Operation):
+                cast.location = now.owner.location
+            self.stored[now] = cast.result
+        return self.stored[now]
+
+    def _output(self, value: SSAValue, before: Operation) -> SSAValue:
+        """The form of an old value that the function returns: of the type it had."""
+        now = self._now(value)
+        if now.type == value.type or not isinstance(nn.element_type_of(now), BFloat16Type):
+            return now
+        if now not in self.widened:
+            cast = nn.CastOp(now, _typed(now, f32))
+            self._emit(cast, before)
+            if isinstance(now.owner, Operation):
+                cast.location = now.owner.location
+            self.widened[now] = cast.result
+        return self.widened[now]
+
+    def _quantized(
+        self, value: SSAValue, granularity: nn.Granularity, groups: int, mask: SSAValue | None, before: Operation
+    ) -> tuple[SSAValue, SSAValue]:
+        """Codes and scales of an old value."""
+        source = self._bf16(value, before)
+        key = (source, granularity, groups, mask)
+        if key not in self.codes:
+            shape = nn.shape_of(source)
+            lead = (shape[0], 1) if granularity is nn.Granularity.SEQUENCE_HEAD else shape[:-1]
+            op = nn.QuantizeOp(
+                granularity, source, mask, TensorType(i8, shape), TensorType(f32, (*lead, groups))
+            )
+            self._emit(op, before)
+            if isinstance(source.owner, Operation):
+                op.location = source.owner.location
+            self.codes[key] = op
+        return self.codes[key].codes, self.codes[key].scale
+
+    # ---- weights ----------------------------------------------------------------------------------------------------
+
+    def _values(self, value: SSAValue, before: Operation) -> tuple[str, Array]:
+        """Store key and logical array (out x in for a matrix) of a constant operand."""
+        owner = value.owner
+        if isinstance(owner, nn.WeightOp):
+            array = self.store.get(owner.key.data)
+            return owner.key.data, array.T if owner.transposed else array
+        if isinstance(owner, nn.ConstantOp):
+            return "constant", constant_array(owner)
+        raise InputError("HPCC1301", f"{before.name} takes a weight that is not constant", where=_where(before))
+
+    def _add_weight(self, key: str, array: Array, type: TensorType, before: Operation, like: SSAValue) -> SSAValue:
+        key = self.store.add(key, array)
+        op = nn.WeightOp(key, self.store.digest(key), type)
+        self._emit(op, before)
+        if isinstance(like.owner, Operation):
+            op.location = like.owner.location
+        return op.result
+
+    def _cached(self, value: SSAValue, form: str, make: Callable[[], tuple[SSAValue, ...]]) -> tuple[SSAValue, ...]:
+        if (value, form) not in self.weights:
+            self.weights[value, form] = make()
+        return self.weights[value, form]
+
+    def _coded(self, value: SSAValue, before: Operation) -> tuple[SSAValue, SSAValue]:
+        """int8 codes, with the sparsity encoding of the fp32 type, and fp32 scales of a weight matrix."""
+
+        def make() -> tuple[SSAValue, SSAValue]:
+            key, array = self._values(value, before)
+            matrix = np.ascontiguousarray(array, dtype=np.float32)
+            _check_finite(key, matrix)
+            codes, scale = numerics.quantize_weights(matrix)
+            assert isinstance(value.type, TensorType)
+            type = TensorType(i8, codes.shape, value.type.encoding)
+            return (
+                self._add_weight(f"{key}.codes", codes, type, before, value),
+                self._add_weight(f"{key}.scale", scale, TensorType(f32, scale.shape), before, value),
+            )
+
+        codes, scale = self._cached(value, "codes", make)
+        return codes, scale
+
+    def _table(self, value: SSAValue, before: Operation) -> SSAValue:
+        """An embedding table in bf16."""
+
+        def make() -> tuple[SSAValue]:
+            key, array = self._values(value, before)
+            table = np.empty(array.shape, dtype=ml_dtypes.bfloat16)
+            for start in range(0, len(array), _TABLE_BLOCK):
+                rows = np.asarray(array[start : start + _TABLE_BLOCK], dtype=np.float32)
+                _check_finite(key, rows)
+                table[start : start + _TABLE_BLOCK] = numerics.bf16_bits(rows).view(ml_dtypes.bfloat16)
+            return (self._add_weight(f"{key}.bf16", table, TensorType(bf16, table.shape), before, value),)
+
+        return self._cached(value, "bf16", make)[0]
+
+    def _parameter(self, value: SSAValue, before: Operation) -> SSAValue:
+        """A bias or norm parameter in fp32 without subnormals; the old weight itself where it already is that."""
+
+        def make() -> tuple[SSAValue]:
+            key, array = self._values(value, before)
+            flushed = numerics.ftz(array)
+            _check_finite(key, flushed)
+            if isinstance(value.owner, nn.WeightOp) and array.dtype == np.float32 and np.array_equal(array, flushed):
+                return (value,)
+            return (self._add_weight(f"{key}.f32", flushed, TensorType(f32, flushed.shape), before, value),)
+
+        return self._cached(value, "f32", make)[0]
+
+    # ---- one function per op ----------------------------------------------------------------------------------------
+
+    def _linear(self, op: nn.LinearOp, before: Operation, residual: SSAValue | None) -> SSAValue:
+        addend = None if residual is None else self._bf16(residual, before)
+        codes, scale = self._quantized(op.x, nn.Granularity.TOKEN, 1, None, before)
+        weight, weight_scale = self._coded(op.weight, before)
+        bias = None if op.bias is None else self._parameter(op.bias, before)
+        new = nn.QLinearOp(
+            op.role.data, codes, scale, weight, weight_scale, bias, addend, TensorType(f32, nn.shape_of(op.result))
+        )
+        self._emit(new, before, op)
+        return new.result
+
+    def linear(self, op: nn.LinearOp) -> SSAValue:
+        return self._linear(op, op, None)
+
+    def embedding(self, op: nn.EmbeddingOp) -> SSAValue:
+        tables = [self._table(table, op) for table in op.tables]
+        new = nn.EmbeddingOp([self._now(ids) for ids in op.ids], tables, TensorType(f32, nn.shape_of(op.result)))
+        self._emit(new, op, op)
+        return new.result
+
+    def attention(self, op: nn.AttentionOp) -> SSAValue:
+        heads = op.heads.value.data
+        keys = nn.shape_of(op.k)[1]
+        if keys > numerics.MAX_KEYS:
+            raise InfeasibleError(
+                "HPCC3201",
+                f"attention over {keys} keys: 8-bit probabilities serve {numerics.MAX_KEYS} at most",
+                where=_where(op),
+                hint="bind a shorter sequence with --shape",
+            )
+        kind = None if op.mask_kind is None else op.mask_kind.data
+        boolean = op.mask if kind == "boolean" else None
+        q = self._quantized(op.q, nn.Granularity.TOKEN_HEAD, heads, None, op)
+        k = self._quantized(op.k, nn.Granularity.TOKEN_HEAD, heads, None, op)
+        v = self._quantized(op.v, nn.Granularity.SEQUENCE_HEAD, heads, boolean, op)
+        new = nn.QAttentionOp(
+            op.role.data,
+            q,
+            k,
+            v,
+            op.mask,
+            heads=heads,
+            scale=op.scale.value.data,
+            mask_kind=kind,
+            type=TensorType(f32, nn.shape_of(op.result)),
+        )
+        self._emit(new, op, op)
+        return new.result
+
+    def layer_norm(self, op: nn.LayerNormOp) -> SSAValue:
+        gamma, beta = self._parameter(op.gamma, op), self._parameter(op.beta, op)
+        new = nn.LayerNormOp(self._now(op.x), gamma, beta, op.eps.value.data, _typed(op.result, bf16))
+        self._emit(new, op, op)
+        return new.result
+
+    def activation(self, op: nn.ActivationOp) -> SSAValue:
+        new = nn.ActivationOp(op.kind.data, self._bf16(op.x, op), _typed(op.result, bf16))
+        self._emit(new, op, op)
+        return new.result
+
+    def mean_pool(self, op: nn.MeanPoolOp) -> SSAValue:
+        new = nn.MeanPoolOp(self._bf16(op.x, op), op.mask, op.minimum.value.data, _typed(op.result, f32))
+        self._emit(new, op, op)
+        return new.result
+
+    def take_token(self, op: nn.TakeTokenOp) -> SSAValue:
+        new = nn.TakeTokenOp(self._bf16(op.x, op), op.index.value.data, _typed(op.result, bf16))
+        self._emit(new, op, op)
+        return new.result
+
+    def reshape(self, op: nn.ReshapeOp) -> SSAValue:
+        """Of the stored bf16 form, unless only the caller sees the result: then a finished fp32 value stays one."""
+        finished = all(isinstance(use.operation, ReturnOp) for use in op.result.uses)
+        x = self._now(op.x) if finished else self._bf16(op.x, op)
+        new = op.clone(value_mapper={op.x: x})
+        new.result.type = TensorType(nn.element_type_of(x), nn.shape_of(op.result))  # pyright: ignore[reportAttributeAccessIssue]
+        self._emit(new, op, op)
+        return new.result
+
+
+_CONVERTERS: dict[type[Operation], Callable[[_Quantizer, Any], SSAValue]] = {
+    nn.LinearOp: _Quantizer.linear,
+    nn.EmbeddingOp: _Quantizer.embedding,
+    nn.AttentionOp: _Quantizer.attention,
+    nn.LayerNormOp: _Quantizer.layer_norm,
+    nn.ActivationOp: _Quantizer.activation,
+    nn.MeanPoolOp: _Quantizer.mean_pool,
+    nn.TakeTokenOp: _Quantizer.take_token,
+    nn.ReshapeOp: _Quantizer.reshape,
+}
+
+
+def _check_finite(key: str, array: Array) -> None:
+    if not np.isfinite(array).all():
+        raise InputError(
+            "HPCC1302",
+            "weights are not finite: NaN or infinity",
+            where=f"weight {key!r}",
+            hint="the exported file is damaged or training diverged",
+        )

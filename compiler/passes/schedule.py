@@ -1,0 +1,173 @@
+"""`hpcc-schedule`: order, addresses, double buffers, dependence tokens, and the loops rolled up again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hw_targets.isa import LOOP_LEVELS, Memory
+from hw_targets.load import load_target
+from xdsl.context import Context
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DictionaryAttr,
+    IntegerAttr,
+    MemRefType,
+    ModuleOp,
+    NameLoc,
+    StringAttr,
+    i64,
+)
+from xdsl.dialects.func import ReturnOp
+from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.ir.affine import AffineExpr, AffineMap
+from xdsl.passes import ModulePass
+
+from compiler.backends.fpga.allocation import allocate
+from compiler.backends.fpga.rolling import Item, Loop, roll
+from compiler.backends.fpga.semaphores import SemaphorePair, assign_semaphores
+from compiler.backends.fpga.tasks import Instance, Rectangle, Task, flatten
+from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, single_block
+from compiler.module import main_function
+
+
+@dataclass(frozen=True)
+class SchedulePass(ModulePass):
+    """Order the tiled program and place it on the target. Raises InfeasibleError where it does not fit."""
+
+    name: ClassVar[str] = "hpcc-schedule"
+    target: str = "fpga-u280"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        target = load_target(self.target)
+        accelerator = target.accelerator
+        function = main_function(op)
+        capacity = {
+            Memory.ACT: accelerator.act_bytes,
+            Memory.WEIGHTS: accelerator.weight_bytes,
+            Memory.ACC: accelerator.acc_bytes,
+            Memory.PARAM: accelerator.param_bytes,
+            Memory.DRAM: target.memory.capacity_bytes,
+        }
+        tasks, used = allocate(flatten(function.body.block), capacity)
+        pairs = assign_semaphores(tasks)
+        block = _Writer().write(roll([_item(task) for task in tasks], LOOP_LEVELS))
+        block.add_op(ReturnOp())
+        function.body.detach_block(function.body.block)
+        function.body.add_block(block)
+        function.attributes["semaphores"] = ArrayAttr([_semaphore(pair) for pair in pairs])
+        function.attributes["sizes"] = DictionaryAttr(
+            {memory.value: IntegerAttr(used.get(memory, 0), i64) for memory in Memory}
+        )
+
+
+def _semaphore(pair: SemaphorePair) -> DictionaryAttr:
+    return DictionaryAttr(
+        {"producer": StringAttr(pair.producer.value), "consumer": StringAttr(pair.consumer.value)}
+    )
+
+
+def _item(task: Task) -> Item:
+    """What must be equal for two tasks to share a loop body, and the origins that may move."""
+    op = task.op
+    location = op.location.desc.data if isinstance(op.location, NameLoc) else ""
+    operands = tuple(
+        (name, _place(rect.instance), rect.type) for name, rect in task.operands.items()
+    )
+    key = (
+        op.function,
+        operands,
+        op.immediates,
+        op.layer,
+        location,
+        tuple(task.waits),
+        tuple(task.signals),
+    )
+    coordinates = tuple(v for rect in task.operands.values() for v in (rect.row, rect.col))
+    return Item(key, coordinates, task)
+
+
+def _place(instance: Instance) -> tuple[str, int, Attribute]:
+    return (instance.label, instance.address, instance.type)
+
+
+class _Writer:
+    """Writes rolled tasks as `hpcc_tile` ops: one alloc per placed buffer, one view per operand."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, int, Attribute], SSAValue] = {}
+        self._block = Block()
+
+    def write(self, nodes: Sequence[Item | Loop]) -> Block:
+        top: list[Operation] = []
+        for node in nodes:
+            top += self._node(node, (), ())
+        self._block.add_ops(top)
+        return self._block
+
+    def _node(
+        self, node: Item | Loop, counters: tuple[SSAValue, ...], steps: tuple[tuple[int, ...], ...]
+    ) -> list[Operation]:
+        if isinstance(node, Item):
+            return self._task(node, counters, steps)
+        region, block = single_block()
+        cursor = 0
+        for inner, own in zip(node.body, node.steps, strict=True):
+            width = len(inner.coordinates)
+            outer = tuple(s[cursor : cursor + width] for s in steps)
+            block.add_ops(self._node(inner, (*counters, block.args[0]), (*outer, own)))
+            cursor += width
+        return [ForOp(node.count, region)]
+
+    def _task(
+        self, item: Item, counters: tuple[SSAValue, ...], steps: tuple[tuple[int, ...], ...]
+    ) -> list[Operation]:
+        task = item.payload
+        assert isinstance(task, Task)
+        ops: list[Operation] = []
+        operands: dict[str, SSAValue] = {}
+        for number, (name, rect) in enumerate(task.operands.items()):
+            moves = [(counter, s[2 * number], s[2 * number + 1]) for counter, s in zip(counters, steps, strict=True)]
+            operands[name] = self._operand(rect, moves, ops)
+        op = task.op
+        run = RunOp(op.function.data, operands, op.values, op.layer.data, waits=task.waits, signals=task.signals)
+        run.location = op.location
+        return [*ops, run]
+
+    def _operand(
+        self, rect: Rectangle, moves: list[tuple[SSAValue, int, int]], ops: list[Operation]
+    ) -> SSAValue:
+        base = self._buffer(rect.instance)
+        moving = [(counter, row, col) for counter, row, col in moves if row or col]
+        if not moving and (rect.row, rect.col) == (0, 0) and rect.type == base.type:
+            return base
+        exprs: list[AffineExpr] = []
+        for axis, constant in ((1, rect.row), (2, rect.col)):
+            expr: AffineExpr | None = None
+            for dim, move in enumerate(moving):
+                if move[axis]:
+                    term = AffineExpr.dimension(dim) * move[axis]
+                    expr = term if expr is None else expr + term
+            exprs.append(
+                AffineExpr.constant(constant) if expr is None else expr + constant if constant else expr
+            )
+        view = ViewOp(base, [m[0] for m in moving], AffineMap(len(moving), 0, tuple(exprs)), rect.type)
+        ops.append(view)
+        return view.result
+
+    def _buffer(self, instance: Instance) -> SSAValue:
+        place = _place(instance)
+        if place not in self._buffers:
+            op = instance.op
+            type = instance.type
+            assert isinstance(type, MemRefType)
+            if isinstance(op, AllocOp):
+                copy: AllocOp | DramOp = AllocOp(op.label.data, type, instance.address)
+            else:
+                content = [key.data for key in op.content]
+                copy = DramOp(op.kind.data, op.label.data, type, content, op.encoding, instance.address)
+            copy.location = op.location
+            self._block.add_op(copy)
+            self._buffers[place] = copy.result
+        return self._buffers[place]

@@ -1,0 +1,81 @@
+"""The stages of each target kind, as data: a stage is a name and the passes that reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from hw_targets.errors import UsageError
+from xdsl.passes import ModulePass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`passes` are pass specifications with {target} and {sparsity} to fill in; afterwards `name`'s rule holds."""
+
+    name: str
+    passes: tuple[str, ...] = ()
+
+    def pipeline(self, *, target: str, sparsity: str) -> str:
+        """The text `hpcc-opt -p` takes for this stage."""
+        return ",".join(text.format(target=target, sparsity=sparsity) for text in self.passes)
+
+
+FPGA = (
+    Stage("import"),
+    Stage("fuse", ("hpcc-fuse", "hpcc-partition")),
+    Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}"}}',)),
+    Stage("quantize", ("hpcc-quantize",)),
+    Stage("encode", ("hpcc-encode-storage",)),
+    Stage("tile", ('hpcc-tile{{target="{target}"}}',)),
+    Stage("schedule", ('hpcc-schedule{{target="{target}"}}',)),
+    Stage("emit", ("hpcc-emit",)),
+)
+
+PIPELINES: dict[str, tuple[Stage, ...]] = {"fpga": FPGA}
+
+STAGE_NAMES = tuple(stage.name for stage in FPGA)
+
+PASSES: dict[str, tuple[str, str]] = {
+    "hpcc-fuse": ("compiler.passes.fuse", "FusePass"),
+    "hpcc-partition": ("compiler.passes.partition", "PartitionPass"),
+    "hpcc-sparsify": ("compiler.passes.sparsify", "SparsifyPass"),
+    "hpcc-quantize": ("compiler.passes.quantize", "QuantizePass"),
+    "hpcc-encode-storage": ("compiler.passes.encode_storage", "EncodeStoragePass"),
+    "hpcc-tile": ("compiler.passes.tile", "TilePass"),
+    "hpcc-schedule": ("compiler.passes.schedule", "SchedulePass"),
+    "hpcc-emit": ("compiler.passes.emit", "EmitPass"),
+    "hpcc-verify-stage": ("compiler.passes.verify_stage", "VerifyStagePass"),
+}
+"""Every pass by its command-line name: module and class, imported when first asked for."""
+
+
+def load_pass(name: str) -> type[ModulePass]:
+    """The pass class of a command-line name. Raises UsageError for an unknown one."""
+    if name not in PASSES:
+        raise UsageError("HPCC2302", f"there is no pass {name!r}", hint=f"passes: {', '.join(PASSES)}")
+    module, attribute = PASSES[name]
+    return getattr(import_module(module), attribute)
+
+
+def all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
+    """Passes by name as lazily importing callables, the form xDSL's registries take."""
+    return {name: (lambda name=name: load_pass(name)) for name in PASSES}
+
+
+def stages_between(kind: str, first: str | None, last: str | None) -> tuple[Stage, ...]:
+    """The stages after `first` (None: from the ONNX file on) up to and including `last` (None: all)."""
+    stages = PIPELINES[kind]
+    start = 0 if first is None else _position(stages, first) + 1
+    stop = len(stages) if last is None else _position(stages, last) + 1
+    return stages[start:stop]
+
+
+def _position(stages: tuple[Stage, ...], name: str) -> int:
+    for index, stage in enumerate(stages):
+        if stage.name == name:
+            return index
+    raise UsageError(
+        "HPCC2301", f"there is no stage {name!r}", hint=f"stages: {', '.join(stage.name for stage in stages)}"
+    )

@@ -1,0 +1,24 @@
+"""Parsing of command-line values that several tools share. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from hw_targets.errors import UsageError
+
+SHAPE = re.compile(r"(?P<name>.+):(?P<dims>\d+(x\d+)*)")
+
+
+def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """`input_ids:1x128` and the like, by input name. Raises UsageError for anything else."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        match = SHAPE.fullmatch(text)
+        if match is None:
+            raise UsageError("HPCC2001", f"--shape {text!r} is no NAME:AxB", hint="for example --shape input_ids:1x128")
+        dims = tuple(int(d) for d in match["dims"].split("x"))
+        if 0 in dims:
+            raise UsageError("HPCC2002", f"--shape {text!r} has an empty dimension", hint="sizes start at 1")
+        shapes[match["name"]] = dims
+    return shapes

@@ -1,0 +1,153 @@
+"""`hpcc MODEL.onnx --target NAME`: the command line. Only parsing stands here; everything heavy is imported when needed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
+
+from hw_targets.errors import HpccError, UsageError
+
+STAGES = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit")
+EMIT_FORMS = (*STAGES, "asm", "program")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError("HPCC2000", message, hint="hpcc --help")
+
+
+def installed_version() -> str:
+    try:
+        return version("hpcc")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def build_parser() -> Parser:
+    """The command line of DESIGN: what to compile, for what, what to write, what to check."""
+    parser = Parser(
+        prog="hpcc",
+        description="Compile an ONNX transformer for a sparse accelerator, run it on a bit-exact simulator, compare it"
+        " with ONNX Runtime, and say layer by layer what the zeros bought.",
+        epilog="Exit status: 0 ok, 1 a file's content or the compilation is at fault, 2 the command line is,"
+        " 3 infeasible on this target, 4 verification failed, 5 a tool or package is missing, 130 interrupted.",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="an .onnx file, or with --from a dumped .mlir file")
+    what = parser.add_argument_group("what to compile")
+    what.add_argument("--target", metavar="NAME|FILE.toml", help="the machine; --list-targets lists the shipped ones")
+    what.add_argument(
+        "--shape", action="append", default=[], metavar="NAME:AxB", help="bind an input's shape, as input_ids:1x128"
+    )
+    what.add_argument(
+        "--sparsity",
+        default=None,
+        metavar="SPEC",
+        help="dense, nm:2:4, hp:0.75, hp:rows=64,window=32,keep=16,fine=2:4; numbers are sparsity. Default: auto,"
+        " which changes no weight",
+    )
+    data = parser.add_argument_group("inputs")
+    data.add_argument("--inputs", metavar="FILE.npz", help="arrays by input name, the first axis counting samples")
+    data.add_argument("--text", metavar="FILE", help="one sentence per line, tokenised with --tokenizer")
+    data.add_argument("--tokenizer", metavar="tokenizer.json", help="a tokenizer file for --text")
+    data.add_argument("--max-length", type=int, metavar="N", help="cut texts after N tokens (default: the shape's)")
+    checks = parser.add_argument_group("checks")
+    checks.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare the simulated result with ONNX Runtime on the same weights (default: yes)",
+    )
+    checks.add_argument("--rtol", type=float, default=0.0, metavar="R", help="verification: relative tolerance")
+    checks.add_argument("--atol", type=float, default=None, metavar="A", help="verification: absolute tolerance")
+    checks.add_argument("--verify-each", action="store_true", help="execute and compare after every stage")
+    checks.add_argument("--check", action="store_true", help="only say what would run on the host, and why")
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", metavar="DIR", help="the bundle (default: MODEL.TARGET.PATTERN.hpcc)")
+    output.add_argument("--emit", metavar="FORM", help=f"stop early and print: {', '.join(EMIT_FORMS)}")
+    output.add_argument("--from", dest="start", metavar="STAGE", help="go on from a dumped stage")
+    output.add_argument("--timing-only", action="store_true", help="count cycles, compute no values")
+    output.add_argument("--dump-stages", metavar="DIR", help="write the module after every stage, weights beside it")
+    output.add_argument("--time-passes", action="store_true", help="print what each stage took")
+    output.add_argument("--print-pipeline", action="store_true", help="print the passes of every stage and stop")
+    output.add_argument("--list-targets", action="store_true", help="list the shipped targets and stop")
+    output.add_argument("--list-layers", action="store_true", help="list the model's layers by role and stop")
+    output.add_argument("--json", action="store_true", help="print results as JSON")
+    output.add_argument("-v", "--verbose", action="store_true", help="say more")
+    output.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    output.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    output.add_argument("--version", action="store_true", help="print the version and stop")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        return _run(build_parser().parse_args(arguments))
+    except HpccError as error:
+        if debug:
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.version:
+        print(f"hpcc {installed_version()}")
+        return 0
+    if options.list_targets:
+        return _list_targets(as_json=options.json)
+    if options.print_pipeline:
+        return _print_pipeline(options)
+    if options.model is None:
+        raise UsageError("HPCC2003", "no model given", hint="hpcc MODEL.onnx --target fpga-u280")
+    if options.emit is not None and options.emit not in EMIT_FORMS:
+        raise UsageError("HPCC2004", f"--emit {options.emit!r} is no form", hint=", ".join(EMIT_FORMS))
+    if options.start is not None and options.start not in STAGES:
+        raise UsageError("HPCC2301", f"there is no stage {options.start!r}", hint=f"stages: {', '.join(STAGES)}")
+    if options.text is not None and options.tokenizer is None:
+        raise UsageError("HPCC2005", "--text needs a tokenizer", hint="--tokenizer tokenizer.json")
+    if options.text is not None and options.inputs is not None:
+        raise UsageError("HPCC2006", "--text and --inputs exclude each other")
+    from compiler.tools.session import run_command
+
+    return run_command(options)
+
+
+def _list_targets(*, as_json: bool) -> int:
+    from hw_targets.catalogue import list_targets
+
+    rows = list_targets()
+    if as_json:
+        import json
+
+        print(json.dumps([{"name": name, "kind": kind, "summary": summary} for name, kind, summary in rows], indent=2))
+        return 0
+    width = max(len(name) for name, _, _ in rows)
+    for name, kind, summary in rows:
+        print(f"{name:<{width}}  {kind:<5} {summary}")
+    return 0
+
+
+def _print_pipeline(options: argparse.Namespace) -> int:
+    from compiler.pipelines import FPGA
+
+    for stage in FPGA:
+        target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
+        print(f"{stage.name:<9} {stage.pipeline(target=target, sparsity=sparsity) or '(the ONNX importer)'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""`hpcc-opt`: xDSL's driver with hpcc's dialects and passes; reads .mlir and .onnx."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, ClassVar
+
+from hw_targets.errors import HpccError, InputError
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
+from xdsl.xdsl_opt_main import xDSLOptMain
+
+from compiler.tools.arguments import parse_shapes
+from compiler.tools.diagnostics import report
+from compiler.universe import all_dialects, all_passes
+from compiler.weights import attach_store
+
+
+class HpccOptMain(xDSLOptMain):
+    """xdsl-opt plus our dialects and passes (found through the entry point too, when hpcc is installed)."""
+
+    version_format: ClassVar[str] = "hpcc-opt on xdsl {xdsl_version}"
+
+    def register_all_dialects(self) -> None:
+        super().register_all_dialects()
+        known = set(self.ctx.registered_dialect_names)
+        for name, load in all_dialects().items():
+            if name not in known:
+                self.ctx.register_dialect(name, load)
+
+    def register_all_passes(self) -> None:
+        super().register_all_passes()
+        for name, load in all_passes().items():
+            self.available_passes.setdefault(name, load)
+
+    def register_all_frontends(self) -> None:
+        super().register_all_frontends()
+
+        def parse_onnx(stream: IO[bytes]) -> ModuleOp:
+            from compiler.frontend.importer import import_onnx
+
+            imported = import_onnx(Path(self.args.input_file), parse_shapes(self.args.shape))
+            attach_store(self.ctx, imported.store)
+            return imported.module
+
+        self.available_frontends["onnx"] = parse_onnx
+
+    def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
+        super().register_all_arguments(arg_parser)
+        arg_parser.add_argument(
+            "--shape", action="append", default=[], metavar="NAME:AxB", help="bind an input's shape (.onnx input)"
+        )
+        arg_parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+
+    def get_input_stream(self) -> tuple[IO[bytes], str]:
+        try:
+            stream, extension = super().get_input_stream()
+        except OSError as error:
+            raise InputError("HPCC1001", f"cannot read the input: {error.strerror}", where=self.args.input_file) from error
+        if extension not in self.available_frontends:
+            raise InputError("HPCC1002", "neither .mlir nor .onnx", where=self.args.input_file)
+        return stream, extension
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; the exit status follows DESIGN: 0 ok, 1 content, 2 usage, 3 infeasible."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        HpccOptMain(description="hpcc modular optimizer driver", args=arguments).run()
+    except (HpccError, ParseError, DiagnosticException, VerifyException, ValueError) as error:
+        if debug:
+            raise
+        return report(error)
+    except BaseException as error:  # xDSL's pipeline parser raises a BaseException for bad text
+        if debug or type(error).__name__ != "ArgSpecParseError":
+            raise
+        print(f"error: bad pass pipeline: {str(error).splitlines()[-1]} [HPCC2303]", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""The sparsity ledger: for every layer what the zeros bought, and one reason from a closed list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hw_targets.target import Accelerator
+from hw_targets.timing import matrix_macs
+from runtime.ledger import Cause, LayerCycles
+from runtime.program import Program
+from xdsl.dialects.builtin import ModuleOp
+
+from compiler.backends.fpga.weights import WeightPlan, plan_weight
+from compiler.dialects.nn import QLinearOp
+from compiler.dialects.storage import StorageAttr
+from compiler.passes.sparsify import PRUNABLE, pruning_summary
+from compiler.sparsity.patterns import Dense, Pattern
+from compiler.storage.formats import candidates
+from compiler.tools.report import EXPLANATIONS, LayerPart, Reason
+
+MATRIX_SHARE = 0.5
+"""From this share of a layer's cycles on, MATRIX itself is what binds it."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A linear's weight as it was encoded."""
+
+    plan: WeightPlan
+    pattern: Pattern
+    value_bytes: int
+    metadata_bytes: int
+    candidates: Mapping[str, int]
+    left_dense: bool
+    in_scope: bool
+
+
+@dataclass
+class _Work:
+    """What one layer's instructions do, summed over the expanded program."""
+
+    onnx_node: str = ""
+    ops: set[str] = field(default_factory=set)
+    macs_dense: int = 0
+    macs_executed: int = 0
+
+
+def weights_by_layer(encoded: ModuleOp) -> dict[str, Weight]:
+    """The encoded weights of a module after `encode`, by role."""
+    left = {layer.role for layer in pruning_summary(encoded).layers if layer.left_dense}
+    result: dict[str, Weight] = {}
+    for op in encoded.walk():
+        if isinstance(op, QLinearOp):
+            plan = plan_weight(op.weight)
+            encoding = plan.encoding
+            assert isinstance(encoding, StorageAttr)
+            size = encoding.format.size_bits(plan.outs, plan.ins, encoding.pattern)
+            sizes = {
+                other.name: other.size_bits(plan.outs, plan.ins, encoding.pattern).total_bytes
+                for other in candidates(encoding.pattern)
+            }
+            values = size.value_bits // 8
+            role = op.role.data
+            result[role] = Weight(
+                plan,
+                encoding.pattern,
+                values,
+                size.total_bytes - values,
+                sizes,
+                role in left,
+                PRUNABLE.fullmatch(role) is not None,
+            )
+    return result
+
+
+def _work(program: Program) -> dict[str, _Work]:
+    nodes = program.manifest.nodes
+    result: dict[str, _Work] = {}
+    for instruction in program.bundle.expanded:
+        if instruction.name.startswith("control."):
+            continue
+        node = nodes[instruction.node]
+        work = result.setdefault(node.layer, _Work(node.onnx_node))
+        work.ops.add(instruction.name)
+        if instruction.name == "matrix.multiply":
+            dense, executed = matrix_macs(instruction)
+            work.macs_dense += dense
+            work.macs_executed += executed
+            if not work.onnx_node:
+                work.onnx_node = node.onnx_node
+    return result
+
+
+def layer_rows(
+    program: Program, encoded: ModuleOp, dense: Sequence[LayerCycles] | None, asked: Pattern
+) -> tuple[LayerPart, ...]:
+    """The ledger in order of execution; its cycles add up to the program's."""
+    weights = weights_by_layer(encoded)
+    work = _work(program)
+    dense_cycles = {entry.layer: entry.total for entry in dense} if dense is not None else {}
+    rows: list[LayerPart] = []
+    for entry in program.layers():
+        done = work.get(entry.layer, _Work())
+        weight = weights.get(entry.layer)
+        if_dense = dense_cycles.get(entry.layer, 0) if dense is not None else None
+        reason = reason_of(entry, weight, asked, program.target.accelerator)
+        rows.append(
+            LayerPart(
+                name=entry.layer,
+                onnx_node=done.onnx_node,
+                op=_kind(entry.layer, weight),
+                pattern=weight.pattern.spec() if weight else "",
+                format=weight.plan.format if weight else "",
+                candidates=dict(weight.candidates) if weight else {},
+                density=done.macs_executed / done.macs_dense if done.macs_dense else 1.0,
+                macs_dense=done.macs_dense,
+                macs_executed=done.macs_executed,
+                dense_bytes=weight.plan.outs * weight.plan.ins if weight else 0,
+                value_bytes=weight.value_bytes if weight else 0,
+                metadata_bytes=weight.metadata_bytes if weight else 0,
+                cycles=entry.total,
+                cycles_by_cause={cause.value: count for cause, count in entry.cycles.items()},
+                cycles_if_dense=if_dense,
+                speedup=_ratio(if_dense, entry.total),
+                bound=entry.bound.value,
+                reason=reason,
+                explanation=EXPLANATIONS[reason],
+            )
+        )
+    return tuple(rows)
+
+
+def _ratio(if_dense: int | None, cycles: int) -> float | None:
+    if if_dense is None:
+        return None
+    return if_dense / cycles if cycles and if_dense else 1.0
+
+
+def _kind(layer: str, weight: Weight | None) -> str:
+    if weight is not None:
+        return "linear"
+    if layer.endswith(".attn"):
+        return "attention"
+    return {"embeddings": "embedding", "pool": "mean_pool"}.get(layer, "transfer")
+
+
+def reason_of(entry: LayerCycles, weight: Weight | None, asked: Pattern, accelerator: Accelerator) -> Reason:
+    """Why this layer got the speed-up it got, or why not more."""
+    if weight is None:
+        return Reason.NO_WEIGHTS
+    if isinstance(weight.pattern, Dense):
+        if isinstance(asked, Dense):
+            return Reason.DENSE
+        return Reason.LEFT_DENSE if weight.left_dense else Reason.OUT_OF_SCOPE
+    if entry.cycles[Cause.MATRIX] < MATRIX_SHARE * entry.total:
+        waits = {cause: count for cause, count in entry.cycles.items() if cause is not Cause.MATRIX}
+        worst = max(waits, key=lambda cause: waits[cause])
+        return {Cause.LOAD: Reason.LOAD, Cause.TOKEN: Reason.TOKEN}.get(worst, Reason.VECTOR)
+    return _matrix_reason(weight, accelerator)
+
+
+def _matrix_reason(weight: Weight, accelerator: Accelerator) -> Reason:
+    plan, fields = weight.plan, weight.plan.pattern_fields
+    if plan.outs < accelerator.outputs * accelerator.cores:
+        return Reason.SHORT_ROWS
+    unit = fields["window"] or fields["m"]
+    if plan.ins % unit:
+        return Reason.UNEVEN_K
+    kept_per_window = (fields["keep"] or accelerator.window) * fields["n"] / fields["m"]
+    return Reason.WINDOW if kept_per_window < accelerator.multipliers else Reason.FULL

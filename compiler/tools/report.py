@@ -1,0 +1,244 @@
+"""`report.json` and `run.json`: what the model, the target and the simulator determine, and what a clock decides.
+
+The pydantic models are the schemas (exported by `python -m compiler.tools.report`). The reasons of the ledger are a
+closed list; each has a sentence for people.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+
+class Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reason(StrEnum):
+    """Why a layer got the speed-up it got, or why not more."""
+
+    DENSE = "dense"
+    NO_WEIGHTS = "no weights"
+    OUT_OF_SCOPE = "out of scope"
+    LEFT_DENSE = "too few inputs"
+    FULL = "compute bound"
+    VECTOR = "vector bound"
+    LOAD = "memory bound"
+    TOKEN = "token bound"
+    SHORT_ROWS = "rows shorter than the array"
+    UNEVEN_K = "K not a multiple of M"
+    WINDOW = "window bound"
+
+
+EXPLANATIONS: dict[Reason, str] = {
+    Reason.DENSE: "no pattern was asked for; every weight is multiplied",
+    Reason.NO_WEIGHTS: "works on activations only, which have no pattern",
+    Reason.OUT_OF_SCOPE: "embeddings, poolers and heads are not pruned by default",
+    Reason.LEFT_DENSE: "fewer inputs than four groups of the pattern, so it stayed dense",
+    Reason.FULL: "MATRIX is busy almost all of the time and skips what the pattern leaves out",
+    Reason.VECTOR: "MATRIX waits for norm, activation, softmax or quantisation; more vector lanes would help",
+    Reason.LOAD: "MATRIX waits for weights from DRAM; a denser storage format or more bandwidth would help",
+    Reason.TOKEN: "MATRIX waits for the first results of the layer before; more tokens per batch would help",
+    Reason.SHORT_ROWS: "the matrix has fewer outputs than one pass of the array computes",
+    Reason.UNEVEN_K: "the inputs do not fill whole groups or windows, so the last step is partly idle",
+    Reason.WINDOW: "a step consumes at most one window of inputs, however few of them are kept",
+}
+
+
+class ModelPart(Form):
+    name: str
+    sha256: str
+    parameters: int
+    macs: int
+
+
+class TargetPart(Form):
+    name: str
+    kind: str
+    clock_mhz: float
+    unverified: tuple[str, ...]
+
+
+class InputsPart(Form):
+    kind: str
+    source: str
+    seed: int | None
+    count: int
+
+
+class LatencyPart(Form):
+    """Milliseconds of one batch, simulated."""
+
+    accelerator_ms: float
+    transfer_ms: float
+
+
+class RooflinePart(Form):
+    matrix_ms: float
+    vector_ms: float
+    memory_ms: float
+    bound_ms: float
+    attained: float
+
+
+class ResourcePart(Form):
+    used: int
+    usable: int
+
+
+class MemoryPart(Form):
+    """Bytes. `weights_*` are the linear weights; `compute_bytes` what they take on chip; `model_file` is the ONNX file's."""
+
+    weights_dense_bytes: int
+    weights_stored_bytes: int
+    value_bytes: int
+    metadata_bytes: int
+    compute_bytes: int
+    program_bytes: int
+    image_bytes: int
+    on_chip: dict[str, ResourcePart]
+
+
+class PruningPart(Form):
+    """Sparsities as shares of zeros: of the pruned tensors, of all encoder linears, of every parameter of the file."""
+
+    pattern: str
+    words: str
+    method: str
+    asked: float
+    achieved: float
+    encoder: float
+    file: float
+    scope: tuple[str, ...]
+
+
+class LayerPart(Form):
+    name: str
+    onnx_node: str
+    op: str
+    pattern: str
+    format: str
+    candidates: dict[str, int]
+    density: float
+    macs_dense: int
+    macs_executed: int
+    dense_bytes: int
+    value_bytes: int
+    metadata_bytes: int
+    cycles: int
+    cycles_by_cause: dict[str, int]
+    cycles_if_dense: int | None
+    speedup: float | None
+    bound: str
+    reason: Reason
+    explanation: str
+
+
+class HostOpPart(Form):
+    onnx_node: str
+    op: str
+    reason: str
+    macs_share: float
+
+
+class Report(Form):
+    """report.json: the same bytes for the same command."""
+
+    schema_version: int = SCHEMA_VERSION
+    hpcc_version: str
+    model: ModelPart
+    target: TargetPart
+    inputs: InputsPart
+    latency: LatencyPart
+    cycles: int
+    cycles_if_dense: int | None
+    instructions: int
+    instructions_executed: int
+    busy: dict[str, int]
+    roofline: RooflinePart
+    resources: dict[str, ResourcePart]
+    memory: MemoryPart
+    pruning: PruningPart
+    layers: tuple[LayerPart, ...]
+    host_ops: tuple[HostOpPart, ...]
+    not_modelled: tuple[str, ...]
+
+
+class OutputCheck(Form):
+    name: str
+    relative_l2: float
+    min_token_cosine: float
+    mean_token_cosine: float
+    max_abs_error: float
+    passed: bool
+
+
+class VerifyPart(Form):
+    """`bit_exact` compares the simulator with the integer reference, `outputs` with ONNX Runtime on the same weights."""
+
+    reference: str
+    samples: int
+    bit_exact: bool | None
+    outputs: tuple[OutputCheck, ...]
+
+
+class DamagePart(Form):
+    reference: str
+    mean_sample_cosine: float
+    top1_agreement: float | None
+
+
+class Milliseconds(Form):
+    ms: float
+    source: str
+
+
+class HostOpTime(Form):
+    file: str
+    nodes: tuple[str, ...]
+    ms: float
+
+
+class RunReport(Form):
+    """run.json: what a clock or ONNX Runtime's floats decide."""
+
+    schema_version: int = SCHEMA_VERSION
+    hpcc_version: str
+    verify: VerifyPart | None
+    damage: DamagePart | None
+    latency: dict[str, Milliseconds]
+    host_ops: tuple[HostOpTime, ...]
+    compile_seconds: dict[str, float]
+    load_seconds: float
+    simulate_seconds: float
+    reference_ms: float | None
+    peak_rss_mb: float
+    paths: dict[str, str]
+    date: str
+    machine: dict[str, str]
+
+
+NOT_MODELLED = (
+    "refresh and row misses of the DRAM",
+    "clock domain crossings and the wires between SLRs",
+    "power and temperature",
+)
+
+
+def text_of(form: Form) -> str:
+    return json.dumps(form.model_dump(mode="json"), indent=1) + "\n"
+
+
+def schemas() -> dict[str, Any]:
+    """JSON Schemas of both files."""
+    return {"report.json": Report.model_json_schema(), "run.json": RunReport.model_json_schema()}
+
+
+if __name__ == "__main__":
+    json.dump(schemas(), sys.stdout, indent=1)

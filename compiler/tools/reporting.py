@@ -1,0 +1,207 @@
+"""Fills the forms of report.json and run.json from a program and what happened while it ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hw_targets.isa import INSTRUCTION_BYTES, Memory, Queue
+from hw_targets.target import Target
+from runtime.ledger import LayerCycles
+from runtime.manifest import ModelEntry
+from runtime.program import Program
+from xdsl.dialects.builtin import ModuleOp
+
+from compiler.passes.sparsify import pruning_summary
+from compiler.sparsity.patterns import Pattern
+from compiler.tools import report as forms
+from compiler.tools.hpcc import installed_version
+from compiler.tools.inputs import InputSet
+from compiler.tools.ledger import layer_rows, weights_by_layer
+from compiler.tools.reference import Damage, Distance
+
+
+@dataclass
+class RunFacts:
+    """What a run measured; filled in as it goes."""
+
+    compile_seconds: dict[str, float]
+    samples: int = 0
+    batches: int = 0
+    load_seconds: float = 0.0
+    simulate_seconds: float = 0.0
+    host_seconds: dict[str, float] = field(default_factory=dict)
+    reference_ms: float | None = None
+    bit_exact: bool | None = None
+    distances: list[Distance] = field(default_factory=list)
+    damage: Damage | None = None
+    failed: str = ""
+
+
+def build_report(
+    program: Program,
+    model: ModelEntry,
+    samples: InputSet,
+    asked: Pattern,
+    encoded: ModuleOp,
+    dense: Sequence[LayerCycles] | None,
+) -> forms.Report:
+    """report.json. `encoded` is the module after `encode`, `dense` the dense twin's cycles (None: it does not fit)."""
+    target, timing, roof = program.target, program.timing(), program.roofline()
+    layers = layer_rows(program, encoded, dense, asked)
+    return forms.Report(
+        hpcc_version=installed_version(),
+        model=forms.ModelPart(name=model.name, sha256=model.sha256, parameters=model.parameters, macs=model.macs),
+        target=forms.TargetPart(
+            name=target.name,
+            kind=target.kind,
+            clock_mhz=target.clock.mhz,
+            unverified=tuple(target.unverified()),
+        ),
+        inputs=forms.InputsPart(kind=samples.kind, source=samples.source, seed=samples.seed, count=samples.count),
+        latency=forms.LatencyPart(accelerator_ms=program.accelerator_ms, transfer_ms=program.transfer_ms),
+        cycles=timing.total,
+        cycles_if_dense=sum(entry.total for entry in dense) if dense is not None else None,
+        instructions=len(program.bundle.instructions),
+        instructions_executed=len(program.bundle.expanded),
+        busy={queue.value: timing.busy[queue] for queue in Queue},
+        roofline=forms.RooflinePart(
+            matrix_ms=roof.matrix_ms,
+            vector_ms=roof.vector_ms,
+            memory_ms=roof.memory_ms,
+            bound_ms=roof.bound_ms,
+            attained=roof.attained,
+        ),
+        resources={
+            name: forms.ResourcePart(used=entry["used"], usable=entry["usable"])
+            for name, entry in target.resources().items()
+        },
+        memory=_memory(program, encoded, target),
+        pruning=_pruning(encoded, asked, model.parameters),
+        layers=layers,
+        host_ops=_host_ops(program, model.macs),
+        not_modelled=forms.NOT_MODELLED,
+    )
+
+
+def _memory(program: Program, encoded: ModuleOp, target: Target) -> forms.MemoryPart:
+    weights = list(weights_by_layer(encoded).values())
+    accelerator = target.accelerator
+    capacity = {
+        Memory.ACT: accelerator.act_bytes,
+        Memory.WEIGHTS: accelerator.weight_bytes,
+        Memory.ACC: accelerator.acc_bytes,
+        Memory.PARAM: accelerator.param_bytes,
+        Memory.DRAM: target.memory.capacity_bytes,
+    }
+    sizes = program.manifest.sizes
+    return forms.MemoryPart(
+        weights_dense_bytes=sum(w.plan.outs * w.plan.ins for w in weights),
+        weights_stored_bytes=sum(w.plan.stored_bytes for w in weights),
+        value_bytes=sum(w.value_bytes for w in weights),
+        metadata_bytes=sum(w.metadata_bytes for w in weights),
+        compute_bytes=sum(w.plan.compute_bytes for w in weights),
+        program_bytes=len(program.bundle.instructions) * INSTRUCTION_BYTES,
+        image_bytes=int(program.bundle.weights.size),
+        on_chip={
+            memory.value: forms.ResourcePart(used=sizes.get(memory, 0), usable=size)
+            for memory, size in capacity.items()
+        },
+    )
+
+
+def _pruning(encoded: ModuleOp, asked: Pattern, parameters: int) -> forms.PruningPart:
+    summary = pruning_summary(encoded)
+    pruned = [layer.role for layer in summary.layers if layer.zeros]
+    return forms.PruningPart(
+        pattern=asked.spec(),
+        words=asked.describe(),
+        method="magnitude" if pruned else "none",
+        asked=asked.sparsity,
+        achieved=summary.pruned_zeros,
+        encoder=summary.encoder_zeros,
+        file=summary.zeros / parameters if parameters else 0.0,
+        scope=tuple(pruned),
+    )
+
+
+def _host_ops(program: Program, macs: int) -> tuple[forms.HostOpPart, ...]:
+    return tuple(
+        forms.HostOpPart(
+            onnx_node=node.onnx_node, op=node.op, reason=node.reason, macs_share=node.macs / macs if macs else 0.0
+        )
+        for segment in program.manifest.host_segments
+        for node in segment.nodes
+    )
+
+
+def build_run_report(run: RunFacts, program: Program, output: Path, model: str) -> forms.RunReport:
+    """run.json. Every latency says where it comes from; the host's time is added, never hidden."""
+    batches = max(run.batches, 1)
+    host_ms = sum(run.host_seconds.values()) * 1e3 / batches
+    simulated = program.accelerator_ms + program.transfer_ms
+    latency = {
+        "accelerator_ms": forms.Milliseconds(ms=program.accelerator_ms, source="simulated"),
+        "transfer_ms": forms.Milliseconds(ms=program.transfer_ms, source="estimated"),
+        "host_ms": forms.Milliseconds(ms=host_ms, source="measured" if run.batches else "estimated"),
+        "total_ms": forms.Milliseconds(ms=simulated + host_ms, source="estimated"),
+    }
+    return forms.RunReport(
+        hpcc_version=installed_version(),
+        verify=_verify(run),
+        damage=None
+        if run.damage is None
+        else forms.DamagePart(
+            reference="ONNX Runtime, original weights",
+            mean_sample_cosine=run.damage.mean_sample_cosine,
+            top1_agreement=run.damage.top1_agreement,
+        ),
+        latency=latency,
+        host_ops=tuple(
+            forms.HostOpTime(
+                file=entry.file,
+                nodes=tuple(node.onnx_node for node in entry.nodes),
+                ms=run.host_seconds.get(entry.file, 0.0) * 1e3 / batches,
+            )
+            for entry in program.manifest.host_segments
+        ),
+        compile_seconds=dict(run.compile_seconds),
+        load_seconds=run.load_seconds,
+        simulate_seconds=run.simulate_seconds,
+        reference_ms=run.reference_ms,
+        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        paths={"model": str(Path(model).resolve()), "bundle": str(output.resolve())},
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine={
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cores": str(os.cpu_count()),
+            "python": platform.python_version(),
+        },
+    )
+
+
+def _verify(run: RunFacts) -> forms.VerifyPart | None:
+    if run.bit_exact is None and not run.distances:
+        return None
+    return forms.VerifyPart(
+        reference="ONNX Runtime, same weights" if run.distances else "none",
+        samples=run.samples,
+        bit_exact=run.bit_exact,
+        outputs=tuple(
+            forms.OutputCheck(
+                name=d.name,
+                relative_l2=d.relative_l2,
+                min_token_cosine=d.min_token_cosine,
+                mean_token_cosine=d.mean_token_cosine,
+                max_abs_error=d.max_abs_error,
+                passed=d.passed,
+            )
+            for d in run.distances
+        ),
+    )

@@ -1,0 +1,388 @@
+"""One `hpcc` run: import, stages, program, simulation, verification, report. Joins the compiler and the runtime."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hw_targets.asm import disassemble
+from hw_targets.errors import InfeasibleError, InputError, UsageError, VerificationError
+from hw_targets.load import load_target
+from hw_targets.target import Target
+from numpy.typing import NDArray
+from runtime.bundle import MANIFEST, add_file
+from runtime.program import Program
+from runtime.trace import chrome_trace
+from xdsl.dialects.builtin import ModuleOp, NameLoc
+from xdsl.ir import BlockArgument
+
+from compiler.dialects import nn
+from compiler.frontend.host import HostSegment, host_segments
+from compiler.frontend.importer import Imported, import_onnx
+from compiler.frontend.preflight import Preflight, preflight
+from compiler.interpreters.evaluate import evaluate
+from compiler.module import main_function, names_of
+from compiler.pipelines import STAGE_NAMES, Stage, stages_between
+from compiler.sparsity.patterns import Dense, Pattern, parse_pattern
+from compiler.tools import inputs as run_inputs
+from compiler.tools.arguments import parse_shapes
+from compiler.tools.dense_twin import dense_layers
+from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
+from compiler.tools.packaging import build_bundle
+from compiler.tools.reference import Distance, Reference, damage, distance
+from compiler.tools.report import text_of
+from compiler.tools.reporting import RunFacts, build_report, build_run_report
+from compiler.tools.stages import StageRunner, dump, load_dump, module_text, new_context
+from compiler.tools.stepwise import StepwiseCheck
+from compiler.tools.summary import Progress, print_summary
+
+Array = NDArray[Any]
+AUTO = "auto"
+STOPS_WITH_PROGRAM = (None, "asm", "program")
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Do what the parsed command line asks for; returns the exit status."""
+    if options.target is None:
+        raise UsageError("HPCC2008", "no target given", hint="--target fpga-u280; `hpcc --list-targets` lists them")
+    session = Session(options)
+    try:
+        return session.run()
+    finally:
+        session.progress.stop()
+
+
+class Session:
+    """The state of one run. What can fail early is checked before anything slow, and nothing is written before that."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.target: Target = load_target(options.target)
+        self.asked: Pattern = _asked_pattern(options.sparsity, self.target.kind)
+        self.output: Path = _output_folder(options, self.target)
+        self.progress = Progress(quiet=options.quiet)
+        self.seconds: dict[str, float] = {}
+        self.imported: Imported | None = None
+        self.hosts: list[HostSegment] = []
+        self.preflight: Preflight | None = None
+        self.golden: ModuleOp | None = None
+        self.encoded: ModuleOp | None = None
+        self.keys_before: dict[str, str] = {}
+        self.keys_after: dict[str, str] = {}
+        self.stepwise: StepwiseCheck | None = None
+        self.samples = run_inputs.InputSet("made up", "", None, 0, {})
+
+    def run(self) -> int:
+        options = self.options
+        start = self._load()
+        if start == "import" and options.emit != "import":
+            self._stages("import", "fuse")
+            start = "fuse"
+        if options.list_layers:
+            return self._list_layers()
+        if options.check:
+            return self._check()
+        last = options.emit if options.emit not in STOPS_WITH_PROGRAM else "emit"
+        if STAGE_NAMES.index(last) > STAGE_NAMES.index(start):
+            self._stages(start, last)
+        if options.emit not in STOPS_WITH_PROGRAM:
+            return self._print_module()
+        return self._program()
+
+    # ---- the module -------------------------------------------------------------------------------------------------
+
+    def _load(self) -> str:
+        """Read the model or the dump; returns the stage the module has reached."""
+        options = self.options
+        path = Path(options.model)
+        began = time.perf_counter()
+        self.progress.start("import")
+        if options.start is not None:
+            self.ctx, self.module, self.store = load_dump(path)
+            self.seconds["load"] = time.perf_counter() - began
+            self._prepare_inputs()
+            return options.start
+        if path.suffix == ".mlir":
+            raise UsageError("HPCC2009", f"{path.name} is a dumped stage", hint="say which: --from STAGE")
+        self.imported = import_onnx(path, parse_shapes(options.shape))
+        self.module, self.store = self.imported.module, self.imported.store
+        self.ctx = new_context(self.store)
+        self.seconds["import"] = time.perf_counter() - began
+        record_facts(self.module, self.imported)
+        self._prepare_inputs()
+        self._after_stage(Stage("import"), self.module)
+        return "import"
+
+    def _facts(self) -> ModelFacts:
+        return read_facts(self.module, self.asked.spec(), self.options.model)
+
+    def _prepare_inputs(self) -> None:
+        """Read or make the inputs now: a wrong file should not cost a compilation."""
+        options, facts = self.options, self._facts()
+        limits = _id_limits(self.module)
+        specs = [run_inputs.InputSpec(e.name, e.dtype, e.shape, limits.get(e.name)) for e in facts.inputs]
+        if options.inputs is not None:
+            self.samples = run_inputs.from_npz(Path(options.inputs), specs)
+        elif options.text is not None:
+            self.samples = run_inputs.from_text(
+                Path(options.text), Path(options.tokenizer), specs, options.max_length
+            )
+        else:
+            self.samples = run_inputs.made_up(specs)
+        self.batches = self.samples.batches(specs[0].shape[0] if specs else 1)
+
+    def _stages(self, first: str, last: str) -> None:
+        runner = StageRunner(
+            self.ctx, str(self.options.target), self.asked.spec(), (self._after_stage,), self.seconds
+        )
+        for stage in stages_between(self.target.kind, first, last):
+            self.progress.start(stage.name)
+            runner.run(self.module, (stage,))
+
+    def _after_stage(self, stage: Stage, module: ModuleOp) -> None:
+        if stage.name == "fuse":
+            self.preflight = preflight(module)
+            record_macs(module, self.preflight.device_macs + self.preflight.host_macs)
+            self.keys_before = _linear_keys(module)
+            if self.imported is not None:
+                self.hosts = host_segments(module, self.imported.model)
+        elif stage.name == "sparsify":
+            self.keys_after = _linear_keys(module)
+        elif stage.name == "quantize":
+            self.golden = module.clone()
+        elif stage.name == "encode":
+            self.encoded = module.clone()
+        if self.options.dump_stages is not None:
+            number = STAGE_NAMES.index(stage.name)
+            dump(module, self.store, Path(self.options.dump_stages) / f"{number}.{stage.name}.mlir")
+        if self.options.verify_each and self.imported is not None:
+            self._verify_stage(stage.name, module)
+
+    def _replaced(self) -> dict[str, str]:
+        """Initializers whose values were changed: {name in the ONNX graph: key in the store}."""
+        pairs = ((old, self.keys_after.get(role, old)) for role, old in self.keys_before.items())
+        return {old: new for old, new in pairs if old != new}
+
+    def _verify_stage(self, name: str, module: ModuleOp) -> None:
+        assert self.imported is not None
+        if self.stepwise is None:
+            self.stepwise = StepwiseCheck(self.imported, self.store, self.batches[0])
+        check = self.stepwise
+        if name in ("import", "fuse", "sparsify"):
+            check.float_stage(name, module, self._replaced())
+        elif name == "quantize":
+            check.quantize(module, self._replaced())
+        elif name == "encode":
+            check.encode(module)
+        elif name in ("tile", "schedule"):
+            check.tiles(name, module)
+        if self.options.verbose:
+            print(check.lines[-1] if check.lines else "", file=sys.stderr)
+
+    # ---- answers without a program ----------------------------------------------------------------------------------
+
+    def _print_module(self) -> int:
+        if self.options.output is None:
+            sys.stdout.write(module_text(self.module))
+            return 0
+        path = Path(self.options.output)
+        if path.suffix != ".mlir":
+            raise UsageError("HPCC2010", f"-o {path} is no .mlir file", hint=f"--emit {self.options.emit} -o FILE.mlir")
+        dump(self.module, self.store, path)
+        return 0
+
+    def _check(self) -> int:
+        if self.preflight is None:
+            raise UsageError("HPCC2011", "--check looks at an ONNX file", hint="leave --from out")
+        if self.options.json:
+            document = {
+                "device_macs": self.preflight.device_macs,
+                "host_macs": self.preflight.host_macs,
+                "host_ops": [vars(row) for row in self.preflight.rows],
+            }
+            print(json.dumps(document, indent=2))
+        else:
+            print(self.preflight.text())
+        return 0 if self.preflight.feasible else InfeasibleError.exit_status
+
+    def _list_layers(self) -> int:
+        layers = [op for op in self.module.walk() if isinstance(op, nn.LinearOp)]
+        rows = [(op.role.data, *nn.shape_of(op.weight), _node(op), _key(op)) for op in layers]
+        if self.options.json:
+            keys = ("role", "out", "in", "onnx_node", "initializer")
+            print(json.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=2))
+            return 0
+        for role, outs, ins, node, key in rows:
+            print(f"{role:<20} {outs:>6} x {ins:<6} {node}  {key}")
+        return 0
+
+    # ---- the program ------------------------------------------------------------------------------------------------
+
+    def _program(self) -> int:
+        options = self.options
+        began = time.perf_counter()
+        bundle = build_bundle(self.module, self.store, self.target, self._facts(), self.hosts)
+        if options.emit == "asm":
+            sys.stdout.write(disassemble(bundle.instructions, bundle.manifest.onnx_nodes))
+            return 0
+        program = Program(bundle)
+        self.seconds["emit"] = self.seconds.get("emit", 0.0) + time.perf_counter() - began
+        self.progress.start("simulate")
+        report = build_report(
+            program, self._facts().entry, self.samples, self.asked, self.encoded, self._dense_layers(program)
+        )
+        listing = bundle.manifest
+        trace = chrome_trace(program.timing(), self.target.clock.mhz, listing.onnx_nodes, listing.layers)
+        program.save(self.output, {"report.json": text_of(report), "trace.json": trace})
+        run = RunFacts(self.seconds)
+        if options.emit != "program" and not options.timing_only:
+            self._simulate(program, run)
+        run_report = build_run_report(run, program, self.output, options.model)
+        add_file(self.output, "run.json", text_of(run_report))
+        self.progress.stop()
+        if options.json:
+            print(json.dumps({"report": report.model_dump(mode="json"), "run": run_report.model_dump(mode="json")}))
+        elif not options.quiet:
+            print_summary(report, run_report, self.output, verbose=options.verbose)
+        if run.failed:
+            raise VerificationError("HPCC4001", run.failed, where=str(self.output), hint="the bundle is kept for a look")
+        return 0
+
+    def _dense_layers(self, program: Program) -> Any:
+        """The yardstick of the ledger: the program itself where nothing is pruned."""
+        if self.encoded is None or isinstance(self.asked, Dense):
+            return program.layers()
+        return dense_layers(self.encoded, str(self.options.target), self.target)
+
+    def _simulate(self, program: Program, run: RunFacts) -> None:
+        """Values of every sample, compared with the integer reference and with ONNX Runtime."""
+        result = program.run(self.samples.arrays)
+        run.samples, run.batches = self.samples.count, result.batches
+        run.simulate_seconds = result.simulate_seconds
+        run.host_seconds = dict(result.host_seconds)
+        if not self.options.verify:
+            return
+        self.progress.start("verify")
+        if self.golden is not None:
+            run.bit_exact = self._bit_exact(program, self.golden)
+            if not run.bit_exact:
+                run.failed = "the simulator's values differ from the integer reference"
+        if self.imported is not None:
+            self._compare(self.imported, result.outputs, run)
+
+    def _bit_exact(self, program: Program, golden: ModuleOp) -> bool:
+        """Whether the device's outputs equal the whole-tensor interpreter's, bit for bit, batch by batch."""
+        for batch in self.batches:
+            values = program.border_inputs(batch)
+            got = program.run(values, host=False).outputs
+            wanted = evaluate(golden, self.store, values)
+            if not all(np.array_equal(got[name], wanted[name].reshape(got[name].shape)) for name in got):
+                return False
+        return True
+
+    def _compare(self, imported: Imported, outputs: Mapping[str, Array], run: RunFacts) -> None:
+        replaced = self._replaced()
+        began = time.perf_counter()
+        wanted = self._collect(Reference(imported.model, self.store, replaced))
+        run.reference_ms = (time.perf_counter() - began) * 1e3 / len(self.batches)
+        mask = _mask_among(self.samples.arrays)
+        for name, value in wanted.items():
+            found = distance(name, outputs[name], value, mask, rtol=self.options.rtol, atol=self.options.atol)
+            run.distances.append(found)
+            if not found.passed and not run.failed:
+                run.failed = _failure(found)
+        floats = [name for name, value in wanted.items() if value.dtype.kind == "f"]
+        if replaced and floats:
+            original = self._collect(Reference(imported.model, self.store, {}))
+            run.damage = damage([outputs[floats[-1]]], [original[floats[-1]]], [mask])
+
+    def _collect(self, reference: Reference) -> dict[str, Array]:
+        parts: dict[str, list[Array]] = {}
+        for batch in self.batches:
+            for name, value in reference.run(batch).items():
+                parts.setdefault(name, []).append(value)
+        return {name: np.concatenate(values)[: self.samples.count] for name, values in parts.items()}
+
+
+def _asked_pattern(spec: str | None, kind: str) -> Pattern:
+    """The pattern of --sparsity. `auto`, the default, changes no weight."""
+    return parse_pattern("dense" if spec in (None, AUTO) else spec, kind)
+
+
+def _output_folder(options: argparse.Namespace, target: Target) -> Path:
+    """The bundle's folder. Raises InputError where something else than a bundle is in the way."""
+    if options.output is not None:
+        path = Path(options.output)
+    else:
+        stem = Path(options.model).name.removesuffix(".onnx").removesuffix(".mlir")
+        spec = re.sub(r"[^A-Za-z0-9.]+", "-", options.sparsity or AUTO)
+        path = Path(f"{stem}.{target.name}.{spec}.hpcc")
+    if options.emit not in (None, "program") or options.check or options.list_layers:
+        return path
+    if path.exists() and not (path / MANIFEST).is_file():
+        what = "is a folder but no bundle" if path.is_dir() else "is a file"
+        raise InputError("HPCC1701", f"the output {what}; only a bundle is replaced", where=str(path), hint="-o DIR")
+    parent = path.resolve().parent
+    if not _writable(parent):
+        raise InputError("HPCC1702", "cannot write there", where=str(parent), hint="-o DIR")
+    return path
+
+
+def _failure(found: Distance) -> str:
+    return (
+        f"output {found.name!r} is off: relative L2 {found.relative_l2:.4f}, worst token cosine"
+        f" {found.min_token_cosine:.4f}, largest error {found.max_abs_error:.3g}"
+    )
+
+
+def _mask_among(arrays: Mapping[str, Array]) -> Array | None:
+    masks = [a for name, a in arrays.items() if run_inputs.role_of(name) == "mask" and a.ndim == 2]
+    return masks[0] if masks else None
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a folder can be made there: the nearest existing parent decides."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _linear_keys(module: ModuleOp) -> dict[str, str]:
+    """The WeightStore key of every linear, by role."""
+    return {op.role.data: _key(op) for op in module.walk() if isinstance(op, nn.LinearOp)}
+
+
+def _key(op: nn.LinearOp) -> str:
+    return op.weight.owner.key.data if isinstance(op.weight.owner, nn.WeightOp) else ""
+
+
+def _node(op: nn.LinearOp) -> str:
+    return op.location.desc.data if isinstance(op.location, NameLoc) else ""
+
+
+def _id_limits(module: ModuleOp) -> dict[str, int]:
+    """Rows of the smallest table that each input of @main is looked up in, before or after `fuse`."""
+    function = main_function(module)
+    names = names_of(function, "input_names")
+    limits: dict[str, int] = {}
+
+    def note(ids: Any, table: Any) -> None:
+        if isinstance(ids, BlockArgument) and isinstance(table.owner, nn.WeightOp):
+            name, rows = names[ids.index], nn.shape_of(table)[0]
+            limits[name] = min(rows, limits.get(name, rows))
+
+    for op in function.body.block.ops:
+        if isinstance(op, nn.EmbeddingOp):
+            for ids, table in zip(op.ids, op.tables, strict=True):
+                note(ids, table)
+        elif isinstance(op, nn.GatherOp) and op.axis.value.data == 0:
+            note(op.indices, op.x)
+    return limits

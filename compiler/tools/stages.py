@@ -1,0 +1,119 @@
+"""Runs the stages of a pipeline on a module: passes, the stage's verifier, dumps, timings, and one callback per stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+
+from hw_targets.errors import HpccError, InputError
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp, StringAttr
+from xdsl.parser import Parser
+from xdsl.passes import PassPipeline
+from xdsl.printer import Printer
+from xdsl.utils.exceptions import ParseError, VerifyException
+
+from compiler.dialects import nn, tile
+from compiler.dialects.isa import ImageOp
+from compiler.passes.verify_stage import VerifyStagePass
+from compiler.pipelines import Stage, all_passes
+from compiler.tools.diagnostics import line_of
+from compiler.universe import all_dialects
+from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
+
+AfterStage = Callable[[Stage, ModuleOp], None]
+
+
+def new_context(store: WeightStore) -> Context:
+    """A context that knows the dialects we use and holds the weights."""
+    from xdsl.dialects.builtin import Builtin
+    from xdsl.dialects.func import Func
+
+    ctx = Context()
+    ctx.load_dialect(Builtin)
+    ctx.load_dialect(Func)
+    for name, load in all_dialects().items():
+        ctx.register_dialect(name, load)
+    attach_store(ctx, store)
+    return ctx
+
+
+@dataclass
+class StageRunner:
+    """Runs stages in order. `after` is called with each finished stage; `seconds` says what each took."""
+
+    ctx: Context
+    target: str
+    sparsity: str
+    after: Sequence[AfterStage] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, module: ModuleOp, stages: Sequence[Stage]) -> ModuleOp:
+        for stage in stages:
+            start = time.perf_counter()
+            self._apply(stage, module)
+            VerifyStagePass(stage=stage.name).apply(self.ctx, module)
+            self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + time.perf_counter() - start
+            for callback in self.after:
+                callback(stage, module)
+        return module
+
+    def _apply(self, stage: Stage, module: ModuleOp) -> None:
+        text = stage.pipeline(target=self.target, sparsity=self.sparsity)
+        if not text:
+            return
+        try:
+            PassPipeline.parse_spec(all_passes(), text).apply(self.ctx, module)
+        except HpccError:
+            raise
+        except VerifyException as error:
+            raise InputError("HPCC1205", f"stage {stage.name!r} made an invalid module: {line_of(error)}") from error
+
+
+def module_text(module: ModuleOp) -> str:
+    """The module as text, with locations."""
+    stream = StringIO()
+    printer = Printer(stream=stream, print_debuginfo=True)
+    printer.print_op(module)
+    return stream.getvalue() + "\n"
+
+
+def weight_keys(module: ModuleOp) -> list[str]:
+    """The WeightStore entries a module refers to, at any stage."""
+    keys: set[str] = set()
+    for op in module.walk():
+        if isinstance(op, nn.WeightOp):
+            keys.add(op.key.data)
+        elif isinstance(op, tile.DramOp | ImageOp):
+            keys.update(key.data for key in op.content if key.data)
+    return sorted(keys)
+
+
+def dump(module: ModuleOp, store: WeightStore, path: Path) -> None:
+    """Write `path` (.mlir) and the weights it refers to as a safetensors file beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = path.with_suffix(".safetensors")
+    store.save(weights, weight_keys(module))
+    module.attributes[MODULE_ATTRIBUTE] = StringAttr(weights.name)
+    path.write_text(module_text(module), encoding="utf-8")
+    del module.attributes[MODULE_ATTRIBUTE]
+
+
+def load_dump(path: Path) -> tuple[Context, ModuleOp, WeightStore]:
+    """Read a module written by `dump`. Raises InputError for what cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("HPCC1001", f"cannot read the module: {error}", where=str(path)) from error
+    ctx = new_context(WeightStore())
+    try:
+        module = Parser(ctx, text, str(path)).parse_module()
+    except (ParseError, VerifyException) as error:
+        raise InputError("HPCC1003", line_of(error).split("error: ", 1)[-1], where=str(path)) from error
+    name = module.attributes.pop(MODULE_ATTRIBUTE, None)
+    store = WeightStore.open(path.parent / name.data) if isinstance(name, StringAttr) else WeightStore()
+    attach_store(ctx, store)
+    return ctx, module, store

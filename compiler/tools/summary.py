@@ -1,0 +1,164 @@
+"""What a person sees: progress on stderr while it is a terminal, the summary and the ledger on stdout at the end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from compiler.tools.report import EXPLANATIONS, Reason, Report, RunReport
+
+STEPS = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit", "simulate", "verify")
+
+
+class Progress:
+    """`[3/10] encode ...` on stderr, overwritten in place; silent where stderr is no terminal."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._on = not quiet and sys.stderr.isatty()
+
+    def start(self, step: str) -> None:
+        if self._on:
+            number = STEPS.index(step) + 1 if step in STEPS else 0
+            print(f"\r\033[K[{number}/{len(STEPS)}] {step} ...", end="", file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        if self._on:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def print_summary(report: Report, run: RunReport, output: Path, *, verbose: bool) -> None:
+    """The summary a newcomer understands, then the ledger layer by layer (`verbose` shows the rows without MACs too)."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
+    say = console.print
+    say()
+    say(f"[bold]{report.model.name}[/] for [bold]{report.target.name}[/] at {report.target.clock_mhz:g} MHz")
+    say(f"  pattern    {_escape(report.pruning.words)}")
+    if report.pruning.scope:
+        say(
+            f"             {report.pruning.achieved:.1%} zeros in the {len(report.pruning.scope)} pruned matrices,"
+            f" {report.pruning.encoder:.1%} of the encoder, {report.pruning.file:.1%} of the file"
+        )
+    say()
+    _say_layers(console, report, verbose=verbose)
+    _say_latency(console, report, run)
+    _say_checks(console, report, run)
+    say(f"  written    {output}/  (program, weights, report.json, run.json, trace.json for ui.perfetto.dev)")
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _say_latency(console: Console, report: Report, run: RunReport) -> None:
+    say = console.print
+    total = report.latency.accelerator_ms
+    line = f"  latency    {total:.3f} ms on the accelerator ({report.cycles:,} cycles, simulated)"
+    if report.cycles_if_dense and report.cycles_if_dense != report.cycles:
+        line += f"; dense would take {report.cycles_if_dense:,}: [bold]{report.cycles_if_dense / report.cycles:.2f}x[/]"
+    say(line)
+    host = run.latency["host_ms"]
+    say(
+        f"             + {report.latency.transfer_ms:.3f} ms transfer (estimated) + {host.ms:.3f} ms host"
+        f" ({host.source}) = {run.latency['total_ms'].ms:.3f} ms"
+    )
+    roof = report.roofline
+    say(
+        f"  bound      matrix {roof.matrix_ms:.3f}, vector {roof.vector_ms:.3f}, memory {roof.memory_ms:.3f} ms:"
+        f" {roof.attained:.0%} of the best possible attained"
+    )
+    memory = report.memory
+    say(
+        f"  weights    {_size(memory.weights_dense_bytes)} dense int8 -> {_size(memory.weights_stored_bytes)} stored"
+        f" ({_size(memory.value_bytes)} values + {_size(memory.metadata_bytes)} indices);"
+        f" program {_size(memory.program_bytes)}, {report.instructions:,} instructions"
+    )
+    used = ", ".join(f"{name} {part.used / max(part.usable, 1):.0%}" for name, part in report.resources.items())
+    say(f"  board      {used} of what is usable")
+    hosts = report.host_ops
+    if hosts:
+        names = ", ".join(dict.fromkeys(f"{op.op} {op.onnx_node}" for op in hosts))
+        share = sum(op.macs_share for op in hosts)
+        say(f"  host       {len(hosts)} nodes, {share:.2%} of the MACs: {_escape(names)}")
+
+
+def _say_checks(console: Console, report: Report, run: RunReport) -> None:
+    say = console.print
+    if run.verify is not None:
+        if run.verify.bit_exact is not None:
+            word = "equal bit for bit" if run.verify.bit_exact else "[red]DIFFERENT[/]"
+            say(f"  simulator  {word} to the integer reference")
+        for check in run.verify.outputs:
+            verdict = "[green]ok[/]" if check.passed else "[red]FAILED[/]"
+            say(
+                f"  verify     {_escape(check.name)}: relative L2 {check.relative_l2:.4f}, worst token cosine"
+                f" {check.min_token_cosine:.4f}, against {run.verify.reference}: {verdict}"
+            )
+    if run.damage is not None:
+        say(
+            f"  damage     mean sample cosine {run.damage.mean_sample_cosine:.3f} to the unpruned model"
+            " (one-shot pruning; training would recover most of it)"
+        )
+    source = {
+        "made up": "made-up inputs: they say nothing about accuracy",
+        "text": f"{report.inputs.count} texts of {report.inputs.source}",
+        "npz": f"{report.inputs.count} samples of {report.inputs.source}",
+    }[report.inputs.kind]
+    if run.simulate_seconds:
+        say(f"  inputs     {source}; simulated in {run.simulate_seconds:.2f} s")
+    else:
+        say(f"  inputs     {source}")
+
+
+def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    for title, right in (
+        ("layer", False),
+        ("pattern", False),
+        ("format", False),
+        ("bytes", True),
+        ("cycles", True),
+        ("if dense", True),
+        ("gain", True),
+        ("why", False),
+    ):
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
+    reasons: dict[Reason, None] = {}
+    for layer in report.layers:
+        if not layer.macs_dense and not verbose and layer.cycles < report.cycles // 100:
+            continue
+        reasons[layer.reason] = None
+        table.add_row(
+            layer.name,
+            layer.pattern if layer.op == "linear" else "",
+            layer.format,
+            _size(layer.value_bytes + layer.metadata_bytes) if layer.op == "linear" else "",
+            f"{layer.cycles:,}",
+            f"{layer.cycles_if_dense:,}" if layer.cycles_if_dense is not None else "does not fit",
+            f"{layer.speedup:.2f}x" if layer.speedup is not None else "",
+            layer.reason.value,
+        )
+    if_dense = report.cycles_if_dense
+    table.add_row(
+        "[bold]total[/]",
+        "",
+        "",
+        _size(report.memory.weights_stored_bytes),
+        f"{report.cycles:,}",
+        f"{if_dense:,}" if if_dense is not None else "",
+        f"{if_dense / report.cycles:.2f}x" if if_dense is not None else "",
+        "",
+    )
+    console.print(table)
+    for reason in reasons:
+        console.print(f"  [dim]{reason.value}: {EXPLANATIONS[reason]}[/]")
+    console.print()
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("MB", 1_000_000), ("kB", 1_000)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
