@@ -168,7 +168,8 @@ def quantize_weights(w: AnyArray) -> tuple[I8, F32]:
 
 
 def matmul_i32(x: AnyArray, w: AnyArray) -> I32:
-    """acc[..., r, o] = sum over k of x[..., r, k] * w[..., o, k], exact; x is int8 or uint8, w int8.
+    """acc[..., r, o] = sum over k of x[..., r, k] * w[..., o, k], exact; x is int8 or uint8, w int8 (or its codes as
+    float32, which saves their conversion).
 
     fp32 BLAS is exact while every partial sum stays below 2^24: 1,024 products of s8 x s8, 512 of u8 x s8.
     """
@@ -177,7 +178,7 @@ def matmul_i32(x: AnyArray, w: AnyArray) -> I32:
     total: I32 | None = None
     for start in range(0, max(size, 1), chunk):
         left = x[..., start : start + chunk].astype(np.float32)
-        right = w[..., start : start + chunk].astype(np.float32)
+        right = w[..., start : start + chunk].astype(np.float32, copy=False)
         part = np.matmul(left, np.swapaxes(right, -1, -2)).astype(np.int32)
         total = part if total is None else np.add(total, part, out=total)
     assert total is not None

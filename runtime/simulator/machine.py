@@ -20,8 +20,9 @@ from hw_targets.isa import Memory
 Bytes = NDArray[np.uint8]
 AnyArray = NDArray[Any]
 
-POISON = 0xAA
-"""What memories hold before they are written, so that reading unwritten bytes shows in the result."""
+POISON = 0xC7
+"""What memories hold before they are written, so that reading unwritten bytes shows in the result: -57 as a code, -1e5
+as bf16 or fp32 (0xAA would be -3e-13, which vanishes in any sum)."""
 
 
 @dataclass(frozen=True)
