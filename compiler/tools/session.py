@@ -180,6 +180,7 @@ class Session:
         if self.stepwise is None:
             self.stepwise = StepwiseCheck(self.imported, self.store, self.batches[0])
         check = self.stepwise
+        said = len(check.lines)
         if name in ("import", "fuse", "sparsify"):
             check.float_stage(name, module, self._replaced())
         elif name == "quantize":
@@ -189,7 +190,8 @@ class Session:
         elif name in ("tile", "schedule"):
             check.tiles(name, module)
         if self.options.verbose:
-            print(check.lines[-1] if check.lines else "", file=sys.stderr)
+            for line in check.lines[said:]:
+                print(line, file=sys.stderr)
 
     # ---- answers without a program ----------------------------------------------------------------------------------
 
