@@ -55,9 +55,12 @@ def run_command(options: argparse.Namespace) -> int:
         raise UsageError("HPCC2008", "no target given", hint="--target fpga-u280; `hpcc --list-targets` lists them")
     session = Session(options)
     try:
-        return session.run()
+        status = session.run()
     finally:
         session.progress.stop()
+    if options.time_passes:
+        session.print_times()
+    return status
 
 
 class Session:
@@ -96,6 +99,11 @@ class Session:
         if options.emit not in STOPS_WITH_PROGRAM:
             return self._print_module()
         return self._program()
+
+    def print_times(self) -> None:
+        """What every stage took, on stderr."""
+        for name, seconds in (*self.seconds.items(), ("total", sum(self.seconds.values()))):
+            print(f"{name:<9} {seconds:8.3f} s", file=sys.stderr)
 
     # ---- the module -------------------------------------------------------------------------------------------------
 
