@@ -123,6 +123,9 @@ class Options:
     from_bytes: bool = False
 
 
+DEFAULTS = Options()
+
+
 class Simulator:
     """A machine with one program prepared. `run` executes it once on what lies in DRAM.
 
@@ -135,7 +138,7 @@ class Simulator:
         program: Sequence[Resolved],
         sizes: Mapping[Memory, int],
         dram: Sequence[DramRegion],
-        options: Options = Options(),
+        options: Options = DEFAULTS,
         place_of: Callable[[Resolved], str] = lambda instruction: instruction.place,
     ) -> None:
         self.memories = Memories(sizes, dram)

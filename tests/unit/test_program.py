@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hand_programs import INS, LinearData, linear, linear_bundle, linear_manifest
+
 from hw_targets import numerics
 from hw_targets.asm import assemble
 from hw_targets.errors import InputError, MissingToolError
