@@ -8,16 +8,14 @@ A linear's weight type is always the LOGICAL matrix, out x in, whatever the file
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from xdsl.dialects.builtin import (
-    ArrayAttr,
     BFloat16Type,
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
     Float32Type,
     FloatAttr,
-    IntAttr,
     IntegerAttr,
     IntegerType,
     StringAttr,
@@ -65,6 +63,10 @@ def element_type_of(value: SSAValue) -> Attribute:
 
 def int_array(values: Sequence[int]) -> DenseArrayBase[IntegerType]:
     return DenseArrayBase.from_list(i64, list(values))
+
+
+def int_values(array: DenseArrayBase[Any]) -> tuple[int, ...]:
+    return tuple(int(value) for value in array.get_values())
 
 
 def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
@@ -116,7 +118,7 @@ class WeightOp(IRDLOperation):
     def verify_(self) -> None:
         if self.stored is not None:
             if self.stored.data not in ("io", "oi"):
-                raise VerifyException(f"stored layout {self.stored.data!r} is neither \"oi\" nor \"io\"")
+                raise VerifyException(f'stored layout {self.stored.data!r} is neither "oi" nor "io"')
             if len(shape_of(self.result)) != 2:
                 raise VerifyException("only a matrix has a stored layout")
 
@@ -152,7 +154,7 @@ class ConstantOp(IRDLOperation):
         for size in shape_of(self.result):
             count *= size
         if count > self.LIMIT:
-            raise VerifyException(f"a constant of {count} elements belongs into the weight store (at most {self.LIMIT})")
+            raise VerifyException(f"a constant of {count} elements (over {self.LIMIT}) belongs into the weight store")
 
 
 # ---- elementary ops: ONNX semantics ---------------------------------------------------------------------------------
@@ -371,7 +373,7 @@ class TransposeOp(IRDLOperation):
 
     @property
     def permutation(self) -> tuple[int, ...]:
-        return tuple(int(v) for v in self.perm.get_values())
+        return int_values(self.perm)
 
     def verify_(self) -> None:
         if sorted(self.permutation) != list(range(len(shape_of(self.x)))):
@@ -458,7 +460,7 @@ class SliceOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
-        starts, steps = [tuple(int(v) for v in a.get_values()) for a in (self.starts, self.steps)]
+        starts, steps = int_values(self.starts), int_values(self.steps)
         source, sizes = shape_of(self.x), shape_of(self.result)
         if not len(starts) == len(steps) == len(source) == len(sizes):
             raise VerifyException("a slice names every axis")
@@ -511,7 +513,7 @@ class ReduceOp(IRDLOperation):
 
     @property
     def axis_tuple(self) -> tuple[int, ...]:
-        return tuple(int(v) for v in self.axes.get_values())
+        return int_values(self.axes)
 
     def verify_(self) -> None:
         shape, axes = shape_of(self.x), self.axis_tuple
@@ -633,7 +635,7 @@ def _verify_attention(op: AttentionOp | QAttentionOp) -> None:
         if kind == "boolean":
             _expect_shape(op, op.mask, (k[0], k[1]))
         elif kind != "additive":
-            raise VerifyException(f"mask_kind {kind!r} is neither \"boolean\" nor \"additive\"")
+            raise VerifyException(f'mask_kind {kind!r} is neither "boolean" nor "additive"')
     _expect_shape(op, op.result, q)
 
 
@@ -837,7 +839,7 @@ class QuantizeOp(IRDLOperation):
 
 @irdl_op_definition
 class QLinearOp(IRDLOperation):
-    """f32(x W^T) * (sx * sw) + bias + residual: int8 codes in, fp32 out; W out x in of int8, sw one scale per output."""
+    """f32(x W^T) * (sx * sw) + bias + residual: int8 codes in, fp32 out; W out x in of int8, one scale per output."""
 
     name = "hpcc_nn.qlinear"
     x = operand_def(AnyTensor)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 
 import onnx_ir as ir
-from hw_targets.errors import InputError
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
-MATRIX_LIMIT = 64
-"""Floating-point tensors of two or more dimensions and more elements than this are weights: nothing on them is folded."""
+from hw_targets.errors import InputError
+
+MATRIX_LIMIT = 16
+"""Floating-point tensors of two or more dimensions and more elements than this are weights, and never folded."""
 INPUT_LIMIT = 1 << 20
 OUTPUT_LIMIT = 1 << 20
 _ALWAYS = frozenset({"ConstantOfShape"})
@@ -22,13 +23,17 @@ _ALWAYS = frozenset({"ConstantOfShape"})
 
 def _is_weight(value: ir.Value | None) -> bool:
     tensor = None if value is None else value.const_value
-    return tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 1 and tensor.size > MATRIX_LIMIT
+    return (
+        tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 1 and tensor.size > MATRIX_LIMIT
+    )
 
 
 def _is_codes(value: ir.Value | None) -> bool:
     """Integer weights behind Cast x scale: matrices of 8-bit codes."""
     tensor = None if value is None else value.const_value
-    return tensor is not None and tensor.dtype.bitwidth <= 8 and len(tensor.shape) > 1 and tensor.dtype != ir.DataType.BOOL
+    return (
+        tensor is not None and tensor.dtype.bitwidth <= 8 and len(tensor.shape) > 1 and tensor.dtype != ir.DataType.BOOL
+    )
 
 
 def _should_fold(node: ir.Node) -> bool | None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
-from hw_targets.errors import InputError
 from onnx import helper
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute
 
 from compiler.frontend.importer import inputs_of_node
 from compiler.passes.partition import HOST
+from hw_targets.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def host_segments(module: ModuleOp, model: ir.Model) -> list[HostSegment]:
 
 
 def extract(model: ir.Model, inputs: Iterable[str], outputs: Iterable[str]) -> onnx.ModelProto:
-    """The subgraph that computes `outputs` from `inputs` and initializers. Raises InputError HPCC1301 if there is none."""
+    """The subgraph from `inputs` and initializers to `outputs`. Raises InputError HPCC1301 if there is none."""
     values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
     borders = {name: values[name] for name in inputs if name in values}
     wanted = [_known(values, name) for name in outputs]

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from hw_targets.errors import InputError
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import (
+    AnyFloat,
     ArrayAttr,
     BFloat16Type,
     BytesAttr,
@@ -43,6 +43,7 @@ from compiler.frontend.fold import fold
 from compiler.frontend.onnx_file import open_onnx
 from compiler.frontend.shapes import Shapes, bind_shapes
 from compiler.weights import WeightStore
+from hw_targets.errors import InputError
 
 Array = NDArray[Any]
 
@@ -63,11 +64,14 @@ class Imported:
     path: Path
 
 
+Element = AnyFloat | IntegerType
+
+
 class Unsupported(Exception):
     """Why a node has no meaning here; it becomes an opaque operation."""
 
 
-_ELEMENTS: dict[ir.DataType, Attribute] = {
+_ELEMENTS: dict[ir.DataType, Element] = {
     ir.DataType.FLOAT: f32,
     ir.DataType.FLOAT16: f16,
     ir.DataType.DOUBLE: f64,
@@ -84,7 +88,7 @@ _ELEMENTS: dict[ir.DataType, Attribute] = {
 }
 
 
-def _element_type(dtype: ir.DataType | None) -> Attribute:
+def _element_type(dtype: ir.DataType | None) -> Element:
     if dtype is None or dtype not in _ELEMENTS:
         raise Unsupported(f"element type {'unknown' if dtype is None else dtype.name.lower()}")
     return _ELEMENTS[dtype]
@@ -338,7 +342,8 @@ def _slice(n: NodeImport) -> list[SSAValue]:
             None,
         ]
     starts_in, ends_in, axes_in, steps_in = given
-    assert starts_in is not None and ends_in is not None
+    if starts_in is None or ends_in is None:
+        raise Unsupported("no bounds are given")
     axes = range(starts_in.size) if axes_in is None else [int(a) % len(shape) for a in axes_in]
     steps_list = [1] * starts_in.size if steps_in is None else steps_in.tolist()
     starts, steps, sizes = [0] * len(shape), [1] * len(shape), list(shape)
@@ -570,7 +575,9 @@ class ModelImport:
             self._name(output, result, mark[0])
 
     def _is_gone(self, made: SSAValue, mark: int) -> bool:
-        return isinstance(made.owner, nn.WeightOp | nn.ConstantOp) and all(made.owner is not op for op in self.constants)
+        return isinstance(made.owner, nn.WeightOp | nn.ConstantOp) and all(
+            made.owner is not op for op in self.constants
+        )
 
     def _convert(self, node: ir.Node) -> list[SSAValue]:
         converter = CONVERTERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
@@ -606,7 +613,7 @@ class ModelImport:
         if isinstance(owner, Operation) and any(owner is op for op in self.ops[mark:]):
             known = owner.attributes.get(TENSORS)
             names = list(known.data) if isinstance(known, ArrayAttr) else [StringAttr("")] * len(owner.results)
-            names[list(owner.results).index(result)] = StringAttr(str(output.name))
+            names[[value is result for value in owner.results].index(True)] = StringAttr(str(output.name))
             owner.attributes[TENSORS] = ArrayAttr(names)
 
 
@@ -682,5 +689,5 @@ def _module(model: ir.Model, block: Block, results: Sequence[SSAValue]) -> Modul
 
 def _parameters(store: WeightStore) -> int:
     """Elements of the weights: floats and 8-bit codes, aliases counted once."""
-    counted = {store.digest(key): store.get(key) for key in store.keys()}
+    counted = {store.digest(key): store.get(key) for key in store.keys()}  # noqa: SIM118
     return sum(a.size for a in counted.values() if a.dtype.kind not in "iub" or a.dtype in (np.int8, np.uint8))

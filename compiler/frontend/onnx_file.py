@@ -2,8 +2,9 @@
 
 A model file is a handful of kilobytes of graph and hundreds of megabytes of `raw_data`. The walker below copies
 everything but those payloads into a small ModelProto and notes where each payload lies, so that a tensor is a read-only
-numpy view of the file. Field numbers are those of onnx.proto (ModelProto.graph = 7, GraphProto.node = 1, .initializer = 5,
-NodeProto.attribute = 5, AttributeProto.t = 5, TensorProto.raw_data = 9, .external_data = 13, .data_location = 14).
+numpy view of the file. Field numbers are those of onnx.proto: ModelProto.graph = 7, GraphProto.node = 1 and
+.initializer = 5, NodeProto.attribute = 5, AttributeProto.t = 5, TensorProto.raw_data = 9, .external_data = 13 and
+.data_location = 14.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
+
 from hw_targets.errors import InputError
 
 INLINE_LIMIT = 1024
@@ -154,7 +156,9 @@ def open_onnx(path: Path) -> OnnxFile:
 
 
 def _not_onnx(path: Path) -> InputError:
-    return InputError("HPCC1002", "this is not an ONNX file", where=str(path), hint="expected a serialised ONNX ModelProto")
+    return InputError(
+        "HPCC1002", "this is not an ONNX file", where=str(path), hint="expected a serialised ONNX ModelProto"
+    )
 
 
 def _map(path: Path) -> memoryview:
@@ -163,7 +167,9 @@ def _map(path: Path) -> memoryview:
         hint = f"the folder holds {', '.join(near)}" if near else "check the path"
         raise InputError("HPCC1001", "no such file", where=str(path), hint=hint)
     if path.is_dir():
-        raise InputError("HPCC1002", "this is a folder, not an ONNX file", where=str(path), hint="name the .onnx file in it")
+        raise InputError(
+            "HPCC1002", "this is a folder, not an ONNX file", where=str(path), hint="name the .onnx file in it"
+        )
     try:
         with path.open("rb") as stream:
             if path.stat().st_size == 0:
@@ -190,13 +196,15 @@ def _resolve(tensor: ir.ExternalTensor, data: memoryview, path: Path) -> ir.Tens
         source = path.parent / str(tensor.location)
         if not source.is_file():
             raise InputError(
-                "HPCC1006", f"the external data file {str(tensor.location)!r} is missing", where=str(path),
+                "HPCC1006",
+                f"the external data file {str(tensor.location)!r} is missing",
+                where=str(path),
                 hint="keep it beside the model",
             )
         if source.stat().st_size < (tensor.offset or 0) + (tensor.length or tensor.nbytes):
             raise InputError("HPCC1003", f"the external data file {source.name!r} is truncated", where=str(path))
         return tensor
-    assert tensor.offset is not None and tensor.length is not None
+    assert tensor.offset is not None
     if tensor.length != tensor.nbytes:
         raise InputError(
             "HPCC1006",
@@ -207,8 +215,10 @@ def _resolve(tensor: ir.ExternalTensor, data: memoryview, path: Path) -> ir.Tens
     if tensor.dtype.bitwidth < 8:
         raw = ir.TensorProtoTensor(
             onnx.TensorProto(
-                name=tensor.name, dims=shape, data_type=int(tensor.dtype),
-                raw_data=bytes(data[tensor.offset : tensor.offset + tensor.length]),
+                name=tensor.name,
+                dims=shape,
+                data_type=int(tensor.dtype),
+                raw_data=bytes(data[tensor.offset : tensor.offset + tensor.nbytes]),
             )
         )
         return ir.Tensor(raw.numpy(), dtype=tensor.dtype, name=tensor.name)

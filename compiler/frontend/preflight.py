@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.frontend.host import HostNode, host_parts
-from compiler.interpreters.evaluate import main_of
+from compiler.module import main_function
 from compiler.passes.macs import macs_of
 
 
@@ -46,13 +46,15 @@ class Preflight:
         titles = ("node", "op", "MACs", "when", "why it runs on the host")
         cells = [titles, *((r.onnx_node, r.op, f"{r.macs_share:.1%}", r.when, r.reason) for r in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        ]
         return "\n".join([head, "", *lines])
 
 
 def preflight(module: ModuleOp) -> Preflight:
     """The table of a module after `hpcc-partition`, host nodes in order of execution."""
-    device = sum(macs_of(op) for op in main_of(module).body.block.ops)
+    device = sum(macs_of(op) for op in main_function(module).body.block.ops)
     nodes = [(part.when, node) for part in host_parts(module) for node in part.nodes]
     host = sum(node.macs for _, node in nodes)
     total = max(device + host, 1)

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Mapping
 
 import onnx_ir as ir
+
 from hw_targets.errors import InputError, UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -45,7 +46,10 @@ def _find(inputs: Mapping[str, ir.Value], name: str, where: str) -> ir.Value:
     if name not in inputs:
         near = difflib.get_close_matches(name, inputs, n=3, cutoff=0.4) or list(inputs)
         raise UsageError(
-            "HPCC2302", f"--shape names {name!r}, which is no input of the model", where=where, hint=f"did you mean {', '.join(near)}?"
+            "HPCC2302",
+            f"--shape names {name!r}, which is no input of the model",
+            where=where,
+            hint=f"did you mean {', '.join(near)}?",
         )
     return inputs[name]
 

@@ -1,7 +1,8 @@
 """Execute an `hpcc_nn` module on numpy arrays: the meaning of every stage up to `quantize`.
 
 The files beside this one register a function per operation. A tensor value is a numpy array; bf16 values are float32
-arrays that hold bf16-representable values, codes are int8, ids int64, masks any integer or bool array (nonzero = attend).
+arrays that hold bf16-representable values, codes are int8, ids int64, masks any integer or bool array (nonzero means
+attend).
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from hw_targets.errors import InputError
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import ArrayAttr, BFloat16Type, ModuleOp, NameLoc, StringAttr, TensorType
+from xdsl.dialects.builtin import BFloat16Type, ModuleOp, NameLoc, TensorType
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 
+from compiler.module import main_function, names_of
 from compiler.weights import WeightStore
+from hw_targets.errors import InputError
 
 Array = NDArray[Any]
 Meaning = Callable[[Any, list[Array], WeightStore], list[Array]]
@@ -59,26 +61,10 @@ def run_op(op: Operation, args: list[Array], store: WeightStore) -> list[Array]:
     return meaning(op, args, store)
 
 
-def main_of(module: ModuleOp) -> FuncOp:
-    """The function @main. Raises InputError if the module has none."""
-    for op in module.ops:
-        if isinstance(op, FuncOp) and op.sym_name.data == "main":
-            return op
-    raise InputError("HPCC1202", "the module has no function @main")
-
-
-def names(func: FuncOp, attribute: str, count: int) -> list[str]:
-    """`input_names` or `output_names` of a function, or positions where the text has none."""
-    value = func.attributes.get(attribute)
-    if isinstance(value, ArrayAttr):
-        return [item.data for item in value if isinstance(item, StringAttr)]
-    return [f"{attribute.removesuffix('_names')}{index}" for index in range(count)]
-
-
 def _bind(func: FuncOp, inputs: Mapping[str, Array]) -> dict[SSAValue, Array]:
     arguments = func.body.block.args
     values: dict[SSAValue, Array] = {}
-    for name, argument in zip(names(func, "input_names", len(arguments)), arguments, strict=True):
+    for name, argument in zip(names_of(func, "input_names"), arguments, strict=True):
         if name not in inputs:
             raise InputError("HPCC1203", f"input {name!r} is missing", hint=f"given are {', '.join(sorted(inputs))}")
         assert isinstance(argument.type, TensorType)
@@ -97,7 +83,7 @@ def walk(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> I
     from compiler.interpreters import load_meanings
 
     load_meanings()
-    func = main_of(module)
+    func = main_function(module)
     values = _bind(func, inputs)
     left = {value: len(list(value.uses)) for value in values}
     for op in func.body.block.ops:
@@ -126,4 +112,4 @@ def evaluate(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) 
     for op, arrays in walk(module, store, inputs):
         if isinstance(op, ReturnOp):
             results = arrays
-    return dict(zip(names(main_of(module), "output_names", len(results)), results, strict=True))
+    return dict(zip(names_of(main_function(module), "output_names"), results, strict=True))

@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, Float64Type, IntegerType, Signedness, TensorType
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    Float16Type,
+    Float32Type,
+    Float64Type,
+    IntegerType,
+    Signedness,
+    TensorType,
+)
 from xdsl.ir import Attribute, Operation
 
 from compiler.dialects import nn
@@ -23,7 +31,13 @@ Float64 = NDArray[np.float64]
 # ---- erf ------------------------------------------------------------------------------------------------------------
 
 _SMALL = (
-    (1.85777706184603153e-1, 3.16112374387056560e0, 1.13864154151050156e2, 3.77485237685302021e2, 3.20937758913846947e3),
+    (
+        1.85777706184603153e-1,
+        3.16112374387056560e0,
+        1.13864154151050156e2,
+        3.77485237685302021e2,
+        3.20937758913846947e3,
+    ),
     (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3),
 )
 _MIDDLE = (
@@ -236,7 +250,7 @@ def _gather(op: nn.GatherOp, args: list[Array], store: WeightStore) -> list[Arra
 @meaning_of(nn.SliceOp)
 def _slice(op: nn.SliceOp, args: list[Array], store: WeightStore) -> list[Array]:
     sizes = nn.shape_of(op.result)
-    starts, steps = ([int(v) for v in a.get_values()] for a in (op.starts, op.steps))
+    starts, steps = (nn.int_values(a) for a in (op.starts, op.steps))
     index: list[slice] = []
     for start, step, size in zip(starts, steps, sizes, strict=True):
         stop = start + step * size

@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from compiler.interpreters import load_meanings
-from compiler.interpreters.evaluate import main_of
+from compiler.module import main_function
 from compiler.passes.fusion.attention import fuse_attentions
 from compiler.passes.fusion.linear import fuse_linears, simplify_reshapes
 from compiler.passes.fusion.masks import MaskProver
@@ -25,13 +25,13 @@ from compiler.weights import store_of
 
 @dataclass(frozen=True)
 class FusePass(ModulePass):
-    """Recognise embeddings, linears, attention, normalisations, activations, pooling; name the linears by their role."""
+    """Recognise embeddings, linears, attention, normalisations, activations and pooling; name linears by their role."""
 
     name = "hpcc-fuse"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         load_meanings()
-        scope = Scope(main_of(op).body.block, store_of(ctx, op))
+        scope = Scope(main_function(op).body.block, store_of(ctx, op))
         simplify_reshapes(scope)
         fuse_layer_norms(scope)
         fuse_activations(scope)

@@ -1,8 +1,8 @@
 """`hpcc-partition`: keep in @main what the accelerator runs; the rest is described in `hpcc.host` and runs on the host.
 
-The result is host work before, one device part, host work after. @main's arguments and results become the borders of the
-device part, named by ONNX tensors in `input_names` and `output_names`; compiler/frontend/host.py cuts the host parts out of
-the ONNX graph by those names.
+The result is host work before, one device part, host work after. @main's arguments and results become the borders of
+the device part, named by ONNX tensors in `input_names` and `output_names`; compiler/frontend/host.py cuts the host
+parts out of the ONNX graph by those names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from compiler.dialects import nn
-from compiler.interpreters.evaluate import main_of, names, node_name
+from compiler.interpreters.evaluate import node_name
+from compiler.module import main_function, names_of
 from compiler.passes.fusion.match import TENSORS, is_f32
 from compiler.passes.macs import macs_of
 
@@ -38,7 +39,9 @@ class Place(StrEnum):
 def host_reason(op: Operation) -> str | None:
     """Why the accelerator does not run an operation, None if it does. Judges the operation alone, not its place."""
     match op:
-        case nn.EmbeddingOp() | nn.LinearOp() | nn.LayerNormOp() | nn.ActivationOp() | nn.TakeTokenOp() | nn.MeanPoolOp():
+        case (
+            nn.EmbeddingOp() | nn.LinearOp() | nn.LayerNormOp() | nn.ActivationOp() | nn.TakeTokenOp() | nn.MeanPoolOp()
+        ):
             return None
         case nn.AttentionOp():
             additive = op.mask_kind is not None and op.mask_kind.data == "additive"
@@ -122,11 +125,11 @@ class Plan:
         """The ONNX tensor a value is, made up where the text does not say."""
         block = self.func.body.block
         if isinstance(value, BlockArgument):
-            return names(self.func, "input_names", len(block.args))[value.index]
+            return names_of(self.func, "input_names")[value.index]
         assert isinstance(value.owner, Operation)
         known = value.owner.attributes.get(TENSORS)
         if isinstance(known, ArrayAttr):
-            name = known.data[list(value.owner.results).index(value)]
+            name = known.data[[result is value for result in value.owner.results].index(True)]
             if isinstance(name, StringAttr) and name.data:
                 return name.data
         return f"value{list(block.ops).index(value.owner)}"
@@ -134,7 +137,7 @@ class Plan:
     def returned(self) -> list[tuple[str, SSAValue]]:
         last = self.func.body.block.last_op
         assert isinstance(last, ReturnOp)
-        return list(zip(names(self.func, "output_names", len(last.operands)), last.operands, strict=True))
+        return list(zip(names_of(self.func, "output_names"), last.operands, strict=True))
 
     def inputs_of(self, place: Place) -> dict[str, SSAValue]:
         """What a part reads from elsewhere, by name, in order of first use."""
@@ -240,7 +243,7 @@ class PartitionPass(ModulePass):
     name = "hpcc-partition"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        plan = Plan(main_of(op))
+        plan = Plan(main_function(op))
         plan.assign()
         _check_types(plan)
         op.attributes[HOST] = plan.host_attribute()

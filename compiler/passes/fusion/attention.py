@@ -15,7 +15,7 @@ from xdsl.irdl import IRDLOperation
 
 from compiler.dialects import nn
 from compiler.passes.fusion.linear import UNNAMED
-from compiler.passes.fusion.masks import MaskProver
+from compiler.passes.fusion.masks import MaskProver, Proof
 from compiler.passes.fusion.match import (
     Array,
     Scope,
@@ -105,15 +105,13 @@ def _scores(prover: MaskProver, value: SSAValue) -> tuple[nn.MatMulOp, float, Ma
     while (product := made_by(value, nn.MatMulOp)) is None:
         step = scaled(value)
         if step is not None:
-            if masking.kind == "additive":
-                return None  # the addition is scaled too
             value, scale = step[0], scale * step[1]
             continue
         masked = _unmasked(prover, value)
         if masked is None or (masked[1].kind is not None and masking.kind is not None):
             return None
         if masked[1].kind == "additive" and scale != 1.0:
-            return None
+            return None  # the mask is scaled with the scores
         value = masked[0]
         masking = masked[1] if masked[1].kind is not None else masking
     return product, scale, masking
@@ -128,11 +126,8 @@ def _unmasked(prover: MaskProver, value: SSAValue) -> tuple[SSAValue, Masking] |
         for scores, mask in orders(add):
             if nn.shape_of(scores) != shape or not _leads_to_product(scores):
                 continue
-            proved = prover.additive_mask(mask, shape[0], shape[-1]) if len(shape) == 4 else False
-            if isinstance(proved, bool):
-                candidates.append((scores, Masking(mask, "additive")))
-            else:
-                candidates.append((scores, Masking() if proved is None else Masking(proved, "boolean")))
+            proof = prover.additive_mask(mask, shape[0], shape[-1]) if len(shape) == 4 else Proof(False)
+            candidates.append((scores, _masking(proof) if proof.proved else Masking(mask, "additive")))
         return min(candidates, key=lambda c: c[1].kind == "additive", default=None)
     where = made_by(value, nn.WhereOp)
     if where is None or len(shape) != 4:
@@ -140,10 +135,12 @@ def _unmasked(prover: MaskProver, value: SSAValue) -> tuple[SSAValue, Masking] |
     fill = scalar(where.rhs)
     if fill is None or fill > -1e4 or nn.shape_of(where.lhs) != shape:
         return None
-    proved = prover.keep_mask(where.condition, shape[0], shape[-1])
-    if isinstance(proved, bool):
-        return None
-    return where.lhs, Masking() if proved is None else Masking(proved, "boolean")
+    proof = prover.keep_mask(where.condition, shape[0], shape[-1])
+    return (where.lhs, _masking(proof)) if proof.proved else None
+
+
+def _masking(proof: Proof) -> Masking:
+    return Masking() if proof.mask is None else Masking(proof.mask, "boolean")
 
 
 def _leads_to_product(value: SSAValue) -> bool:
@@ -162,15 +159,19 @@ def _split(batch: int, tokens: int, heads: int, width: int) -> Array:
 
 
 def _heads(scope: Scope, value: SSAValue, *, transposed: bool) -> Heads | None:
-    """Find the tensor whose heads `value` holds: [b, h, s, d] or [b * h, s, d], its last axes swapped if `transposed`."""
+    """Find the tensor whose heads `value` holds: [b, h, s, d] or [b * h, s, d], its last axes swapped if `transposed`.
+
+    [b * h, s, d] is itself a tensor of one head, so of all candidates the nearest with the most heads is taken.
+    """
     shape = nn.shape_of(value)
     tokens, width = (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
     chain: list[Operation] = []
     factor, root = 1.0, value
+    best: Heads | None = None
     while True:
         match = _split_matches(scope, root, list(reversed(chain)), shape, tokens, width, transposed=transposed)
-        if match is not None:
-            return Heads(root, match, factor)
+        if match is not None and (best is None or match > best.heads):
+            best = Heads(root, match, factor)
         step = scaled(root)
         if step is not None:
             root, factor = step[0], factor * step[1]
@@ -178,7 +179,7 @@ def _heads(scope: Scope, value: SSAValue, *, transposed: bool) -> Heads | None:
             chain.append(root.owner)
             root = root.owner.x
         else:
-            return None
+            return best
 
 
 def _split_matches(
@@ -224,9 +225,7 @@ def _merged(scope: Scope, context: nn.MatMulOp, batch: int, heads: int) -> tuple
     return None
 
 
-def _emit(
-    scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scale: float, masking: Masking
-) -> None:
+def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scale: float, masking: Masking) -> None:
     shape = nn.shape_of(context.result)
     batch = shape[0] if len(shape) == 4 else shape[0] // q.heads
     merged = _merged(scope, context, batch, q.heads)
@@ -241,7 +240,9 @@ def _emit(
         values.append(value)
     attention = nn.AttentionOp(
         UNNAMED,
-        *values,
+        values[0],
+        values[1],
+        values[2],
         masking.value,
         heads=q.heads,
         scale=scale * q.factor * k.factor,

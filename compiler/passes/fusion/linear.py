@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from xdsl.dialects.builtin import StringAttr, TensorType
 from xdsl.ir import Operation, SSAValue
 
 from compiler.dialects import nn
-from compiler.passes.fusion.match import TENSORS, Scope, binary, is_f32, made_by, orders, result_of, sole_user, type_of
+from compiler.passes.fusion.match import (
+    TENSORS,
+    Scope,
+    binary,
+    is_f32,
+    is_stored,
+    made_by,
+    orders,
+    result_of,
+    sole_user,
+    type_of,
+)
 
 UNNAMED = "unnamed"
 """Role of a linear before its place in the model is known."""
@@ -64,11 +76,11 @@ Bias = SSAValue | nn.WeightOp
 
 def _bias(scope: Scope, value: SSAValue, outs: int) -> Bias | None:
     """`value` as a stored vector [outs], None if it is something else."""
-    array = scope.array(value)
-    if array is None or not is_f32(value) or array.size != outs or array.shape[-1:] != (outs,):
+    shape, weight = nn.shape_of(value), made_by(value, nn.WeightOp)
+    if not is_stored(value) or not is_f32(value) or math.prod(shape) != outs or shape[-1:] != (outs,):
         return None
-    weight = made_by(value, nn.WeightOp)
-    if array.ndim == 1 and weight is not None:
+    array = None if weight is not None and len(shape) == 1 else scope.array(value)
+    if array is None:
         return value
     return scope.weight(f"{weight.key.data if weight else 'bias'}.vector", array.reshape(outs))
 

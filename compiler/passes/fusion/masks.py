@@ -26,13 +26,24 @@ _NONE = -1
 
 @dataclass(frozen=True)
 class TruthTable:
-    """A tensor as a function of the mask input: `cleared` and `set` are its values for an entry of 0 and of 1, `origin`
-    the flat index of that entry in the mask, -1 where the element does not depend on it. `source` is None for constants."""
+    """A tensor as a function of the mask input `source`, which is None for a constant.
+
+    `cleared` and `set` are its values for a mask entry of 0 and of 1, `origin` the flat index of that entry, -1 where
+    the element depends on none.
+    """
 
     source: SSAValue | None
     cleared: Array
     set: Array
     origin: Array
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Whether a value is a mask over the keys, and of which input [batch, keys]; None masks nothing."""
+
+    proved: bool
+    mask: SSAValue | None = None
 
 
 @dataclass
@@ -63,9 +74,10 @@ class MaskProver:
             return None
         found = [self.table(operand) for operand in op.operands]
         tables = [table for table in found if table is not None]
-        source = _common_source(tables)
-        if len(tables) != len(found) or source is False:
+        sources = {table.source for table in tables if table.source is not None}
+        if len(tables) != len(found) or len(sources) > 1:
             return None
+        source = next(iter(sources), None)
         cleared = self.scope.run(op, [table.cleared for table in tables])
         set_ = self.scope.run(op, [table.set for table in tables])
         if isinstance(op, _MOVEMENT):
@@ -83,32 +95,29 @@ class MaskProver:
 
     # ---- what the tables prove ----------------------------------------------------------------------------------
 
-    def additive_mask(self, value: SSAValue, batch: int, keys: int) -> SSAValue | None | bool:
-        """What adding `value` to scores [batch, heads, queries, keys] means.
-
-        The mask input [batch, keys] if it adds 0 for a set entry and a fill <= -1e4 for a cleared one; None if it adds
-        0 everywhere; False if it is anything else.
-        """
+    def additive_mask(self, value: SSAValue, batch: int, keys: int) -> Proof:
+        """Whether adding `value` to scores [batch, heads, queries, keys] adds 0 for the set entries of a mask input
+        and a fill <= -1e4 for the cleared ones, or 0 everywhere."""
         table = self.table(value)
         if table is None:
-            return False
+            return Proof(False)
         if table.source is None:
-            return None if not np.any(table.set) else False
+            return Proof(not np.any(table.set))
         ok = np.all(table.set == 0) and np.all(table.cleared <= FILL_LIMIT)
-        return table.source if ok and _keys_in_order(table, batch, keys) else False
+        return Proof(True, table.source) if ok and _keys_in_order(table, batch, keys) else Proof(False)
 
-    def keep_mask(self, value: SSAValue, batch: int, keys: int) -> SSAValue | None | bool:
-        """The same for a boolean that keeps a score where it is true."""
+    def keep_mask(self, value: SSAValue, batch: int, keys: int) -> Proof:
+        """Whether a boolean that keeps scores where it is true is true for the set entries of a mask input."""
         table = self.table(value)
         if table is None:
-            return False
+            return Proof(False)
         if table.source is None:
-            return None if np.all(table.set) else False
+            return Proof(bool(np.all(table.set)))
         ok = np.all(table.set) and not np.any(table.cleared)
-        return table.source if ok and _keys_in_order(table, batch, keys) else False
+        return Proof(True, table.source) if ok and _keys_in_order(table, batch, keys) else Proof(False)
 
     def weights_of_tokens(self, value: SSAValue, batch: int, tokens: int) -> SSAValue | None:
-        """The mask input if `value`, [batch, tokens] or [batch, tokens, n], is 1 for its set entries and 0 for others."""
+        """The mask input of which `value`, [batch, tokens] or [batch, tokens, n], is 1 for set entries and else 0."""
         table = self.table(value)
         shape = nn.shape_of(value)
         if table is None or table.source is None or shape[:2] != (batch, tokens) or len(shape) > 3:
@@ -126,14 +135,6 @@ def _input_table(value: BlockArgument) -> TruthTable | None:
     return TruthTable(value, zero, one, np.arange(zero.size).reshape(shape))
 
 
-def _common_source(tables: list[TruthTable]) -> SSAValue | None | bool:
-    """The one input that the tables depend on, None for none, False for several."""
-    sources = {table.source for table in tables if table.source is not None}
-    if len(sources) > 1:
-        return False
-    return sources.pop() if sources else None
-
-
 def _merge_origins(origins: list[Array], shape: tuple[int, ...]) -> Array | None:
     """The entry each element depends on; None if some element depends on two."""
     merged = np.broadcast_to(np.int64(_NONE), shape)
@@ -145,12 +146,11 @@ def _merge_origins(origins: list[Array], shape: tuple[int, ...]) -> Array | None
     return merged
 
 
-def _settled(source: SSAValue | None | bool, cleared: Array, set_: Array, origin: Array) -> TruthTable:
+def _settled(source: SSAValue | None, cleared: Array, set_: Array, origin: Array) -> TruthTable:
     """Elements with one value either way depend on nothing."""
     same = (cleared == set_) | ((cleared != cleared) & (set_ != set_))
     origin = np.where(same, _NONE, origin)
-    left = source if isinstance(source, SSAValue) and not np.all(same) else None
-    return TruthTable(left, cleared, set_, origin)
+    return TruthTable(None if np.all(same) else source, cleared, set_, origin)
 
 
 def _keys_in_order(table: TruthTable, batch: int, keys: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import BytesAttr, DenseIntOrFPElementsAttr, Float32Type, TensorType, UnknownLoc, f32, i64
+from xdsl.dialects.builtin import Float32Type, TensorType, UnknownLoc, f32, i64
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 from xdsl.irdl import IRDLOperation
 from xdsl.rewriter import Rewriter
@@ -88,6 +88,11 @@ def made_by(value: SSAValue, kind: type[OpT]) -> OpT | None:
     return value.owner if isinstance(value.owner, kind) else None
 
 
+def is_stored(value: SSAValue) -> bool:
+    """Whether a value is a weight or a constant; its data is not touched."""
+    return isinstance(value.owner, nn.WeightOp | nn.ConstantOp)
+
+
 def unary(value: SSAValue, kind: nn.UnaryKind) -> SSAValue | None:
     op = made_by(value, nn.UnaryOp)
     return op.x if op is not None and op.kind.data is kind else None
@@ -136,7 +141,7 @@ def scaled(value: SSAValue) -> tuple[SSAValue, float] | None:
 
 
 def with_scalar(value: SSAValue, kind: nn.BinaryKind) -> tuple[SSAValue, float] | None:
-    """(x, c) if value = x `kind` c with a constant c; only the last operand of non-commutative kinds may be constant."""
+    """(x, c) if value = x `kind` c with a constant c, on either side of a commutative kind."""
     op = binary(value, kind)
     for x, constant in orders(op) if op is not None else []:
         number = scalar(constant)
@@ -168,11 +173,6 @@ def sole_user(value: SSAValue) -> Operation | None:
 def type_of(value: SSAValue) -> TensorType:
     assert isinstance(value.type, TensorType)
     return value.type
-
-
-def constant_f32(number: float) -> nn.ConstantOp:
-    data = BytesAttr(np.float32(number).tobytes())
-    return nn.ConstantOp(DenseIntOrFPElementsAttr(TensorType(f32, []), data))
 
 
 def result_of(op: IRDLOperation) -> OpResult:

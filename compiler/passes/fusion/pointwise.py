@@ -11,6 +11,7 @@ from compiler.passes.fusion.match import (
     Scope,
     binary,
     is_f32,
+    is_stored,
     made_by,
     orders,
     scalar,
@@ -71,7 +72,7 @@ def fuse_layer_norms(scope: Scope) -> None:
             product = binary(scaled_value, nn.BinaryKind.MUL)
             for normal, gamma in orders(product) if product is not None else []:
                 found = _normalised(normal)
-                if found is not None and _is_vector(scope, gamma, op) and _is_vector(scope, beta, op):
+                if found is not None and _is_vector(gamma, op) and _is_vector(beta, op):
                     scope.replace(op, [nn.LayerNormOp(found[0], gamma, beta, found[1], type_of(op.result))])
                     break
             if op.parent is None:
@@ -79,8 +80,8 @@ def fuse_layer_norms(scope: Scope) -> None:
     scope.sweep()
 
 
-def _is_vector(scope: Scope, value: SSAValue, op: nn.BinaryOp) -> bool:
-    return scope.array(value) is not None and nn.shape_of(value) == nn.shape_of(op.result)[-1:]
+def _is_vector(value: SSAValue, op: nn.BinaryOp) -> bool:
+    return is_stored(value) and nn.shape_of(value) == nn.shape_of(op.result)[-1:]
 
 
 def _normalised(value: SSAValue) -> tuple[SSAValue, float] | None:
@@ -131,5 +132,3 @@ def _is_square(value: SSAValue, x: SSAValue) -> bool:
         return scalar(power.rhs) == 2 and _centred(power.lhs) is x
     product = binary(value, nn.BinaryKind.MUL)
     return product is not None and _centred(product.lhs) is x and _centred(product.rhs) is x
-
-

@@ -172,7 +172,7 @@ def fuse_take_tokens(scope: Scope) -> None:
         if indices is not None and indices.size == 1 and op.axis.value.data == 1:
             _take(scope, op, int(indices.reshape(-1)[0]))
     for op in scope.each(nn.SliceOp):
-        starts = [int(start) for start in op.starts.get_values()]
+        starts = nn.int_values(op.starts)
         source, sizes = nn.shape_of(op.x), nn.shape_of(op.result)
         if len(source) == 3 and sizes[1] == 1 and sizes[0] == source[0] and sizes[2] == source[2]:
             _take(scope, op, starts[1])
@@ -186,5 +186,3 @@ def _take(scope: Scope, op: nn.GatherOp | nn.SliceOp, index: int) -> None:
     take = nn.TakeTokenOp(op.x, index % shape[1], TensorType(f32, [shape[0], shape[2]]))
     reshape = [] if type_of(op.result) == take.result.type else [nn.ReshapeOp(take.result, type_of(op.result))]
     scope.replace(op, [take, *reshape])
-
-

@@ -1,0 +1,297 @@
+"""Small BERT encoders as ONNX graphs, built by hand in the ways that exporters write them. No torch, no files.
+
+One `Encoder` describes a model and its spelling; every spelling with the same seed computes the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Sizes of an encoder and how its parts are spelled."""
+
+    hidden: int = 32
+    heads: int = 4
+    intermediate: int = 64
+    layers: int = 1
+    vocabulary: int = 50
+    positions: int = 16
+    seed: int = 0
+    opset: int = 18
+    token_types: Literal["input", "constant", "none"] = "input"
+    position: Literal["lookup", "folded"] = "lookup"
+    head: Literal["none", "mean", "pooler", "classifier"] = "none"
+    layer_norm: Literal["op", "decomposed", "reciprocal"] = "op"
+    gelu: Literal["torchscript", "dynamo", "half_first", "op", "relu"] = "torchscript"
+    linear: Literal["matmul", "bias_first", "gemm", "transposed"] = "matmul"
+    attention: Literal["scores", "sdpa", "batched"] = "scores"
+    mask: Literal["none", "1e4", "finfo", "where", "gathered", "masked_fill", "weak", "causal"] = "finfo"
+    names: Literal["paths", "numbers"] = "paths"
+
+    @property
+    def width(self) -> int:
+        return self.hidden // self.heads
+
+
+@dataclass
+class _Graph:
+    """Nodes and initializers under construction; every method returns a tensor name."""
+
+    spec: Encoder
+    batch: int
+    tokens: int
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    weights: list[onnx.TensorProto] = field(default_factory=list)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.random = np.random.default_rng(self.spec.seed)
+
+    def new(self, op: str, path: str) -> str:
+        self.count += 1
+        return f"/{path}/{op}_{self.count}" if self.spec.names == "paths" else f"val_{self.count}"
+
+    def op(self, op: str, inputs: Sequence[str], path: str = "model", **attributes: Any) -> str:
+        name = self.new(op, path)
+        self.nodes.append(helper.make_node(op, list(inputs), [f"{name}_output"], name=name, **attributes))
+        return f"{name}_output"
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        name = self.new("constant", "constants")
+        self.weights.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+    def parameter(self, name: str, *shape: int, scale: float = 1.0, offset: float = 0.0) -> str:
+        values = (self.random.standard_normal(shape) * scale + offset).astype(np.float32)
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def stored(self, name: str) -> Array:
+        return numpy_helper.to_array(next(weight for weight in self.weights if weight.name == name))
+
+    def reshape(self, x: str, *shape: int) -> str:
+        return self.op("Reshape", [x, self.constant(shape, np.int64)])
+
+    # ---- layers -----------------------------------------------------------------------------------------------
+
+    def linear(self, x: str, name: str, outs: int, ins: int) -> str:
+        """y = x W^T + b; the random numbers drawn do not depend on the spelling."""
+        matrix = (self.random.standard_normal((outs, ins)) / np.sqrt(ins)).astype(np.float32)
+        bias = self.parameter(f"{name}.bias", outs, scale=0.1)
+        is_oi = self.spec.linear in ("gemm", "transposed")
+        self.weights.append(
+            numpy_helper.from_array(np.ascontiguousarray(matrix if is_oi else matrix.T), f"{name}.weight")
+        )
+        if self.spec.linear == "gemm":
+            flat = self.reshape(x, -1, ins)
+            y = self.op("Gemm", [flat, f"{name}.weight", bias], name, transB=1)
+            return self.reshape(y, self.batch, -1, outs) if "head" not in name else y
+        right = self.op("Transpose", [f"{name}.weight"], name, perm=[1, 0]) if is_oi else f"{name}.weight"
+        y = self.op("MatMul", [x, right], name)
+        return self.op("Add", [bias, y] if self.spec.linear == "bias_first" else [y, bias], name)
+
+    def layer_norm(self, x: str, name: str) -> str:
+        gamma = self.parameter(f"{name}.gamma", self.spec.hidden, scale=0.1, offset=1.0)
+        beta = self.parameter(f"{name}.beta", self.spec.hidden, scale=0.1)
+        if self.spec.layer_norm == "op":
+            return self.op("LayerNormalization", [x, gamma, beta], name, axis=-1, epsilon=1e-12)
+        axes = self.constant([-1], np.int64)
+        centred = self.op("Sub", [x, self.op("ReduceMean", [x, axes], name)], name)
+        squared = self.op("Pow", [centred, self.constant(2.0)], name)
+        variance = self.op("ReduceMean", [squared, axes], name)
+        deviation = self.op("Sqrt", [self.op("Add", [variance, self.constant(1e-12)], name)], name)
+        if self.spec.layer_norm == "reciprocal":
+            normal = self.op("Mul", [self.op("Reciprocal", [deviation], name), centred], name)
+        else:
+            normal = self.op("Div", [centred, deviation], name)
+        return self.op("Add", [self.op("Mul", [gamma, normal], name), beta], name)
+
+    def activation(self, x: str, name: str) -> str:
+        if self.spec.gelu == "relu":
+            return self.op("Relu", [x], name)
+        if self.spec.gelu == "op":
+            return self.op("Gelu", [x], name)
+        erf = self.op("Erf", [self.op("Div", [x, self.constant(np.sqrt(2.0))], name)], name)
+        shifted = self.op("Add", [erf, self.constant(1.0)], name)
+        half = self.constant(0.5)
+        if self.spec.gelu == "torchscript":
+            return self.op("Mul", [self.op("Mul", [x, shifted], name), half], name)
+        if self.spec.gelu == "dynamo":
+            return self.op("Mul", [x, self.op("Mul", [half, shifted], name)], name)
+        return self.op("Mul", [self.op("Mul", [x, half], name), shifted], name)
+
+    # ---- attention --------------------------------------------------------------------------------------------
+
+    def mask(self) -> str | None:
+        """The tensor that is added to scores, or the boolean that keeps them, made once."""
+        spec, b, s = self.spec, self.batch, self.tokens
+        if spec.mask == "none":
+            return None
+        if spec.mask == "gathered":
+            index = np.stack(np.meshgrid(np.arange(b), [0], [0], np.arange(s), indexing="ij"), -1)
+            flags = self.op("Cast", ["attention_mask"], "mask", to=TensorProto.BOOL)
+            gathered = self.op("GatherND", [flags, self.constant(index[..., [0, 3]], np.int64)], "mask")
+            keep = self.op("And", [self.constant(np.ones((1, 1, s, 1)), np.bool_), gathered], "mask")
+            return self.op("Where", [keep, self.constant(0.0), self.constant(-np.inf)], "mask")
+        wide = self.op("Unsqueeze", ["attention_mask", self.constant([1, 2], np.int64)], "mask")
+        if spec.mask == "masked_fill":
+            return self.op(
+                "Expand", [self.op("Cast", [wide], "mask", to=TensorProto.BOOL), self.constant([b, 1, s, s], np.int64)]
+            )
+        if spec.mask == "where":
+            flags = self.op("Equal", [wide, self.constant(0, np.int64)], "mask")
+            return self.op("Where", [flags, self.constant([-np.inf]), self.constant([0.0])], "mask")
+        cleared = self.op("Sub", [self.constant(1.0), self.op("Cast", [wide], "mask", to=TensorProto.FLOAT)], "mask")
+        fill = {"1e4": -1e4, "weak": -3.0}.get(spec.mask, np.finfo(np.float32).min)
+        added = self.op("Mul", [cleared, self.constant(fill)], "mask")
+        if spec.mask != "causal":
+            return added
+        above = np.triu(np.full((1, 1, s, s), -1e9), 1)
+        return self.op("Add", [added, self.constant(above)], "mask")
+
+    def split(self, x: str, perm: Sequence[int]) -> str:
+        b, s, spec = self.batch, self.tokens, self.spec
+        return self.op("Transpose", [self.reshape(x, b, s, spec.heads, spec.width)], perm=list(perm))
+
+    def attention(self, x: str, name: str, mask: str | None) -> str:
+        spec = self.spec
+        b, s, h, d = self.batch, self.tokens, spec.heads, spec.width
+        q, k, v = (self.linear(x, f"{name}.{part}", spec.hidden, spec.hidden) for part in ("query", "key", "value"))
+        q4, k4, v4 = self.split(q, (0, 2, 1, 3)), self.split(k, (0, 2, 3, 1)), self.split(v, (0, 2, 1, 3))
+        if spec.attention == "sdpa":
+            root = self.constant(d**-0.25)
+            k4 = self.split(k, (0, 2, 1, 3))
+            k4 = self.op("Transpose", [self.reshape(k4, b * h, s, d)], perm=[0, 2, 1])
+            k4 = self.op("Mul", [self.reshape(k4, b, h, d, s), root], name)
+            scores = self.op("MatMul", [self.op("Mul", [q4, root], name), k4], name)
+        elif spec.attention == "batched":
+            product = self.op("MatMul", [self.reshape(q4, b * h, s, d), self.reshape(k4, b * h, d, s)], name)
+            scores = self.op("Mul", [product, self.constant([d**-0.5])], name)
+        else:
+            scores = self.op("Div", [self.op("MatMul", [q4, k4], name), self.constant(np.sqrt(d))], name)
+        if mask is not None and spec.mask == "masked_fill":
+            scores = self.op("Where", [mask, scores, self.constant(-1e30)], name)
+        elif mask is not None:
+            scores = self.op("Add", [scores, mask], name)
+        p = self.op("Softmax", [scores], name, axis=-1)
+        if spec.attention == "sdpa":
+            p = self.op("Where", [self.op("IsNaN", [p], name), self.constant(0.0), p], name)
+        if spec.attention == "batched":
+            context = self.reshape(self.op("MatMul", [p, self.reshape(v4, b * h, s, d)], name), b, h, s, d)
+        else:
+            context = self.op("MatMul", [p, v4], name)
+        merged = self.reshape(self.op("Transpose", [context], name, perm=[0, 2, 1, 3]), b, s, spec.hidden)
+        return self.linear(merged, f"{name}.output", spec.hidden, spec.hidden)
+
+    # ---- the model ----------------------------------------------------------------------------------------------
+
+    def embedding(self) -> str:
+        spec, s = self.spec, self.tokens
+        words = self.parameter("embeddings.word", spec.vocabulary, spec.hidden)
+        positions = self.parameter("embeddings.position", spec.positions, spec.hidden)
+        types = self.parameter("embeddings.type", 2, spec.hidden)
+        total = self.op("Gather", [words, "input_ids"], "embeddings")
+        if spec.token_types != "none":
+            ids = (
+                "token_type_ids" if spec.token_types == "input" else self.constant(np.zeros((self.batch, s)), np.int64)
+            )
+            total = self.op("Add", [total, self.op("Gather", [types, ids], "embeddings")], "embeddings")
+        if spec.position == "folded":
+            rows = self.constant(self.stored(positions)[None, :s])
+            return self.op("Add", [total, rows], "embeddings")
+        rows = self.op("Gather", [positions, self.constant(np.arange(s)[None], np.int64)], "embeddings")
+        return self.op("Add", [total, rows], "embeddings")
+
+    def mean_pool(self, x: str) -> str:
+        shape = self.constant([self.batch, self.tokens, self.spec.hidden], np.int64)
+        mask = self.op("Unsqueeze", ["attention_mask", self.constant([-1], np.int64)], "pool")
+        mask = self.op("Cast", [self.op("Expand", [mask, shape], "pool")], "pool", to=TensorProto.FLOAT)
+        axes = self.constant([1], np.int64)
+        total = self.op("ReduceSum", [self.op("Mul", [x, mask], "pool"), axes], "pool", keepdims=0)
+        count = self.op("ReduceSum", [mask, axes], "pool", keepdims=0)
+        return self.op("Div", [total, self.op("Clip", [count, self.constant(1e-9)], "pool")], "pool")
+
+    def pooler(self, x: str) -> str:
+        first = self.op("Gather", [x, self.constant(0, np.int64)], "pooler", axis=1)
+        return self.op("Tanh", [self.linear(first, "head.pooler", self.spec.hidden, self.spec.hidden)], "pooler")
+
+    def encode(self) -> list[tuple[str, list[int]]]:
+        """Build the model and return its outputs with their shapes."""
+        spec, b, s = self.spec, self.batch, self.tokens
+        mask = self.mask()
+        x = self.layer_norm(self.embedding(), "embeddings.norm")
+        for index in range(spec.layers):
+            name = f"layer.{index}"
+            attended = self.op("Add", [self.attention(x, f"{name}.attention", mask), x], name)
+            x = self.layer_norm(attended, f"{name}.attention.norm")
+            up = self.activation(self.linear(x, f"{name}.up", spec.intermediate, spec.hidden), name)
+            x = self.layer_norm(
+                self.op("Add", [self.linear(up, f"{name}.down", spec.hidden, spec.intermediate), x], name),
+                f"{name}.norm",
+            )
+        outputs = [(x, [b, s, spec.hidden])]
+        if spec.head == "mean":
+            outputs.append((self.mean_pool(x), [b, spec.hidden]))
+        if spec.head in ("pooler", "classifier"):
+            outputs.append((self.pooler(x), [b, spec.hidden]))
+        if spec.head == "classifier":
+            outputs = [(self.linear(outputs[1][0], "head.classifier", 3, spec.hidden), [b, 3])]
+        return outputs
+
+
+def inputs_of(spec: Encoder) -> list[str]:
+    """Graph inputs in order; a mask that nothing reads is left out."""
+    names = ["input_ids"]
+    if spec.mask != "none" or spec.head == "mean":
+        names.append("attention_mask")
+    if spec.token_types == "input":
+        names.append("token_type_ids")
+    return names
+
+
+def build(spec: Encoder, batch: int, tokens: int, *, symbolic: bool = False) -> onnx.ModelProto:
+    """The model for one static shape. With `symbolic`, its inputs are declared as [batch, sequence] all the same."""
+    graph = _Graph(spec, batch, tokens)
+    outputs = graph.encode()
+    dims = ["batch", "sequence"] if symbolic else [batch, tokens]
+    proto = helper.make_graph(
+        graph.nodes,
+        "encoder",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, dims) for name in inputs_of(spec)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
+        graph.weights,
+    )
+    opset = max(spec.opset, 20) if spec.gelu == "op" else spec.opset
+    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+def write(spec: Encoder, path: Path, batch: int = 2, tokens: int = 8, *, symbolic: bool = False) -> Path:
+    """Save the model and return its path."""
+    onnx.save(build(spec, batch, tokens, symbolic=symbolic), str(path))
+    return path
+
+
+def feeds(spec: Encoder, batch: int = 2, tokens: int = 8, seed: int = 1) -> dict[str, Array]:
+    """Random ids, padding at the end of every sample but never a whole one."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(1, tokens + 1, batch)
+    arrays: dict[str, Array] = {
+        "input_ids": random.integers(0, spec.vocabulary, (batch, tokens)),
+        "attention_mask": (np.arange(tokens)[None] < lengths[:, None]).astype(np.int64),
+        "token_type_ids": random.integers(0, 2, (batch, tokens)),
+    }
+    return {name: arrays[name] for name in inputs_of(spec)}

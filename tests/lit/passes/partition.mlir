@@ -1,0 +1,58 @@
+// RUN: hpcc-opt %s -p hpcc-partition --split-input-file | filecheck %s
+
+// What the accelerator has stays, under the names of its ONNX tensors; the tail runs on the host afterwards.
+// CHECK: builtin.module attributes {hpcc.host = [{when = "after", inputs = ["hidden"], outputs = ["y"], nodes = [{node = "hpcc_nn.unary", op = "sigmoid", reason = "no accelerator operation computes sigmoid", macs = 0 : i64}]}]}
+// CHECK: @main(%{{.*}}: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names = ["x"], output_names = ["hidden"]}
+// CHECK-NEXT: hpcc_nn.weight
+// CHECK-NEXT: hpcc_nn.linear "head.0" %{{.*}}, %{{.*}} : tensor<4x8xf32>, tensor<12x8xf32> -> tensor<4x12xf32>
+// CHECK-NEXT: return
+func.func @main(%x: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names = ["x"], output_names = ["y"]} {
+  %w = hpcc_nn.weight "w" digest "1" : tensor<12x8xf32>
+  %0 = hpcc_nn.linear "head.0" %x, %w {hpcc_nn.tensors = ["hidden"]} : tensor<4x8xf32>, tensor<12x8xf32> -> tensor<4x12xf32>
+  %1 = hpcc_nn.unary sigmoid %0 : tensor<4x12xf32> -> tensor<4x12xf32>
+  func.return %1 : tensor<4x12xf32>
+}
+
+// -----
+
+// A front that the accelerator lacks runs before; an input that is passed through is host work, too.
+// CHECK: when = "before", inputs = ["x"], outputs = ["small"], nodes = [{node = "hpcc_nn.opaque", op = "TopK", reason = "the operator TopK is not supported", macs = 0 : i64}]
+// CHECK: when = "after", inputs = ["x"], outputs = ["again"], nodes = [{node = "again", op = "Identity"
+// CHECK: @main(%{{.*}}: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names = ["small"], output_names = ["y"]}
+func.func @main(%x: tensor<4x16xf32>) -> (tensor<4x12xf32>, tensor<4x16xf32>) attributes {input_names = ["x"], output_names = ["y", "again"]} {
+  %w = hpcc_nn.weight "w" digest "1" : tensor<12x8xf32>
+  %0 = hpcc_nn.opaque "TopK" because "the operator TopK is not supported"(%x) {hpcc_nn.tensors = ["small"]} : (tensor<4x16xf32>) -> tensor<4x8xf32>
+  %1 = hpcc_nn.linear "head.0" %0, %w : tensor<4x8xf32>, tensor<12x8xf32> -> tensor<4x12xf32>
+  func.return %1, %x : tensor<4x12xf32>, tensor<4x16xf32>
+}
+
+// -----
+
+// A linear that follows a host node does not return to the device, and its products are counted.
+// CHECK: reason = "it follows a node that runs on the host", macs = 576 : i64
+// CHECK: @main
+// CHECK: hpcc_nn.linear "head.0"
+// CHECK-NOT: hpcc_nn.linear "head.1"
+func.func @main(%x: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names = ["x"], output_names = ["y"]} {
+  %w = hpcc_nn.weight "w" digest "1" : tensor<12x8xf32>
+  %u = hpcc_nn.weight "u" digest "2" : tensor<12x12xf32>
+  %0 = hpcc_nn.linear "head.0" %x, %w {hpcc_nn.tensors = ["a"]} : tensor<4x8xf32>, tensor<12x8xf32> -> tensor<4x12xf32>
+  %1 = hpcc_nn.unary exp %0 {hpcc_nn.tensors = ["b"]} : tensor<4x12xf32> -> tensor<4x12xf32>
+  %2 = hpcc_nn.linear "head.1" %1, %u : tensor<4x12xf32>, tensor<12x12xf32> -> tensor<4x12xf32>
+  func.return %2 : tensor<4x12xf32>
+}
+
+// -----
+
+// A residual sum of a linear stays; a sum that a second reader splits off does not.
+// CHECK: op = "add", reason = "no accelerator operation computes add here"
+// CHECK: @main
+// CHECK: hpcc_nn.binary add
+// CHECK-NOT: hpcc_nn.binary add
+func.func @main(%x: tensor<4x8xf32>) -> (tensor<4x8xf32>, tensor<4x8xf32>) attributes {input_names = ["x"], output_names = ["y", "z"]} {
+  %w = hpcc_nn.weight "w" digest "1" : tensor<8x8xf32>
+  %0 = hpcc_nn.linear "head.0" %x, %w : tensor<4x8xf32>, tensor<8x8xf32> -> tensor<4x8xf32>
+  %1 = hpcc_nn.binary add %0, %x : tensor<4x8xf32>, tensor<4x8xf32> -> tensor<4x8xf32>
+  %2 = hpcc_nn.binary add %1, %1 : tensor<4x8xf32>, tensor<4x8xf32> -> tensor<4x8xf32>
+  func.return %1, %2 : tensor<4x8xf32>, tensor<4x8xf32>
+}

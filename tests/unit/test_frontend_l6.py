@@ -1,0 +1,82 @@
+"""all-MiniLM-L6 exported by both torch exporters: same roles, same operations, no MACs left to the host.
+
+The exports are made by tests/export_l6.py in an environment with torch, which HPCC_TORCH_PYTHON may name.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from xdsl.context import Context
+
+from compiler.dialects import nn
+from compiler.frontend.importer import import_onnx
+from compiler.frontend.preflight import preflight
+from compiler.interpreters.evaluate import evaluate
+from compiler.module import main_function
+from compiler.passes.fuse import FusePass
+from compiler.passes.partition import PartitionPass
+from compiler.weights import attach_store
+
+BATCH, TOKENS = 2, 48
+EXPORTS = [
+    f"{exporter}{attention}{kind}"
+    for exporter in ("ts", "dynamo")
+    for attention in ("", "-eager")
+    for kind in ("", "-pool")
+]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="session")
+def exports(l6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    python = os.environ.get("HPCC_TORCH_PYTHON", sys.executable)
+    probe = subprocess.run([python, "-c", "import torch, transformers, onnxscript"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("torch and transformers are not installed (pip install hpcc[train], or set HPCC_TORCH_PYTHON)")
+    folder = tmp_path_factory.mktemp("l6")
+    script = Path(__file__).parents[1] / "export_l6.py"
+    for attention in ("sdpa", "eager"):
+        command = [python, str(script), str(l6_folder), str(folder), "--attention", attention]
+        subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_both_exporters_fuse_alike(exports: Path, name: str) -> None:
+    path = exports / f"{name}.onnx"
+    imported = import_onnx(path, {"input_ids": (BATCH, TOKENS)})
+    ctx = Context()
+    attach_store(ctx, imported.store)
+    FusePass().apply(ctx, imported.module)
+    imported.module.verify()
+    random = np.random.default_rng(0)
+    feed = {
+        "input_ids": random.integers(0, 30522, (BATCH, TOKENS)),
+        "attention_mask": (np.arange(TOKENS)[None] < np.array([[TOKENS], [7]])).astype(np.int64),
+        "token_type_ids": random.integers(0, 2, (BATCH, TOKENS)),
+    }
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = evaluate(imported.module, imported.store, feed)
+    for output, expected in zip(session.get_outputs(), session.run(None, feed), strict=True):
+        assert np.abs(found[output.name] - expected).max() <= 1e-4 * np.sqrt(np.mean(np.square(expected)))
+    PartitionPass().apply(ctx, imported.module)
+    assert preflight(imported.module).rows == ()
+    ops = list(main_function(imported.module).body.block.ops)
+    has_pooler = "pool" not in name
+    counts = Counter(op.name.removeprefix("hpcc_nn.") for op in ops)
+    assert counts["linear"] == 36 + has_pooler
+    assert (counts["attention"], counts["layer_norm"], counts["embedding"]) == (6, 13, 1)
+    assert counts["mean_pool"] == (not has_pooler)
+    roles = [op.role.data for op in ops if isinstance(op, nn.LinearOp)]
+    layer = ("attn.q", "attn.k", "attn.v", "attn.o", "ffn.up", "ffn.down")
+    assert roles == [f"layer.{i}.{part}" for i in range(6) for part in layer] + ["pooler"] * has_pooler
+    assert {op.mask_kind.data for op in ops if isinstance(op, nn.AttentionOp) and op.mask_kind} == {"boolean"}

@@ -1,0 +1,174 @@
+"""Partitioned models, host segments in ONNX Runtime and the device part in the interpreter, against the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+from xdsl.context import Context
+
+from compiler.dialects import nn
+from compiler.frontend.host import HostSegment, host_segments
+from compiler.frontend.importer import Imported, import_onnx
+from compiler.frontend.preflight import preflight
+from compiler.interpreters.evaluate import evaluate
+from compiler.module import main_function, names_of
+from compiler.passes.fuse import FusePass
+from compiler.passes.partition import PartitionPass
+from compiler.weights import attach_store
+from tests.graphs import Encoder, build, feeds
+
+Change = Callable[[onnx.ModelProto], None]
+
+
+def partition(spec: Encoder, folder: Path, change: Change | None = None) -> Imported:
+    model = build(spec, 2, 8)
+    if change is not None:
+        change(model)
+    onnx.save(model, str(folder / "model.onnx"))
+    imported = import_onnx(folder / "model.onnx", {})
+    ctx = Context()
+    attach_store(ctx, imported.store)
+    for step in (FusePass(), PartitionPass()):
+        step.apply(ctx, imported.module)
+        imported.module.verify()
+    return imported
+
+
+def run(segment: HostSegment, values: dict[str, np.ndarray]) -> None:
+    onnx.checker.check_model(segment.model)
+    session = ort.InferenceSession(segment.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert {value.name for value in session.get_inputs()} <= set(segment.inputs)
+    given = {value.name: values[value.name] for value in session.get_inputs()}
+    values.update(zip(segment.outputs, session.run(list(segment.outputs), given), strict=True))
+
+
+def worst_error(imported: Imported, inputs: dict[str, np.ndarray]) -> float:
+    """Run before, device and after in turn; the largest error over the rms of an output."""
+    values = dict(inputs)
+    segments = host_segments(imported.module, imported.model)
+    for segment in segments:
+        if segment.when == "before":
+            run(segment, values)
+    values.update(evaluate(imported.module, imported.store, values))
+    for segment in segments:
+        if segment.when == "after":
+            run(segment, values)
+    session = ort.InferenceSession(str(imported.path), providers=["CPUExecutionProvider"])
+    expected = zip(session.get_outputs(), session.run(None, inputs), strict=True)
+    pairs = [(values[output.name].astype(float), e.astype(float)) for output, e in expected]
+    return max(float(np.abs(f - e).max() / max(np.sqrt(np.mean(np.square(e))), 1e-30)) for f, e in pairs)
+
+
+def device_ops(imported: Imported) -> list[object]:
+    return list(main_function(imported.module).body.block.ops)
+
+
+@pytest.mark.parametrize("head", ["none", "mean", "pooler", "classifier"])
+def test_a_whole_encoder_stays_on_the_device(head: str, tmp_path: Path) -> None:
+    spec = Encoder(head=head, layers=2)  # pyright: ignore[reportArgumentType]
+    imported = partition(spec, tmp_path)
+    table = preflight(imported.module)
+    assert table.feasible
+    assert table.rows == ()
+    assert host_segments(imported.module, imported.model) == []
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
+def test_macs_are_those_of_the_formula(tmp_path: Path) -> None:
+    spec = Encoder(layers=2, mask="none")
+    rows, h, i = 2 * 8, spec.hidden, spec.intermediate
+    expected = spec.layers * (rows * (4 * h * h + 2 * h * i) + 2 * rows * 8 * h)
+    assert preflight(partition(spec, tmp_path).module).device_macs == expected
+
+
+def pass_input_through(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Identity", ["input_ids"], ["ids_again"], name="echo"))
+    model.graph.output.append(helper.make_tensor_value_info("ids_again", TensorProto.INT64, [2, 8]))
+
+
+def test_a_passed_input_is_host_work(tmp_path: Path) -> None:
+    spec = Encoder()
+    imported = partition(spec, tmp_path, pass_input_through)
+    (row,) = preflight(imported.module).rows
+    assert (row.op, row.macs, row.when) == ("Identity", 0, "after")
+    assert "ids_again" not in names_of(main_function(imported.module), "output_names")
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
+def normalise_output(model: onnx.ModelProto) -> None:
+    name = model.graph.output[0].name
+    model.graph.node.append(helper.make_node("LpNormalization", [name], ["unit"], name="unit", axis=-1, p=2))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("unit", TensorProto.FLOAT, [2, 8, 32]))
+
+
+def test_an_unsupported_tail_runs_after(tmp_path: Path) -> None:
+    spec = Encoder()
+    imported = partition(spec, tmp_path, normalise_output)
+    table = preflight(imported.module)
+    (row,) = table.rows
+    assert (row.onnx_node, row.op, row.when) == ("unit", "LpNormalization", "after")
+    assert "LpNormalization" in row.reason
+    assert table.feasible
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
+def shift_ids(model: onnx.ModelProto) -> None:
+    """input_ids goes through an operator that the accelerator does not have."""
+    for node in model.graph.node:
+        node.input[:] = ["shifted" if name == "input_ids" else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("BitwiseXor", ["input_ids", "one"], ["shifted"], name="shift"))
+    model.graph.initializer.append(helper.make_tensor("one", TensorProto.INT64, [1], [1]))
+
+
+def test_an_unsupported_front_runs_before(tmp_path: Path) -> None:
+    spec = Encoder()
+    imported = partition(spec, tmp_path, shift_ids)
+    (row,) = preflight(imported.module).rows
+    assert (row.onnx_node, row.when) == ("shift", "before")
+    assert names_of(main_function(imported.module), "input_names")[0] == "shifted"
+    inputs = feeds(spec)
+    inputs["input_ids"] &= ~1
+    assert worst_error(imported, inputs) <= 1e-4
+
+
+def swish_in_the_middle(model: onnx.ModelProto) -> None:
+    """Layer 0's activation becomes one that stays elementary: what follows must not return to the device."""
+    node = next(node for node in model.graph.node if node.op_type == "Relu")
+    node.op_type = "Softplus"
+
+
+def test_nothing_on_the_device_waits_for_the_host_afterwards(tmp_path: Path) -> None:
+    spec = Encoder(layers=2, gelu="relu", head="mean")
+    imported = partition(spec, tmp_path, swish_in_the_middle)
+    table = preflight(imported.module)
+    assert not table.feasible
+    assert table.device_macs + table.host_macs == preflight(partition(spec, tmp_path).module).device_macs
+    imported = partition(spec, tmp_path, swish_in_the_middle)
+    assert sum(isinstance(op, nn.LinearOp) for op in device_ops(imported)) == 5
+    assert {row.when for row in table.rows} == {"after"}
+    assert any(row.reason == "it follows a node that runs on the host" for row in table.rows)
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
+def test_additive_masks_send_attention_to_the_host(tmp_path: Path) -> None:
+    spec = Encoder(mask="causal")
+    imported = partition(spec, tmp_path)
+    table = preflight(imported.module)
+    attention = next(row for row in table.rows if row.op == "attention")
+    assert "0/1" in attention.reason
+    assert attention.macs == 2 * 2 * 8 * 8 * 32
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
+def test_the_table_reads_well(tmp_path: Path) -> None:
+    text = preflight(partition(Encoder(), tmp_path, normalise_output).module).text()
+    assert text.startswith("100.0% of ")
+    assert text.splitlines()[-1].startswith("unit")
+    assert "no node runs on the host" in preflight(partition(Encoder(), tmp_path).module).text()
