@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from hand_programs import LINEAR_SEMAPHORES, SIZES, linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from hw_targets.extents import Extent, extent, operand_extents, overlap
 from hw_targets.isa import FUNCTIONS, Address, Function, Instruction, MatrixMode, Memory, Queue
 from hw_targets.layout import Layout
 from runtime import decoders
+from tests.unit.hand_programs import LINEAR_SEMAPHORES, SIZES, linear
 
 
 def edit(program: list[Instruction], position: int, **changes: object) -> list[Instruction]:

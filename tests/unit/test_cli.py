@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hand_programs import LinearData, linear, linear_bundle
 
 from hw_targets.asm import assemble
 from runtime.bundle import save_bundle
 from runtime.cli import main_objdump, main_run
+from tests.unit.hand_programs import LinearData, linear, linear_bundle
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hand_programs import INS, LINEAR_SEMAPHORES, OUTS, SIZES, LinearData, linear
 
 from compiler.sparsity.patterns import parse_pattern
 from compiler.storage.formats import candidates
@@ -19,6 +18,7 @@ from hw_targets.extents import Extent, operand_extents
 from hw_targets.isa import FUNCTIONS, Memory, Queue
 from runtime.simulator.functional import DEFAULTS, Options, Simulator
 from runtime.simulator.machine import POISON, DramRegion, Memories, read_bf16, write_bf16
+from tests.unit.hand_programs import INS, LINEAR_SEMAPHORES, OUTS, SIZES, LinearData, linear
 
 SPECS = ["dense", "nm:2:4", "nm:1:4", "hp:rows=8,window=8,keep=4,fine=2:4", "hp:rows=5,window=10,keep=8,fine=1:4"]
 BOTH = [Options(poison=True), Options(poison=True, from_bytes=True)]
