@@ -6,19 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
 
+from hw_targets.command_line import Parser, internal_error
 from hw_targets.errors import HpccError, UsageError
 
 STAGES = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit")
 EMIT_FORMS = (*STAGES, "asm", "program")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors of ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError("HPCC2000", message, hint="hpcc --help")
 
 
 def installed_version() -> str:
@@ -100,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(internal_error(error), file=sys.stderr)
+        return HpccError.exit_status
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -115,11 +113,15 @@ def _run(options: argparse.Namespace) -> int:
     if options.emit is not None and options.emit not in EMIT_FORMS:
         raise UsageError("HPCC2004", f"--emit {options.emit!r} is no form", hint=", ".join(EMIT_FORMS))
     if options.start is not None and options.start not in STAGES:
-        raise UsageError("HPCC2301", f"there is no stage {options.start!r}", hint=f"stages: {', '.join(STAGES)}")
+        raise UsageError("HPCC2015", f"there is no stage {options.start!r}", hint=f"stages: {', '.join(STAGES)}")
     if options.text is not None and options.tokenizer is None:
         raise UsageError("HPCC2005", "--text needs a tokenizer", hint="--tokenizer tokenizer.json")
     if options.text is not None and options.inputs is not None:
         raise UsageError("HPCC2006", "--text and --inputs exclude each other")
+    if options.max_length is not None and options.max_length < 1:
+        raise UsageError("HPCC2012", f"--max-length {options.max_length} leaves no token", hint="lengths start at 1")
+    if options.verify_each and options.start is not None:
+        raise UsageError("HPCC2013", "--verify-each needs the ONNX model to compare with", hint="leave --from out")
     from compiler.tools.session import run_command
 
     return run_command(options)

@@ -23,6 +23,7 @@ from compiler.frontend.importer import Imported, import_onnx
 from compiler.frontend.preflight import Preflight, preflight
 from compiler.interpreters.evaluate import evaluate
 from compiler.module import main_function, names_of
+from compiler.passes.verify_stage import VerifyStagePass
 from compiler.pipelines import STAGE_NAMES, Stage, stages_between
 from compiler.sparsity.patterns import Dense, Pattern, parse_pattern
 from compiler.tools import inputs as run_inputs
@@ -114,7 +115,10 @@ class Session:
         began = time.perf_counter()
         self.progress.start("import")
         if options.start is not None:
+            if path.suffix == ".onnx":
+                raise UsageError("HPCC2014", f"{path.name} is no dumped stage", hint="leave --from out, or name one")
             self.ctx, self.module, self.store = load_dump(path)
+            VerifyStagePass(stage=options.start).apply(self.ctx, self.module)
             self.seconds["load"] = time.perf_counter() - began
             self._prepare_inputs()
             self._after_load(options.start)

@@ -147,7 +147,8 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
         loads.sort(key=lambda task: spans[task.operands["dst"].instance][0])
         uses = [(spans[task.operands["dst"].instance][0], task.operands["dst"].instance) for task in loads]
         largest = max((aligned(instance.bytes) for _, instance in uses), default=0)
-        _require(memory, floor[memory] + largest, capacity[memory], "keys, values and the largest weight")
+        what = "keys, values and the largest weight" if memory is Memory.WEIGHTS else "the parameters of one tile"
+        _require(memory, floor[memory] + largest, capacity[memory], what)
         positions, used[memory] = _ring(uses, spans, floor[memory], capacity[memory])
         inserted += [(p, use[0], task) for p, use, task in zip(positions, uses, loads, strict=True)]
 
@@ -160,6 +161,7 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
         order.append(task)
     order += body[cursor:]
     used[Memory.DRAM] = _place_dram(order)
+    _require(Memory.DRAM, used[Memory.DRAM], capacity[Memory.DRAM], "weights, inputs and outputs")
     return order, used
 
 
