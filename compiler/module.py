@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from hw_targets.errors import InputError
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.dialects.func import FuncOp
+
+from hw_targets.errors import InputError
 
 MAIN = "main"
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
-from hw_targets.errors import UsageError
 from xdsl.passes import ModulePass
+
+from hw_targets.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,4 @@ def _position(stages: tuple[Stage, ...], name: str) -> int:
     for index, stage in enumerate(stages):
         if stage.name == name:
             return index
-    raise UsageError(
-        "HPCC2301", f"there is no stage {name!r}", hint=f"stages: {', '.join(stage.name for stage in stages)}"
-    )
+    raise UsageError("HPCC2301", f"there is no stage {name!r}", hint=f"stages: {', '.join(stage.name for stage in stages)}")

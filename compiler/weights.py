@@ -28,7 +28,7 @@ def content_digest(array: Array) -> str:
     hasher = hashlib.blake2b(digest_size=16)
     hasher.update(f"{array.dtype}{array.shape}".encode())
     # Viewed as bytes first: bfloat16 arrays have no buffer interface of their own.
-    hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8) if array.size else b"")
+    hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b"")
     return hasher.hexdigest()
 
 
@@ -110,7 +110,8 @@ class WeightStore:
             handle: Any = safe_open(str(path), framework="numpy")
         except (SafetensorError, OSError) as error:
             raise InputError("HPCC1102", f"cannot read the weights: {error}", where=str(path)) from error
-        for key in handle.keys():
+        names: list[str] = list(handle.keys())
+        for key in names:
             store.add_lazy(key, lambda key=key: handle.get_tensor(key))
         return store
 

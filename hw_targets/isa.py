@@ -1,8 +1,8 @@
 """The instruction set as one table; encoder, decoder, assembler, docs and the RTL header all read it.
 
-An instruction is 40 little-endian 32-bit words: opcode and provenance, semaphores, 160 bits of immediates packed in table
-order, and eight operand slots of (base, pitch, stride of loop 0, stride of loop 1), all in bytes of the operand's memory.
-Inside LOOP bodies an operand's address is base + i0 * stride0 + i1 * stride1, i0 being the outermost loop's counter.
+An instruction is 40 little-endian 32-bit words: opcode and provenance, semaphores, 160 bits of immediates packed in
+table order, and eight operand slots of (base, pitch, stride of loop 0, stride of loop 1), all in bytes of the operand's
+memory. Inside LOOP bodies an operand's address is base + i0 * stride0 + i1 * stride1, i0 being the outermost loop's counter.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The arithmetic of the accelerator, to the bit: interpreters and simulator both call it (docs/NUMERICS.md is normative).
+"""The arithmetic of the accelerator, to the bit, for interpreters and simulator (docs/NUMERICS.md is normative).
 
 It knows numpy and nothing else of this project. Floats are float32, every operation is rounded to nearest even on its
 own and then flushed: a result of magnitude below 2^-126 (zeros too) becomes +0. bf16 values travel as float32 arrays
@@ -168,7 +168,8 @@ def quantize_weights(w: AnyArray) -> tuple[I8, F32]:
 
 
 def matmul_i32(x: AnyArray, w: AnyArray) -> I32:
-    """acc[..., r, o] = sum over k of x[..., r, k] * w[..., o, k], exact; x is int8 or uint8, w int8.
+    """acc[..., r, o] = sum over k of x[..., r, k] * w[..., o, k], exact; x is int8 or uint8, w int8 (or its codes as
+    float32, which saves their conversion).
 
     fp32 BLAS is exact while every partial sum stays below 2^24: 1,024 products of s8 x s8, 512 of u8 x s8.
     """
@@ -177,7 +178,7 @@ def matmul_i32(x: AnyArray, w: AnyArray) -> I32:
     total: I32 | None = None
     for start in range(0, max(size, 1), chunk):
         left = x[..., start : start + chunk].astype(np.float32)
-        right = w[..., start : start + chunk].astype(np.float32)
+        right = w[..., start : start + chunk].astype(np.float32, copy=False)
         part = np.matmul(left, np.swapaxes(right, -1, -2)).astype(np.int32)
         total = part if total is None else np.add(total, part, out=total)
     assert total is not None
@@ -258,20 +259,18 @@ def softmax(
         distance *= _LOG2E_256
         np.rint(distance, out=distance)
         np.fmin(distance, np.float32(_T_MAX), out=distance)
-        # A masked score above the maximum gives a negative distance; its p is zeroed below.
+        # A masked score above the maximum gives a negative distance; its p is zeroed below. Where the maximum is not
+        # finite every distance is infinite or NaN, and fmin has made it T_MAX, whose p is 0.
         np.maximum(distance, np.float32(0), out=distance)
-        finite = np.isfinite(maximum)
-        if not finite.all():
-            distance[~finite] = _T_MAX
     p = _probabilities()[distance.astype(np.intp)]
     if attended is not None:
         p *= attended
     return p, p.sum(axis=1, dtype=np.int32)
 
 
-def context(acc: AnyArray, l: AnyArray, v_scale: AnyArray | np.float32 | float) -> F32:
-    """bf16 [R, C] = f32(acc) * (v_scale / f32(l)); a row with l = 0 gives +0."""
-    sums = np.asarray(l, np.int32)
+def context(acc: AnyArray, row_sum: AnyArray, v_scale: AnyArray | np.float32 | float) -> F32:
+    """bf16 [R, C] = f32(acc) * (v_scale / f32(row_sum)); a row with sum 0 gives +0."""
+    sums = np.asarray(row_sum, np.int32)
     live = sums > 0
     factor = np.where(live, np.float32(v_scale) / np.where(live, sums, 1).astype(np.float32), np.float32(0))
     return bf16(np.asarray(acc, np.int32).astype(np.float32) * factor.astype(np.float32)[:, None])

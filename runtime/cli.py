@@ -151,9 +151,9 @@ def read_npz(path: Path) -> Arrays:
     import numpy as np
 
     try:
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise InputError("HPCC1260", "this is no .npz file (a zip of arrays by name)", where=str(path))
         with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise InputError("HPCC1260", "this is one array, not an .npz of arrays by name", where=str(path))
             return {name: archive[name] for name in archive.files if name != "labels"}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         text = getattr(error, "strerror", None) or str(error)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hw_targets import isa
 from xdsl.dialects.builtin import (
     I64,
     ArrayAttr,
@@ -26,6 +25,8 @@ from xdsl.parser import Parser
 from xdsl.printer import Printer
 from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
+
+from hw_targets import isa
 
 
 @irdl_op_definition
@@ -49,10 +50,7 @@ class InstructionOp(IRDLOperation):
         properties: dict[str, Attribute | None] = {
             "function": StringAttr(instruction.name),
             "addresses": DictionaryAttr(
-                {
-                    name: DenseArrayBase.from_list(i64, [a.base, a.pitch, *a.strides])
-                    for name, a in instruction.operands
-                }
+                {name: DenseArrayBase.from_list(i64, [a.base, a.pitch, *a.strides]) for name, a in instruction.operands}
             ),
             "immediates": DictionaryAttr(immediates),
             "layer": StringAttr(layer),
@@ -128,9 +126,7 @@ class InstructionOp(IRDLOperation):
         printer.print_string_literal(self.function.data)
         parts = [f"{name} = {list(_tuple(numbers))}" for name, numbers in self.addresses.data.items()]  # pyright: ignore
         printer.print_string(f" ({', '.join(parts)}) {{")
-        printer.print_list(
-            self.immediates.data.items(), lambda item: printer.print_string(f"{item[0]} = {item[1]}")
-        )
+        printer.print_list(self.immediates.data.items(), lambda item: printer.print_string(f"{item[0]} = {item[1]}"))
         printer.print_string("} layer ")
         printer.print_string_literal(self.layer.data)
         for keyword, numbers in (("wait", self.waits), ("signal", self.signals)):
@@ -181,9 +177,7 @@ class ImageOp(IRDLOperation):
     element = prop_def(Attribute)
     content = prop_def(ArrayAttr[StringAttr])
     encoding = opt_prop_def(Attribute)
-    assembly_format = (
-        "$kind $label `at` $address `bytes` $bytes `of` $element `from` $content (`as` $encoding^)? attr-dict"
-    )
+    assembly_format = "$kind $label `at` $address `bytes` $bytes `of` $element `from` $content (`as` $encoding^)? attr-dict"
 
     def __init__(
         self,

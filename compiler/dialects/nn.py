@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from xdsl.dialects.builtin import (
-    ArrayAttr,
     BFloat16Type,
     DenseArrayBase,
     DenseIntOrFPElementsAttr,
     Float32Type,
     FloatAttr,
-    IntAttr,
     IntegerAttr,
     IntegerType,
     StringAttr,
@@ -120,7 +118,7 @@ class WeightOp(IRDLOperation):
     def verify_(self) -> None:
         if self.stored is not None:
             if self.stored.data not in ("io", "oi"):
-                raise VerifyException(f"stored layout {self.stored.data!r} is neither \"oi\" nor \"io\"")
+                raise VerifyException(f'stored layout {self.stored.data!r} is neither "oi" nor "io"')
             if len(shape_of(self.result)) != 2:
                 raise VerifyException("only a matrix has a stored layout")
 
@@ -156,7 +154,7 @@ class ConstantOp(IRDLOperation):
         for size in shape_of(self.result):
             count *= size
         if count > self.LIMIT:
-            raise VerifyException(f"a constant of {count} elements belongs into the weight store (at most {self.LIMIT})")
+            raise VerifyException(f"a constant of {count} elements (over {self.LIMIT}) belongs into the weight store")
 
 
 # ---- elementary ops: ONNX semantics ---------------------------------------------------------------------------------
@@ -637,7 +635,7 @@ def _verify_attention(op: AttentionOp | QAttentionOp) -> None:
         if kind == "boolean":
             _expect_shape(op, op.mask, (k[0], k[1]))
         elif kind != "additive":
-            raise VerifyException(f"mask_kind {kind!r} is neither \"boolean\" nor \"additive\"")
+            raise VerifyException(f'mask_kind {kind!r} is neither "boolean" nor "additive"')
     _expect_shape(op, op.result, q)
 
 
@@ -841,7 +839,7 @@ class QuantizeOp(IRDLOperation):
 
 @irdl_op_definition
 class QLinearOp(IRDLOperation):
-    """f32(x W^T) * (sx * sw) + bias + residual: int8 codes in, fp32 out; W out x in of int8, sw one scale per output."""
+    """f32(x W^T) * (sx * sw) + bias + residual: int8 codes in, fp32 out; W out x in of int8, one scale per output."""
 
     name = "hpcc_nn.qlinear"
     x = operand_def(AnyTensor)

@@ -1,17 +1,17 @@
 """The `hpcc_tile` dialect: loops and transfers over the accelerator's named memories.
 
-Buffers are two-dimensional memrefs whose memory space names a memory of the machine; a buffer allocated inside a loop is a
-temporary of one iteration. A `run` op is one instruction of hw_targets/isa.py on buffers instead of addresses: its operand
-names, memories and immediates are checked against that table. After `schedule` every alloc has an address and every run
-op its semaphores.
+Buffers are two-dimensional memrefs whose memory space names a memory of the machine; a buffer allocated inside a loop
+is a temporary of one iteration. A `run` op is one instruction of hw_targets/isa.py on buffers instead of addresses: its
+operand names, memories and immediates are checked against that table. After `schedule` every alloc has an address and
+every run op its semaphores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hw_targets import isa
 from xdsl.dialects.builtin import (
+    I64,
     AffineMapAttr,
     ArrayAttr,
     BFloat16Type,
@@ -19,7 +19,6 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     Float32Type,
     FloatAttr,
-    I64,
     IndexType,
     IntegerAttr,
     IntegerType,
@@ -49,6 +48,8 @@ from xdsl.printer import Printer
 from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
+from hw_targets import isa
+
 AnyBuffer = MemRefType.constr(AnyAttr())
 ELEMENT_BYTES: dict[str, int] = {"i8": 1, "i32": 4, "f32": 4, "bf16": 2}
 
@@ -65,9 +66,7 @@ def element_bytes(type: MemRefType) -> int:
     raise VerifyException(f"a buffer holds i8, i32, f32 or bf16, not {element}")
 
 
-def buffer_type(
-    memory: isa.Memory, rows: int, cols: int, element: Attribute, row_stride: int | None = None
-) -> MemRefType:
+def buffer_type(memory: isa.Memory, rows: int, cols: int, element: Attribute, row_stride: int | None = None) -> MemRefType:
     """The memref type of a buffer, or of a view whose rows are `row_stride` elements apart."""
     layout: Attribute = NoneAttr()
     if row_stride is not None and row_stride != cols:
@@ -88,8 +87,10 @@ def memory_of(type: Attribute) -> isa.Memory:
 def row_stride(type: MemRefType) -> int:
     """Elements from one row to the next."""
     strides = type.get_strides()
-    assert strides is not None and strides[0] is not None
-    return strides[0]
+    assert strides is not None
+    first = strides[0]
+    assert first is not None
+    return first
 
 
 def _check_buffer(type: Attribute) -> MemRefType:
@@ -142,9 +143,7 @@ class DramOp(IRDLOperation):
     encoding = opt_prop_def(AnyAttr())
     address = opt_prop_def(IntegerAttr[I64])
     result = result_def(AnyBuffer)
-    assembly_format = (
-        "$kind $label `from` $content (`as` $encoding^)? (`at` $address^)? attr-dict `:` type($result)"
-    )
+    assembly_format = "$kind $label `from` $content (`as` $encoding^)? (`at` $address^)? attr-dict `:` type($result)"
 
     def __init__(
         self,
@@ -173,16 +172,14 @@ class DramOp(IRDLOperation):
 
 @irdl_op_definition
 class ViewOp(IRDLOperation):
-    """A rectangle of a buffer: its first row and column are affine in the loop counters; the row step is in the type."""
+    """A rectangle of a buffer: first row and column are affine in the loop counters; the row step is in the type."""
 
     name = "hpcc_tile.view"
     source = operand_def(AnyBuffer)
     counters = var_operand_def(IndexType())
     origin = prop_def(AffineMapAttr)
     result = result_def(AnyBuffer)
-    assembly_format = (
-        "$source `[` $counters `]` `origin` qualified($origin) attr-dict `:` type($source) `->` type($result)"
-    )
+    assembly_format = "$source `[` $counters `]` `origin` qualified($origin) attr-dict `:` type($source) `->` type($result)"
 
     def __init__(self, source: SSAValue, counters: Sequence[SSAValue], origin: AffineMap, type: MemRefType) -> None:
         super().__init__(
@@ -368,9 +365,7 @@ class RunOp(IRDLOperation):
 
         printer.print_list(self.named.items(), operand)
         printer.print_string(") {")
-        printer.print_list(
-            self.immediates.data.items(), lambda item: printer.print_string(f"{item[0]} = {item[1]}")
-        )
+        printer.print_list(self.immediates.data.items(), lambda item: printer.print_string(f"{item[0]} = {item[1]}"))
         printer.print_string("} layer ")
         printer.print_string_literal(self.layer.data)
         if self.stage is not None:

@@ -1,4 +1,4 @@
-"""Meaning of the integer module: every number comes from hw_targets.numerics, so the simulator has to agree to the bit."""
+"""Meaning of the integer module. Every number comes from hw_targets.numerics: the simulator agrees to the bit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _rows(x: Array) -> Array:
 
 @meaning_of(nn.WeightOp, bf16=True)
 def _weight(op: nn.WeightOp, args: list[Array], store: WeightStore) -> list[Array]:
-    """A bf16 table as it is stored: its users gather rows, and widening all of it for that would cost more than a layer."""
+    """A bf16 table as it is stored: its users gather rows, widening all of it would cost more than a layer."""
     return [store.get(op.key.data)]
 
 

@@ -1,7 +1,7 @@
 """Executes a tiled module over slices: the same arithmetic as on whole tensors, on the pieces the tiling chose.
 
-Works before and after `schedule` (addresses and semaphores do not matter here). Buffers hold typed numpy arrays; a weight
-matrix is kept dense beside the bytes it will have on chip.
+Works before and after `schedule` (addresses and semaphores do not matter here). Buffers hold typed numpy arrays; a
+weight matrix is kept dense beside the bytes it will have on chip.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from hw_targets import numerics
-from hw_targets.errors import InputError
-from hw_targets.isa import Activation, MatrixMode
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import MemRefType, ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
@@ -20,6 +17,9 @@ from xdsl.ir import Block, Operation, SSAValue
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, row_stride
 from compiler.module import main_function
 from compiler.weights import WeightStore
+from hw_targets import numerics
+from hw_targets.errors import InputError
+from hw_targets.isa import Activation, MatrixMode
 
 Array = NDArray[Any]
 ELEMENTS: dict[str, type[np.generic]] = {"i8": np.int8, "i32": np.int32, "f32": np.float32, "bf16": np.float32}
@@ -70,9 +70,11 @@ class _Machine:
         keys = [key.data for key in op.content]
         if kind == "input":
             value = self.inputs[label]
-            return (value != 0).astype(np.int8).reshape(shape) if _dtype(op.result) is np.int8 else value.astype(
-                np.int32
-            ).reshape(shape)
+            return (
+                (value != 0).astype(np.int8).reshape(shape)
+                if _dtype(op.result) is np.int8
+                else value.astype(np.int32).reshape(shape)
+            )
         if kind == "output":
             self.outputs[label] = np.zeros(shape, _dtype(op.result))
             return self.outputs[label]
@@ -90,7 +92,8 @@ class _Machine:
     def view(self, op: ViewOp, counters: dict[SSAValue, int]) -> Array:
         row, col = op.origin.data.eval([counters[c] for c in op.counters], [])
         rows, cols = _shape(op.result)
-        assert isinstance(op.source.type, MemRefType) and isinstance(op.result.type, MemRefType)
+        assert isinstance(op.source.type, MemRefType)
+        assert isinstance(op.result.type, MemRefType)
         step = row_stride(op.result.type) // row_stride(op.source.type)
         source = self.arrays[op.source]
         view = source[row : row + (rows - 1) * step + 1 : step, col : col + cols]

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hw_targets.errors import InputError
-from hw_targets.isa import LOOP_LEVELS, Address, Instruction
 from xdsl.context import Context
 from xdsl.dialects.builtin import MemRefType, ModuleOp
 from xdsl.dialects.func import ReturnOp
@@ -17,6 +15,8 @@ from xdsl.passes import ModulePass
 from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, element_bytes, row_stride
 from compiler.module import main_function
+from hw_targets.errors import InputError
+from hw_targets.isa import LOOP_LEVELS, Address, Instruction
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,11 @@ def _image(op: DramOp) -> ImageOp:
     if op.address is None:
         raise _unscheduled(op.label.data)
     size = rows * cols * element_bytes(type)
-    return ImageOp(
-        op.kind.data, op.label.data, op.address.value.data, size, type.element_type, op.content, op.encoding
-    )
+    return ImageOp(op.kind.data, op.label.data, op.address.value.data, size, type.element_type, op.content, op.encoding)
 
 
 def _unscheduled(label: str) -> InputError:
-    return InputError(
-        "HPCC1404", f"buffer {label!r} has no address", hint="run the stage `schedule` before `emit`"
-    )
+    return InputError("HPCC1404", f"buffer {label!r} has no address", hint="run the stage `schedule` before `emit`")
 
 
 def _instruction(op: RunOp, counters: tuple[SSAValue, ...]) -> InstructionOp:

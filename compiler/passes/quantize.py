@@ -1,8 +1,8 @@
 """`hpcc-quantize`: the fused transformer in fp32 to the accelerator's integers and bf16 (docs/NUMERICS.md, section 7).
 
-Every value of the fp32 module gets up to three forms, made where they are first needed: fp32 as an operation computes it,
-bf16 as it is stored, codes with scales as MATRIX reads them. Weights are coded here, in new entries of the store; no
-calibration data is involved, all other scales are computed by the program.
+Every value of the fp32 module gets up to three forms, made where they are first needed: fp32 as an operation computes
+it, bf16 as it is stored, codes with scales as MATRIX reads them. Weights are coded here, in new entries of the store;
+no calibration data is involved, all other scales are computed by the program.
 """
 
 from __future__ import annotations
@@ -197,9 +197,7 @@ class _Quantizer:
         if key not in self.codes:
             shape = nn.shape_of(source)
             lead = (shape[0], 1) if granularity is nn.Granularity.SEQUENCE_HEAD else shape[:-1]
-            op = nn.QuantizeOp(
-                granularity, source, mask, TensorType(i8, shape), TensorType(f32, (*lead, groups))
-            )
+            op = nn.QuantizeOp(granularity, source, mask, TensorType(i8, shape), TensorType(f32, (*lead, groups)))
             self._emit(op, before)
             if isinstance(source.owner, Operation):
                 op.location = source.owner.location
@@ -352,8 +350,7 @@ class _Quantizer:
         """Of the stored bf16 form, unless only the caller sees the result: then a finished fp32 value stays one."""
         finished = all(isinstance(use.operation, ReturnOp) for use in op.result.uses)
         x = self._now(op.x) if finished else self._bf16(op.x, op)
-        new = op.clone(value_mapper={op.x: x})
-        new.result.type = TensorType(nn.element_type_of(x), nn.shape_of(op.result))  # pyright: ignore[reportAttributeAccessIssue]
+        new = nn.ReshapeOp(x, TensorType(nn.element_type_of(x), nn.shape_of(op.result)))
         self._emit(new, op, op)
         return new.result
 

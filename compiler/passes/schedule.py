@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hw_targets.isa import LOOP_LEVELS, Memory
-from hw_targets.load import load_target
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -30,6 +28,8 @@ from compiler.backends.fpga.semaphores import SemaphorePair, assign_semaphores
 from compiler.backends.fpga.tasks import Instance, Rectangle, Task, flatten
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, single_block
 from compiler.module import main_function
+from hw_targets.isa import LOOP_LEVELS, Memory
+from hw_targets.load import load_target
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,14 @@ class SchedulePass(ModulePass):
 
 
 def _semaphore(pair: SemaphorePair) -> DictionaryAttr:
-    return DictionaryAttr(
-        {"producer": StringAttr(pair.producer.value), "consumer": StringAttr(pair.consumer.value)}
-    )
+    return DictionaryAttr({"producer": StringAttr(pair.producer.value), "consumer": StringAttr(pair.consumer.value)})
 
 
 def _item(task: Task) -> Item:
     """What must be equal for two tasks to share a loop body, and the origins that may move."""
     op = task.op
     location = op.location.desc.data if isinstance(op.location, NameLoc) else ""
-    operands = tuple(
-        (name, _place(rect.instance), rect.type) for name, rect in task.operands.items()
-    )
+    operands = tuple((name, _place(rect.instance), rect.type) for name, rect in task.operands.items())
     key = (
         op.function,
         operands,
@@ -120,9 +116,7 @@ class _Writer:
             cursor += width
         return [ForOp(node.count, region)]
 
-    def _task(
-        self, item: Item, counters: tuple[SSAValue, ...], steps: tuple[tuple[int, ...], ...]
-    ) -> list[Operation]:
+    def _task(self, item: Item, counters: tuple[SSAValue, ...], steps: tuple[tuple[int, ...], ...]) -> list[Operation]:
         task = item.payload
         assert isinstance(task, Task)
         ops: list[Operation] = []
@@ -135,9 +129,7 @@ class _Writer:
         run.location = op.location
         return [*ops, run]
 
-    def _operand(
-        self, rect: Rectangle, moves: list[tuple[SSAValue, int, int]], ops: list[Operation]
-    ) -> SSAValue:
+    def _operand(self, rect: Rectangle, moves: list[tuple[SSAValue, int, int]], ops: list[Operation]) -> SSAValue:
         base = self._buffer(rect.instance)
         moving = [(counter, row, col) for counter, row, col in moves if row or col]
         if not moving and (rect.row, rect.col) == (0, 0) and rect.type == base.type:
@@ -149,9 +141,7 @@ class _Writer:
                 if move[axis]:
                     term = AffineExpr.dimension(dim) * move[axis]
                     expr = term if expr is None else expr + term
-            exprs.append(
-                AffineExpr.constant(constant) if expr is None else expr + constant if constant else expr
-            )
+            exprs.append(AffineExpr.constant(constant) if expr is None else expr + constant if constant else expr)
         view = ViewOp(base, [m[0] for m in moving], AffineMap(len(moving), 0, tuple(exprs)), rect.type)
         ops.append(view)
         return view.result

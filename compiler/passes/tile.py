@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hw_targets.load import load_target
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, FunctionType, ModuleOp, StringAttr
 from xdsl.dialects.func import FuncOp, ReturnOp
-from xdsl.ir import Block, Region
+from xdsl.ir import Block, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from compiler.backends.fpga.builder import TileBuilder
 from compiler.backends.fpga.lowering import Lowering, TileSizes
 from compiler.dialects import nn
 from compiler.module import main_function, names_of
+from hw_targets.load import load_target
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TilePass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         accelerator = load_target(self.target).accelerator
         function = main_function(op)
-        inputs = dict(zip(function.body.block.args, names_of(function, "input_names"), strict=True))
+        inputs: dict[SSAValue, str] = dict(zip(function.body.block.args, names_of(function, "input_names"), strict=True))
         block = Block()
         widths = [nn.shape_of(o.result)[-1] for o in function.walk() if isinstance(o, nn.QLinearOp)]
         keys = [nn.shape_of(o.k)[1] for o in function.walk() if isinstance(o, nn.QAttentionOp)]

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hw_targets.errors import InputError, UsageError
 from xdsl.context import Context
 from xdsl.dialects.builtin import BFloat16Type, ModuleOp, NameLoc, TensorType
 from xdsl.dialects.func import FuncOp, ReturnOp
@@ -18,6 +17,7 @@ from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import VerifyException
 
 from compiler.dialects import isa, nn, tile
+from hw_targets.errors import InputError, UsageError
 
 COMMON: tuple[type[Operation], ...] = (ModuleOp, FuncOp, ReturnOp)
 DATA = (nn.WeightOp, nn.ConstantOp)
@@ -153,13 +153,9 @@ def _check_block(block: Block, visible: set[SSAValue]) -> None:
         for operand in op.operands:
             if operand not in scope:
                 what = "argument of another block" if isinstance(operand, BlockArgument) else "value"
-                raise InputError(
-                    "HPCC1203", f"'{op.name}' uses a {what} that is not defined before it", where=_where(op)
-                )
+                raise InputError("HPCC1203", f"'{op.name}' uses a {what} that is not defined before it", where=_where(op))
         isolated = isinstance(op, FuncOp | ModuleOp)
         for region in op.regions:
             for inner in region.blocks:
                 _check_block(inner, set() if isolated else scope)
         scope.update(op.results)
-
-

@@ -1,12 +1,7 @@
-"""The dense twin of a program: the same model with every weight dense, compiled for timing only. The ledger's yardstick."""
+"""The dense twin of a program: the same model with every weight dense, compiled for timing only; the yardstick."""
 
 from __future__ import annotations
 
-from hw_targets.codec import expand
-from hw_targets.errors import InfeasibleError
-from hw_targets.target import Target
-from runtime.ledger import LayerCycles, attribute
-from runtime.simulator.timing import simulate_timing
 from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.rewriter import Rewriter
 
@@ -19,6 +14,11 @@ from compiler.storage.formats import FORMATS
 from compiler.tools.packaging import semaphore_table
 from compiler.tools.stages import StageRunner, new_context
 from compiler.weights import WeightStore
+from hw_targets.codec import expand
+from hw_targets.errors import InfeasibleError
+from hw_targets.target import Target
+from runtime.ledger import LayerCycles, attribute
+from runtime.simulator.timing import simulate_timing
 
 
 def dense_layers(encoded: ModuleOp, target_spec: str, target: Target) -> list[LayerCycles] | None:
@@ -32,9 +32,7 @@ def dense_layers(encoded: ModuleOp, target_spec: str, target: Target) -> list[La
         if isinstance(op, QLinearOp) and isinstance(op.weight.type, TensorType):
             type = op.weight.type
             if isinstance(type.encoding, StorageAttr) and type.encoding != dense:
-                Rewriter.replace_value_with_new_type(
-                    op.weight, TensorType(type.element_type, type.get_shape(), dense)
-                )
+                Rewriter.replace_value_with_new_type(op.weight, TensorType(type.element_type, type.get_shape(), dense))
     runner = StageRunner(new_context(WeightStore()), target_spec, "dense")
     try:
         runner.run(module, stages_between(target.kind, "encode", "emit"))

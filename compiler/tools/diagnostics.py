@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from hw_targets.errors import HpccError
 from xdsl.utils.exceptions import ParseError
+
+from hw_targets.errors import HpccError
 
 
 def line_of(error: BaseException) -> str:

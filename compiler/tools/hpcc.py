@@ -1,4 +1,4 @@
-"""`hpcc MODEL.onnx --target NAME`: the command line. Only parsing stands here; everything heavy is imported when needed."""
+"""`hpcc MODEL.onnx --target NAME`: the command line. Only parsing stands here; heavy imports wait until needed."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, ClassVar
 
-from hw_targets.errors import HpccError, InputError
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
 from xdsl.xdsl_opt_main import xDSLOptMain
@@ -17,6 +16,7 @@ from compiler.tools.arguments import parse_shapes
 from compiler.tools.diagnostics import report
 from compiler.universe import all_dialects, all_passes
 from compiler.weights import attach_store
+from hw_targets.errors import HpccError, InputError
 
 
 class HpccOptMain(xDSLOptMain):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hw_targets.errors import InputError, MissingToolError, UsageError
 from numpy.typing import NDArray
+
+from hw_targets.errors import InputError, MissingToolError, UsageError
 
 Array = NDArray[Any]
 SEED = 0
@@ -104,9 +105,7 @@ def _fit(array: Array, spec: InputSpec, where: str) -> Array:
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= spec.limit:
             bad = low if low < 0 else high
-            raise InputError(
-                "HPCC1508", f"input {spec.name!r} holds id {bad}, its table has {spec.limit} rows", where=where
-            )
+            raise InputError("HPCC1508", f"input {spec.name!r} holds id {bad}, its table has {spec.limit} rows", where=where)
     return np.ascontiguousarray(array)
 
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hw_targets.target import Accelerator
-from hw_targets.timing import matrix_macs
-from runtime.ledger import Cause, LayerCycles
-from runtime.program import Program
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.backends.fpga.weights import WeightPlan, plan_weight
@@ -18,6 +14,10 @@ from compiler.passes.sparsify import PRUNABLE, pruning_summary
 from compiler.sparsity.patterns import Dense, Pattern
 from compiler.storage.formats import candidates
 from compiler.tools.report import EXPLANATIONS, LayerPart, Reason
+from hw_targets.target import Accelerator
+from hw_targets.timing import matrix_macs
+from runtime.ledger import Cause, LayerCycles
+from runtime.program import Program
 
 MATRIX_SHARE = 0.5
 """From this share of a layer's cycles on, MATRIX itself is what binds it."""
@@ -46,8 +46,10 @@ class _Work:
     macs_executed: int = 0
 
 
-def weights_by_layer(encoded: ModuleOp) -> dict[str, Weight]:
+def weights_by_layer(encoded: ModuleOp | None) -> dict[str, Weight]:
     """The encoded weights of a module after `encode`, by role."""
+    if encoded is None:  # a run that began behind `encode` has no patterns to tell of
+        return {}
     left = {layer.role for layer in pruning_summary(encoded).layers if layer.left_dense}
     result: dict[str, Weight] = {}
     for op in encoded.walk():
@@ -93,7 +95,7 @@ def _work(program: Program) -> dict[str, _Work]:
 
 
 def layer_rows(
-    program: Program, encoded: ModuleOp, dense: Sequence[LayerCycles] | None, asked: Pattern
+    program: Program, encoded: ModuleOp | None, dense: Sequence[LayerCycles] | None, asked: Pattern
 ) -> tuple[LayerPart, ...]:
     """The ledger in order of execution; its cycles add up to the program's."""
     weights = weights_by_layer(encoded)

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hw_targets.errors import InputError
-from runtime.manifest import ModelEntry, TensorEntry
 from xdsl.dialects.builtin import ModuleOp, StringAttr, TensorType
 from xdsl.ir import Attribute
 
 from compiler.frontend.importer import Imported
 from compiler.module import main_function, names_of
+from hw_targets.errors import InputError
+from runtime.manifest import ModelEntry, TensorEntry
 
 ATTRIBUTE = "hpcc.model"
 NUMPY_DTYPES = {

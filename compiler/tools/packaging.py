@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-
 import numpy as np
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, TensorType
+
+from compiler.backends.fpga.emission import ProgramParts, Region, program_parts, weight_image
+from compiler.frontend.host import HostSegment
+from compiler.module import main_function, names_of
+from compiler.tools.hpcc import installed_version
+from compiler.tools.model_facts import NUMPY_DTYPES, ModelFacts
+from compiler.weights import WeightStore
 from hw_targets.check import Semaphore
 from hw_targets.isa import Memory
 from hw_targets.target import Target
@@ -18,14 +25,7 @@ from runtime.manifest import (
     NodeEntry,
     SemaphoreEntry,
 )
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, TensorType
 
-from compiler.backends.fpga.emission import ProgramParts, Region, program_parts, weight_image
-from compiler.frontend.host import HostSegment
-from compiler.module import main_function, names_of
-from compiler.tools.hpcc import installed_version
-from compiler.tools.model_facts import NUMPY_DTYPES, ModelFacts
-from compiler.weights import WeightStore
 
 def build_bundle(
     module: ModuleOp, store: WeightStore | None, target: Target, facts: ModelFacts, hosts: list[HostSegment]
@@ -62,8 +62,7 @@ def build_bundle(
 def semaphore_table(parts: ProgramParts) -> tuple[Semaphore, ...]:
     """The program's semaphores, named after the queues they connect; all begin at 0."""
     return tuple(
-        Semaphore(f"{use.producer.value}_to_{use.consumer.value}", 0, use.producer, use.consumer)
-        for use in parts.semaphores
+        Semaphore(f"{use.producer.value}_to_{use.consumer.value}", 0, use.producer, use.consumer) for use in parts.semaphores
     )
 
 
@@ -80,9 +79,7 @@ def _dram(parts: ProgramParts) -> tuple[list[DramEntry], int]:
     return entries, end
 
 
-def _borders(
-    module: ModuleOp, regions: tuple[Region, ...]
-) -> tuple[tuple[BorderEntry, ...], tuple[BorderEntry, ...]]:
+def _borders(module: ModuleOp, regions: tuple[Region, ...]) -> tuple[tuple[BorderEntry, ...], tuple[BorderEntry, ...]]:
     """The device's input and output tensors with their places in DRAM. An input that no instruction reads has none."""
     function = main_function(module)
     borders = function.attributes["borders"]
@@ -116,11 +113,8 @@ def _hosts(hosts: list[HostSegment]) -> tuple[list[tuple[HostEntry, HostSegment]
     for number, segment in enumerate(hosts):
         file = f"host/{number}_{segment.when}.onnx"
         nodes = tuple(
-            HostNodeEntry(onnx_node=node.onnx_node, op=node.op, reason=node.reason, macs=node.macs)
-            for node in segment.nodes
+            HostNodeEntry(onnx_node=node.onnx_node, op=node.op, reason=node.reason, macs=node.macs) for node in segment.nodes
         )
         entries.append((HostEntry(file=file, inputs=segment.inputs, outputs=segment.outputs, nodes=nodes), segment))
         files[file] = segment.model.SerializeToString(deterministic=True)
     return entries, files
-
-

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from hw_targets.errors import InputError, MissingToolError
 from numpy.typing import NDArray
 
 from compiler.weights import WeightStore
+from hw_targets.errors import InputError, MissingToolError
 
 Array = NDArray[Any]
 
@@ -123,9 +123,7 @@ def distance(
         passed = relative <= RELATIVE_L2 and float(angles.min()) >= TOKEN_COSINE
     else:
         passed = bool((np.abs(x - y) <= atol + rtol * np.abs(y)).all())
-    return Distance(
-        name, relative, float(angles.min()), float(angles.mean()), worst, passed and bool(np.isfinite(x).all())
-    )
+    return Distance(name, relative, float(angles.min()), float(angles.mean()), worst, passed and bool(np.isfinite(x).all()))
 
 
 @dataclass(frozen=True)

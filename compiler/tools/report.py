@@ -93,7 +93,7 @@ class ResourcePart(Form):
 
 
 class MemoryPart(Form):
-    """Bytes. `weights_*` are the linear weights; `compute_bytes` what they take on chip; `model_file` is the ONNX file's."""
+    """Bytes. `weights_*` are the linear weights, `compute_bytes` what they take on chip, `image_bytes` all constant data."""
 
     weights_dense_bytes: int
     weights_stored_bytes: int
@@ -180,7 +180,7 @@ class OutputCheck(Form):
 
 
 class VerifyPart(Form):
-    """`bit_exact` compares the simulator with the integer reference, `outputs` with ONNX Runtime on the same weights."""
+    """`bit_exact`: the simulator against the integer reference; `outputs`: against ONNX Runtime on the same weights."""
 
     reference: str
     samples: int

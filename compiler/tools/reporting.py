@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hw_targets.isa import INSTRUCTION_BYTES, Memory, Queue
-from hw_targets.target import Target
-from runtime.ledger import LayerCycles
-from runtime.manifest import ModelEntry
-from runtime.program import Program
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.passes.sparsify import pruning_summary
+from compiler.passes.sparsify import PruningSummary, pruning_summary
 from compiler.sparsity.patterns import Pattern
 from compiler.tools import report as forms
 from compiler.tools.hpcc import installed_version
 from compiler.tools.inputs import InputSet
 from compiler.tools.ledger import layer_rows, weights_by_layer
 from compiler.tools.reference import Damage, Distance
+from hw_targets.isa import INSTRUCTION_BYTES, Memory, Queue
+from hw_targets.target import Target
+from runtime.ledger import LayerCycles
+from runtime.manifest import ModelEntry
+from runtime.program import Program
 
 
 @dataclass
@@ -48,7 +48,7 @@ def build_report(
     model: ModelEntry,
     samples: InputSet,
     asked: Pattern,
-    encoded: ModuleOp,
+    encoded: ModuleOp | None,
     dense: Sequence[LayerCycles] | None,
 ) -> forms.Report:
     """report.json. `encoded` is the module after `encode`, `dense` the dense twin's cycles (None: it does not fit)."""
@@ -89,7 +89,7 @@ def build_report(
     )
 
 
-def _memory(program: Program, encoded: ModuleOp, target: Target) -> forms.MemoryPart:
+def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms.MemoryPart:
     weights = list(weights_by_layer(encoded).values())
     accelerator = target.accelerator
     capacity = {
@@ -109,14 +109,13 @@ def _memory(program: Program, encoded: ModuleOp, target: Target) -> forms.Memory
         program_bytes=len(program.bundle.instructions) * INSTRUCTION_BYTES,
         image_bytes=int(program.bundle.weights.size),
         on_chip={
-            memory.value: forms.ResourcePart(used=sizes.get(memory, 0), usable=size)
-            for memory, size in capacity.items()
+            memory.value: forms.ResourcePart(used=sizes.get(memory, 0), usable=size) for memory, size in capacity.items()
         },
     )
 
 
-def _pruning(encoded: ModuleOp, asked: Pattern, parameters: int) -> forms.PruningPart:
-    summary = pruning_summary(encoded)
+def _pruning(encoded: ModuleOp | None, asked: Pattern, parameters: int) -> forms.PruningPart:
+    summary = pruning_summary(encoded) if encoded is not None else PruningSummary(())
     pruned = [layer.role for layer in summary.layers if layer.zeros]
     return forms.PruningPart(
         pattern=asked.spec(),

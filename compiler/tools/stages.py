@@ -1,4 +1,4 @@
-"""Runs the stages of a pipeline on a module: passes, the stage's verifier, dumps, timings, and one callback per stage."""
+"""Runs the stages of a pipeline on a module: passes, the stage's verifier, dumps, timings, callbacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
-from hw_targets.errors import HpccError, InputError
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.parser import Parser
@@ -23,6 +22,7 @@ from compiler.pipelines import Stage, all_passes
 from compiler.tools.diagnostics import line_of
 from compiler.universe import all_dialects
 from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
+from hw_targets.errors import HpccError, InputError
 
 AfterStage = Callable[[Stage, ModuleOp], None]
 

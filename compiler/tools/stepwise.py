@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from hw_targets.errors import VerificationError
 from numpy.typing import NDArray
-from runtime import decoders
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, NameLoc, StringAttr
 from xdsl.ir import Operation
 
@@ -26,7 +24,9 @@ from compiler.module import main_function, names_of
 from compiler.storage.formats import compute_mode
 from compiler.tools.reference import Reference
 from compiler.weights import WeightStore
+from hw_targets.errors import VerificationError
 from hw_targets.isa import MatrixMode
+from runtime import decoders
 
 Array = NDArray[Any]
 FLOAT_LIMIT = 1e-4
@@ -107,7 +107,7 @@ class StepwiseCheck:
                 where = tuple(int(i) for i in np.argwhere(value != wanted)[0])
                 raise VerificationError(
                     "HPCC4003",
-                    f"stage {stage!r}: {count:,} values of output {name!r} differ from stage 'quantize', first at {where}",
+                    f"stage {stage!r}: {count:,} values of {name!r} differ from stage 'quantize', first at {where}",
                 )
         self.lines.append(f"{stage}: equals the integer reference bit for bit")
 
@@ -118,9 +118,7 @@ class StepwiseCheck:
         reference = Reference(self.imported.model, self.store, replaced, extra_outputs=names)
         return {**dict(self.inputs), **reference.run(self.inputs)}
 
-    def _first_divergence(
-        self, module: ModuleOp, replaced: Mapping[str, str], inputs: Mapping[str, Array | None]
-    ) -> str:
+    def _first_divergence(self, module: ModuleOp, replaced: Mapping[str, str], inputs: Mapping[str, Array | None]) -> str:
         """Name the first op whose own result is off, given the results of the ops before it."""
         function = main_function(module)
         named = {op: name for op in function.body.block.ops if (name := _tensor_name(op)) is not None}

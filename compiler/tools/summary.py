@@ -30,7 +30,7 @@ class Progress:
 
 
 def print_summary(report: Report, run: RunReport, output: Path, *, verbose: bool) -> None:
-    """The summary a newcomer understands, then the ledger layer by layer (`verbose` shows the rows without MACs too)."""
+    """The ledger layer by layer (`verbose`: rows without MACs too), then a summary that a newcomer understands."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
     say = console.print
     say()
@@ -99,7 +99,7 @@ def _say_checks(console: Console, report: Report, run: RunReport) -> None:
     if run.damage is not None:
         say(
             f"  damage     mean sample cosine {run.damage.mean_sample_cosine:.3f} to the unpruned model"
-            " (one-shot pruning; training would recover most of it)"
+            " (one-shot magnitude pruning, no training)"
         )
     source = {
         "made up": "made-up inputs: they say nothing about accuracy",

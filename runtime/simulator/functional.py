@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_targets import numerics
+from hw_targets.check import accesses
 from hw_targets.codec import Resolved
 from hw_targets.errors import HpccError, InputError
 from hw_targets.extents import Extent, layout_of, operand_extents, overlap
@@ -32,6 +33,8 @@ ACTIVATIONS: Mapping[Activation, Callable[[AnyArray], AnyArray]] = {
     Activation.RELU: numerics.relu,
 }
 ACTIVATION_WORDS = tuple(Activation)
+BATCH_REACH = 256
+"""Writes to the activation memory that a batch of multiplications looks back over."""
 
 
 class LoadedWeights:
@@ -82,6 +85,35 @@ def expand_layout(data: AnyArray, layout: Layout) -> NDArray[np.int8]:
     return decoders.expand(data, MATRIX_MODES.index(layout.mode), *_parameters(layout))
 
 
+class Batch:
+    """Multiplications by one resident matrix whose operands x are all there when the first of them executes.
+
+    They are computed together then, because a product of few rows costs the time of reading the matrix; each writes its
+    own accumulators in its turn.
+    """
+
+    def __init__(self, matrix: LoadedWeights, first: int) -> None:
+        self.matrix = matrix
+        self.first = first
+        self._operands: list[AnyArray] = []
+        self._results: list[AnyArray] = []
+
+    def takes(self, x: AnyArray) -> bool:
+        return not self._operands or self._operands[0].dtype == x.dtype
+
+    def add(self, x: AnyArray, acc: AnyArray) -> Step:
+        """The step of one more multiplication."""
+        member = len(self._operands)
+        self._operands.append(x)
+        return partial(self._execute, member, acc)
+
+    def _execute(self, member: int, acc: AnyArray) -> None:
+        if member == 0:
+            product = numerics.matmul_i32(np.concatenate(self._operands), self.matrix.floats)
+            self._results = np.split(product, np.cumsum([len(x) for x in self._operands])[:-1])
+        np.copyto(acc, self._results[member])
+
+
 @dataclass(frozen=True)
 class Options:
     """How a machine runs. `poison` fills the on-chip memories with garbage before each input, and `from_bytes` makes
@@ -89,6 +121,9 @@ class Options:
 
     poison: bool = False
     from_bytes: bool = False
+
+
+DEFAULTS = Options()
 
 
 class Simulator:
@@ -103,7 +138,7 @@ class Simulator:
         program: Sequence[Resolved],
         sizes: Mapping[Memory, int],
         dram: Sequence[DramRegion],
-        options: Options = Options(),
+        options: Options = DEFAULTS,
         place_of: Callable[[Resolved], str] = lambda instruction: instruction.place,
     ) -> None:
         self.memories = Memories(sizes, dram)
@@ -111,6 +146,9 @@ class Simulator:
         self._place_of = place_of
         self._loads: dict[tuple[Any, ...], LoadedWeights] = {}
         self._resident: dict[Extent, LoadedWeights] = {}
+        self._batches: dict[int, Batch] = {}
+        self._activations: list[tuple[int, Extent]] = []
+        """(step, region) of the latest writes to the activation memory."""
         self._steps: list[tuple[Resolved, Step]] = []
         for instruction in program:
             prepare = PREPARE.get(instruction.name)
@@ -122,21 +160,38 @@ class Simulator:
             step = prepare(self, instruction)
         except HpccError as error:
             raise InputError(error.code, error.message, where=self._place_of(instruction)) from error
-        displaced = self._displaced(instruction)
+        displaced = self._overwritten(instruction)
         if instruction.name == "load.weights":
             self._resident[operand_extents(instruction, "dst")[0]] = self.matrix(instruction)
         return partial(_evict_and, displaced, step) if displaced else step
 
-    def _displaced(self, instruction: Resolved) -> list[LoadedWeights]:
+    def _overwritten(self, instruction: Resolved) -> list[LoadedWeights]:
         """Resident matrices that the instruction writes over; they are resident no more."""
         gone: list[LoadedWeights] = []
-        for operand in instruction.function.operands:
-            if operand.access == "w" and operand.name in instruction.operands:
-                region = operand_extents(instruction, operand.name)[0]
-                if region.memory is Memory.WEIGHTS:
-                    hit = [extent for extent in self._resident if overlap(extent, region)]
-                    gone += [self._resident.pop(extent) for extent in hit]
+        for region, writes in accesses(instruction):
+            if writes and region.memory is Memory.WEIGHTS:
+                hit = [extent for extent in self._resident if overlap(extent, region)]
+                gone += [self._resident.pop(extent) for extent in hit]
+            elif writes and region.memory is Memory.ACT:
+                self._activations.append((len(self._steps), region))
+        for matrix in gone:
+            self._batches.pop(id(matrix), None)
+        self._activations = self._activations[-BATCH_REACH:]
         return gone
+
+    def multiplication(self, matrix: LoadedWeights, region: Extent, x: AnyArray, acc: AnyArray) -> Step:
+        """The step of a multiplication by a resident matrix; `region` is where x lies."""
+        batch = self._batches.get(id(matrix))
+        if batch is None or not batch.takes(x) or not self._unchanged(region, batch.first):
+            batch = self._batches[id(matrix)] = Batch(matrix, len(self._steps))
+        return batch.add(x, acc)
+
+    def _unchanged(self, region: Extent, since: int) -> bool:
+        """Whether nothing has written to `region` since a step; False where that is no longer known."""
+        known_from = self._activations[0][0] if len(self._activations) == BATCH_REACH else 0
+        if since < known_from:
+            return False
+        return not any(step >= since and overlap(written, region) for step, written in reversed(self._activations))
 
     def matrix(self, instruction: Resolved) -> LoadedWeights:
         """The matrix that a load.weights reads; one object for all loads of it."""
@@ -222,7 +277,7 @@ def _multiply(sim: Simulator, i: Resolved) -> Step:
     acc = sim.memories.view(i.operands["acc"], np.int32, (rows, layout.outs))
     matrix = None if sim.options.from_bytes else sim.resident(operand_extents(i, "w")[0], layout)
     if matrix is not None:
-        return lambda: np.copyto(acc, numerics.matmul_i32(x, matrix.floats))
+        return sim.multiplication(matrix, operand_extents(i, "x")[0], x, acc)
     if layout.mode is MatrixMode.DENSE:
         w = sim.memories.view(i.operands["w"], np.int8, (layout.outs, layout.ins))
         return lambda: np.copyto(acc, numerics.matmul_i32(x, w))

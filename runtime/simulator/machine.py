@@ -20,8 +20,9 @@ from hw_targets.isa import Memory
 Bytes = NDArray[np.uint8]
 AnyArray = NDArray[Any]
 
-POISON = 0xAA
-"""What memories hold before they are written, so that reading unwritten bytes shows in the result."""
+POISON = 0xC7
+"""What memories hold before they are written, so that reading unwritten bytes shows in the result: -57 as a code, -1e5
+as bf16 or fp32 (0xAA would be -3e-13, which vanishes in any sum)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Memories:
         """The array that holds bytes place.base .. end, and where they begin in it."""
         if place.memory is not Memory.DRAM:
             data = self.chip[place.memory]
-            if 0 <= place.base and end <= data.size:
+            if place.base >= 0 and end <= data.size:
                 return data, place.base
         for region in self.dram if place.memory is Memory.DRAM else ():
             if region.offset <= place.base and end <= region.end:

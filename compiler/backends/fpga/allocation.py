@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from compiler.backends.fpga.tasks import Instance, Task
 from hw_targets.errors import InfeasibleError
 from hw_targets.isa import Memory
-
-from compiler.backends.fpga.tasks import Instance, Task
 
 ALIGNMENT = 64
 """Bytes; one HBM or DDR burst, and a whole word of every on-chip memory."""
@@ -38,9 +37,14 @@ def _lifetimes(tasks: Sequence[Task]) -> dict[Instance, tuple[int, int]]:
 
 def _is_streamed(task: Task) -> bool:
     dst = task.operands.get("dst")
-    return task.op.function.data in STREAMED and dst is not None and dst.instance.memory in (
-        Memory.WEIGHTS,
-        Memory.PARAM,
+    return (
+        task.op.function.data in STREAMED
+        and dst is not None
+        and dst.instance.memory
+        in (
+            Memory.WEIGHTS,
+            Memory.PARAM,
+        )
     )
 
 
@@ -127,9 +131,7 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
         memory: [(i, span) for i, span in spans.items() if i.memory is memory and i.slots == 1]
         for memory in (Memory.ACT, Memory.DRAM)
     }
-    rotating = {
-        memory: [i for i in spans if i.memory is memory and i.slots > 1] for memory in (Memory.ACT, Memory.ACC)
-    }
+    rotating = {memory: [i for i in spans if i.memory is memory and i.slots > 1] for memory in (Memory.ACT, Memory.ACC)}
     used[Memory.ACC] = _rotate(rotating[Memory.ACC], 0)
     _require(Memory.ACC, used[Memory.ACC], capacity[Memory.ACC], "accumulators")
     used[Memory.ACT] = _first_fit(static[Memory.ACT], _rotate(rotating[Memory.ACT], 0))

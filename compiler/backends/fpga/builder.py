@@ -1,4 +1,4 @@
-"""Builds `hpcc_tile` IR: buffers, rectangular views with affine origins, counted loops. Knows nothing of transformers."""
+"""Builds `hpcc_tile` IR: buffers, rectangular views with affine origins, loops. Knows nothing of transformers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from hw_targets.isa import Memory
 from xdsl.dialects.builtin import Attribute, LocationAttr, MemRefType
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, buffer_type, row_stride, single_block
+from hw_targets.isa import Memory
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ class TileBuilder:
         self.insert(op)
         return Buffer(op.result, rows, cols)
 
-    def view(
-        self, buffer: Buffer, row: Index | int, col: Index | int, rows: int, cols: int, row_step: int = 1
-    ) -> Buffer:
+    def view(self, buffer: Buffer, row: Index | int, col: Index | int, rows: int, cols: int, row_step: int = 1) -> Buffer:
         """The rectangle of `rows` x `cols` whose rows are `row_step` rows of `buffer` apart."""
         row = Index(row) if isinstance(row, int) else row
         col = Index(col) if isinstance(col, int) else col

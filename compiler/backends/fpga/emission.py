@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from hw_targets.isa import Instruction, Memory, Queue
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Operation
@@ -15,6 +14,7 @@ from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp, node_name
 from compiler.dialects.storage import StorageAttr
 from compiler.module import main_function
 from compiler.weights import WeightStore
+from hw_targets.isa import Instruction, Memory, Queue
 
 U8 = NDArray[np.uint8]
 DEVICE_DTYPES = {"i8": "u8", "i32": "i32", "f32": "f32", "bf16": "bf16"}
@@ -68,7 +68,8 @@ def program_parts(module: ModuleOp) -> ProgramParts:
     for entry in listed:
         assert isinstance(entry, DictionaryAttr)
         producer, consumer = entry.data["producer"], entry.data["consumer"]
-        assert isinstance(producer, StringAttr) and isinstance(consumer, StringAttr)
+        assert isinstance(producer, StringAttr)
+        assert isinstance(consumer, StringAttr)
         semaphores.append(SemaphoreUse(Queue(producer.data), Queue(consumer.data)))
     sizes: dict[Memory, int] = {}
     table = function.attributes.get("sizes")

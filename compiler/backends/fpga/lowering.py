@@ -10,24 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from hw_targets.errors import InputError
-from hw_targets.isa import Activation, MatrixMode, Memory, StorageCode
 from xdsl.dialects.builtin import (
     BFloat16Type,
     Float32Type,
     NameLoc,
-    TensorType,
     bf16,
     f32,
     i8,
     i32,
 )
 from xdsl.dialects.func import ReturnOp
-from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
 
 from compiler.backends.fpga.builder import Buffer, Index, TileBuilder
 from compiler.backends.fpga.weights import WeightPlan, plan_weight
 from compiler.dialects import nn
+from hw_targets.errors import InputError
+from hw_targets.isa import Activation, MatrixMode, Memory, StorageCode
 
 SLOTS = 2
 """Places a temporary rotates through, so that one queue fills one while another drains the other."""
@@ -75,7 +74,7 @@ def location_name(op: Operation) -> str:
 
 
 class Lowering:
-    """Lowers the device function's ops in order. `buffers` maps bf16/f32 values, `quantised` the results of quantize."""
+    """Lowers the device function's ops in order. `buffers` maps bf16/f32 values, `quantised` quantize results."""
 
     def __init__(self, builder: TileBuilder, input_names: dict[SSAValue, str], sizes: TileSizes) -> None:
         self.b = builder
@@ -300,9 +299,7 @@ class Lowering:
         )
         return loaded
 
-    def _multiply(
-        self, x: Buffer | None, w: Buffer, acc: Buffer, weight: WeightPlan, layer: str, *, stage: int = 0
-    ) -> None:
+    def _multiply(self, x: Buffer | None, w: Buffer, acc: Buffer, weight: WeightPlan, layer: str, *, stage: int = 0) -> None:
         assert x is not None
         self.b.run(
             "matrix.multiply",
@@ -526,29 +523,23 @@ def _in_weights(buffer: Buffer) -> bool:
 
 def _chain_ops(op: nn.QLinearOp) -> list[Operation]:
     """cast [-> activation] after a linear."""
-    ops: list[Operation] = []
-    value: SSAValue = op.result
-    while True:
-        users = {use.operation for use in value.uses}
-        if len(users) != 1:
-            return ops
-        user = users.pop()
-        if isinstance(user, nn.CastOp) and isinstance(nn.element_type_of(user.result), BFloat16Type) and not ops:
-            ops.append(user)
-        elif isinstance(user, nn.ActivationOp) and ops and isinstance(ops[-1], nn.CastOp):
-            ops.append(user)
-        else:
-            return ops
-        value = user.results[0]
+    cast = _only_user(op.result)
+    if not isinstance(cast, nn.CastOp) or not isinstance(nn.element_type_of(cast.result), BFloat16Type):
+        return []
+    activation = _only_user(cast.result)
+    return [cast, activation] if isinstance(activation, nn.ActivationOp) else [cast]
+
+
+def _only_user(value: SSAValue) -> Operation | None:
+    users = {use.operation for use in value.uses}
+    return users.pop() if len(users) == 1 else None
 
 
 def _tail_of(op: nn.QLinearOp) -> tuple[SSAValue, nn.LayerNormOp | None, str]:
     """The value a linear's vector chain ends in, its norm and its activation."""
-    users = {use.operation for use in op.result.uses}
-    if len(users) == 1:
-        user = next(iter(users))
-        if isinstance(user, nn.LayerNormOp):
-            return user.result, user, Activation.NONE.value
+    user = _only_user(op.result)
+    if isinstance(user, nn.LayerNormOp):
+        return user.result, user, Activation.NONE.value
     ops = _chain_ops(op)
     if not ops:
         return op.result, None, Activation.NONE.value
@@ -563,12 +554,3 @@ def _layer_of(op: nn.QuantizeOp) -> str:
         if isinstance(use.operation, nn.QAttentionOp | nn.QLinearOp):
             return use.operation.role.data
     return "quantize"
-
-
-def is_bf16(value: SSAValue) -> bool:
-    return isinstance(value.type, TensorType) and isinstance(value.type.element_type, BFloat16Type)
-
-
-def element(type: Attribute) -> Attribute:
-    assert isinstance(type, TensorType)
-    return type.element_type

@@ -1,6 +1,7 @@
 """Rolls an unrolled sequence up into loops: finds bodies that repeat with coordinates moving by constant steps.
 
-Pure Python and numpy: an item has a key (what must be equal) and coordinates (what may move). Two levels, as the ISA has.
+Plain Python and numpy: an item has a key (what must be equal) and coordinates (what may move). Two levels, as in the
+ISA.
 """
 
 from __future__ import annotations
@@ -72,9 +73,7 @@ def _roll_once(nodes: Sequence[Item | Loop]) -> list[Item | Loop]:
     for row, node in enumerate(nodes):
         table[row, : len(node.coordinates)] = node.coordinates
     sizes = np.array([size(node) for node in nodes])
-    runs = {
-        length: _run_lengths(keys, table, length) for length in range(1, min(LONGEST_BODY, count // 2) + 1)
-    }
+    runs = {length: _run_lengths(keys, table, length) for length in range(1, min(LONGEST_BODY, count // 2) + 1)}
     result: list[Item | Loop] = []
     start = 0
     while start < count:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hw_targets.isa import SEMAPHORE_MAX, Memory, Queue
-
 from compiler.backends.fpga.tasks import Instance, Rectangle, Task
+from hw_targets.isa import SEMAPHORE_MAX, Memory, Queue
 
 QUEUES = (Queue.LOAD, Queue.MATRIX, Queue.VECTOR, Queue.STORE)
 QUEUE_INDEX = {queue: index for index, queue in enumerate(QUEUES)}
@@ -67,9 +66,7 @@ def _dependencies(tasks: Sequence[Task]) -> list[dict[int, int]]:
     def log_of(key: tuple[Memory, int, int, int]) -> _Log:
         if key not in logs:
             near = [
-                other
-                for other in logs
-                if other[0] is key[0] and other[1] < key[1] + key[2] and key[1] < other[1] + other[2]
+                other for other in logs if other[0] is key[0] and other[1] < key[1] + key[2] and key[1] < other[1] + other[2]
             ]
             for other in near:
                 neighbours[other].append(key)
@@ -81,11 +78,6 @@ def _dependencies(tasks: Sequence[Task]) -> list[dict[int, int]]:
         queue = QUEUE_INDEX[task.queue]
         needed: dict[int, int] = {}
 
-        def require(entries: dict[tuple[int, bool], int], writes: bool, queue: int = queue, needed: dict[int, int] = needed) -> None:
-            for (other, wrote), earlier in entries.items():
-                if other != queue and (wrote or writes) and earlier > needed.get(other, -1):
-                    needed[other] = earlier
-
         touched: list[tuple[_Log, Extent, bool]] = []
         for rect, writes in task.accesses():
             key = place(rect.instance)
@@ -93,9 +85,9 @@ def _dependencies(tasks: Sequence[Task]) -> list[dict[int, int]]:
             extent = _extent(rect)
             for other_extent, entries in log.by_extent.items():
                 if rectangles_overlap(extent, other_extent):
-                    require(entries, writes)
+                    _require(needed, queue, entries, writes)
             for other in neighbours[key]:
-                require(logs[other].latest, writes)
+                _require(needed, queue, logs[other].latest, writes)
             touched.append((log, extent, writes))
         for log, extent, writes in touched:
             if writes:
@@ -104,6 +96,13 @@ def _dependencies(tasks: Sequence[Task]) -> list[dict[int, int]]:
             log.latest[queue, writes] = index
         result.append(needed)
     return result
+
+
+def _require(needed: dict[int, int], queue: int, entries: dict[tuple[int, bool], int], writes: bool) -> None:
+    """Note the accesses of other queues that conflict with a new one."""
+    for (other, wrote), earlier in entries.items():
+        if other != queue and (wrote or writes) and earlier > needed.get(other, -1):
+            needed[other] = earlier
 
 
 def _extent(rect: Rectangle) -> Extent:
@@ -135,9 +134,7 @@ def assign_semaphores(tasks: Sequence[Task]) -> list[SemaphorePair]:
     return [SemaphorePair(numbers[pair], QUEUES[pair[0]], QUEUES[pair[1]]) for pair in pairs]
 
 
-def _reduce(
-    tasks: Sequence[Task], needed: Sequence[dict[int, int]]
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+def _reduce(tasks: Sequence[Task], needed: Sequence[dict[int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """The (producer, consumer) edges that nothing implies, and the edges to add where a semaphore could overflow."""
     count = len(QUEUES)
     last: list[Clock] = [(0,) * count] * count  # done-clock of the latest task per queue

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hw_targets.isa import Memory, Queue
 from xdsl.dialects.builtin import MemRefType
 from xdsl.ir import Block, Operation, SSAValue
 
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, element_bytes, memory_of, row_stride
+from hw_targets.isa import Memory, Queue
 
 
 @dataclass(eq=False)
@@ -122,9 +122,7 @@ class _Flattener:
         return Rectangle(instance, row, col, rows, cols * size, row_stride(type) * size, type)
 
     def _loop(self, loop: ForOp, counters: dict[SSAValue, int]) -> list[Task]:
-        iterations = [
-            self.block(loop.body.block, {**counters, loop.counter: i}) for i in range(loop.count.value.data)
-        ]
+        iterations = [self.block(loop.body.block, {**counters, loop.counter: i}) for i in range(loop.count.value.data)]
         if not any(isinstance(op, RunOp) and op.stage is not None for op in loop.body.block.ops):
             return [task for iteration in iterations for task in iteration]
         stages = [

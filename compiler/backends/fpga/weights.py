@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hw_targets.errors import InputError
-from hw_targets.isa import MatrixMode, StorageCode
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute, SSAValue
 
 from compiler.dialects import nn
 from compiler.dialects.storage import StorageAttr
 from compiler.storage.formats import compute_bytes, compute_mode
+from hw_targets.errors import InputError
+from hw_targets.isa import MatrixMode, StorageCode
 
 NO_PATTERN = {"n": 1, "m": 1, "block_rows": 0, "window": 0, "keep": 0}
 
@@ -44,7 +44,8 @@ class WeightPlan:
 def plan_weight(value: SSAValue) -> WeightPlan:
     """The plan of a weight operand. Raises InputError where `encode` has not run."""
     owner, type = value.owner, value.type
-    assert isinstance(owner, nn.WeightOp) and isinstance(type, TensorType)
+    assert isinstance(owner, nn.WeightOp)
+    assert isinstance(type, TensorType)
     outs, ins = type.get_shape()
     encoding = type.encoding
     if not isinstance(encoding, StorageAttr):
