@@ -247,8 +247,8 @@ class RunOp(IRDLOperation):
     immediates = prop_def(DictionaryAttr)
     layer = prop_def(StringAttr)
     stage = opt_prop_def(IntegerAttr[I64])
-    waits = opt_prop_def(DenseArrayBase)
-    signals = opt_prop_def(DenseArrayBase)
+    waits = opt_prop_def(DenseArrayBase.constr(i64))
+    signals = opt_prop_def(DenseArrayBase.constr(i64))
 
     def __init__(
         self,
