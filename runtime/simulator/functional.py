@@ -388,14 +388,15 @@ def _embed(sim: Simulator, i: Resolved) -> Step:
     write, quantize = _writer(sim, i), _quantizer(sim, i)
     eps = i.number("eps")
 
-    def step() -> None:
-        total = numerics.embed(np.stack([read_bf16(view) for view in views]))
-        if norm and columns is not None:
-            y = numerics.layer_norm(total, columns[0], columns[1], eps)
-        else:
-            y = numerics.bf16(total)
+    def write_both(y: AnyArray) -> None:
         write(y)
         quantize(y)
+
+    def step() -> None:
+        total = numerics.embed(np.stack([read_bf16(view) for view in views]))
+        if not norm or columns is None:
+            return write_both(numerics.bf16(total))
+        return write_both(numerics.layer_norm(total, columns[0], columns[1], eps))
 
     return step
 

@@ -11,7 +11,7 @@ from compiler.sparsity.patterns import parse_pattern
 from compiler.storage.formats import candidates
 from hw_targets import numerics
 from hw_targets.asm import assemble
-from hw_targets.check import check_program
+from hw_targets.check import Semaphore, check_program
 from hw_targets.codec import Place, Resolved, expand
 from hw_targets.errors import InputError
 from hw_targets.extents import Extent, operand_extents
@@ -395,3 +395,63 @@ def test_multiplications_are_joined_only_over_unchanged_operands(options: Option
         sim.run()
         found = np.stack([get(sim, Memory.ACC, 0x40 * i, np.int32, (4,)) for i in range(5)])
         np.testing.assert_array_equal(found, np.concatenate([old[:2], new, old[2:]]).astype(int) @ w.T.astype(int))
+
+
+# ---- any schedule ---------------------------------------------------------------------------------------------------
+
+RING = """
+control.loop count=6
+  load.copy src=0x0(+0x20) dst=0x0{step} rows=1 row_bytes=32 wait=1 signal=0
+  vector.quantize x=0x0{step} codes=0x100 scale=0x200(+0x4) rows=1 cols=16 group=16 wait=0,3 signal=1,2
+  matrix.multiply x=0x100 w=0x0 acc=0x0(+0x10) rows=1 outs=4 ins=16 n=1 m=1 wait=2 signal=3
+control.end
+control.halt
+"""
+"""One input buffer (or six, with a step) and one buffer of codes between three queues."""
+
+
+def ring(credits: int) -> tuple[Semaphore, ...]:
+    return (
+        Semaphore("full", 0, Queue.LOAD, Queue.VECTOR),
+        Semaphore("empty", credits, Queue.VECTOR, Queue.LOAD),
+        Semaphore("codes", 0, Queue.VECTOR, Queue.MATRIX),
+        Semaphore("free", 1, Queue.MATRIX, Queue.VECTOR),
+    )
+
+
+def run_in_any_order(text: str, semaphores: tuple[Semaphore, ...], seed: int) -> Any:
+    """Execute queue heads that may start, picked at random; an instruction happens at once. The accumulators."""
+    random = np.random.default_rng(seed)
+    program = expand(assemble(text))
+    dram = DramRegion("all", 0, np.random.default_rng(3).integers(0, 120, SIZES[Memory.DRAM]).astype(np.uint8))
+    sim = Simulator(program, SIZES, [dram], Options(from_bytes=True))
+    sim.memories.chip[Memory.WEIGHTS][:64] = np.arange(64)
+    counts = [semaphore.initial for semaphore in semaphores]
+    queues = {queue: [entry for entry in sim._steps if entry[0].queue is queue] for queue in Queue}
+    while any(queues.values()):
+        ready = [q for q, waiting in queues.items() if waiting and all(counts[s] for s in waiting[0][0].waits)]
+        instruction, step = queues[ready[random.integers(len(ready))]].pop(0)
+        for semaphore in instruction.waits:
+            counts[semaphore] -= 1
+        step()
+        for semaphore in instruction.signals:
+            counts[semaphore] += 1
+            assert counts[semaphore] <= 15
+    return get(sim, Memory.ACC, 0, np.int32, (24,))
+
+
+def test_what_the_checker_accepts_computes_the_same_in_any_order() -> None:
+    for step, credits in (("", 1), ("(+0x20)", 6)):
+        text = RING.format(step=step)
+        check_program(assemble(text), ring(credits), SIZES)
+        results = [run_in_any_order(text, ring(credits), seed).tolist() for seed in range(8)]
+        assert results[0] != [0] * 24
+        assert all(result == results[0] for result in results)
+
+
+def test_what_the_checker_rejects_may_not() -> None:
+    """Two credits for one buffer: some orders read what the next load wrote."""
+    text = RING.format(step="")
+    with pytest.raises(InputError, match="HPCC1227"):
+        check_program(assemble(text), ring(2), SIZES)
+    assert len({tuple(run_in_any_order(text, ring(2), seed).tolist()) for seed in range(8)}) > 1
