@@ -236,8 +236,11 @@ def text_of(form: Form) -> str:
 
 
 def schemas() -> dict[str, Any]:
-    """JSON Schemas of both files."""
-    return {"report.json": Report.model_json_schema(), "run.json": RunReport.model_json_schema()}
+    """JSON Schemas of both files, as written."""
+    return {
+        "report.json": Report.model_json_schema(mode="serialization"),
+        "run.json": RunReport.model_json_schema(mode="serialization"),
+    }
 
 
 if __name__ == "__main__":
