@@ -212,7 +212,7 @@ class Lowering:
                     "tables": len(tables),
                     "table_bytes": rows * width * 2,
                     "norm": int(columns is not None),
-                    "codes_in_weights": 0,
+                    "codes_in_weights": int(quantised is not None and _in_weights(quantised.codes)),
                     "eps": eps,
                 },
                 layer,
