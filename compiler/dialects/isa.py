@@ -26,7 +26,7 @@ from xdsl.printer import Printer
 from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from compiler.dialects.tile import check_immediate, check_semaphores
+from compiler.dialects.tile import DRAM_KINDS, ELEMENT_BYTES, check_immediate, check_semaphores
 from hw_targets import isa
 
 
@@ -202,6 +202,16 @@ class ImageOp(IRDLOperation):
                 "encoding": encoding,
             }
         )
+
+    def verify_(self) -> None:
+        if self.kind.data not in DRAM_KINDS:
+            raise VerifyException(f"DRAM kind {self.kind.data!r} is none of {', '.join(DRAM_KINDS)}")
+        if self.address.value.data < 0 or self.bytes.value.data < 1:
+            raise VerifyException("an image's bytes are at 0 or above and not none")
+        if str(self.element) not in ELEMENT_BYTES:
+            raise VerifyException(f"an image holds i8, i32, f32 or bf16, not {self.element}")
+        if self.kind.data == "weights" and self.encoding is None:
+            raise VerifyException("encoded weights have a storage format")
 
 
 def node_name(op: InstructionOp) -> str:
