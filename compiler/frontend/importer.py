@@ -326,7 +326,7 @@ def _gather_nd(n: NodeImport) -> list[SSAValue]:
         raise Unsupported("batch dimensions")
     shape, depth = nn.shape_of(x), indices.shape[-1]
     lead = shape[:depth]
-    flat = np.ravel_multi_index(tuple(np.moveaxis(indices % np.array(lead), -1, 0)), lead).astype(np.int64)
+    flat = np.asarray(np.ravel_multi_index(tuple(np.moveaxis(indices % np.array(lead), -1, 0)), lead), np.int64)
     rows = n.emit(nn.ReshapeOp(x, tensor_type(x, (math.prod(lead), *shape[depth:]))))
     index = n.owner.array(f"{n.node.outputs[0].name}.indices", flat)
     return [n.emit(nn.GatherOp(rows, index, 0, tensor_type(x, (*flat.shape, *shape[depth:]))))]
