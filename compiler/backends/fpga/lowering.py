@@ -185,6 +185,8 @@ class Lowering:
             tables.append(self.b.dram("table", _key(table), rows, width, bf16, [_key(table)]))
             ids.append(self._ids(id_value, tokens))
         out, quantised, group = self._chain_targets(follower.result, layer)
+        if out is None:  # the instruction always writes the sum
+            out = self.b.alloc(f"{layer}.out", Memory.ACT, tokens, width, bf16)
         for first, rows in self.b.tiles(tokens, self.sizes.tokens, "tile"):
             gathered = self.b.alloc("gathered", Memory.ACT, len(tables) * rows, width, bf16, SLOTS)
             for number, (table, id_buffer) in enumerate(zip(tables, ids, strict=True)):
