@@ -225,8 +225,10 @@ class RunReport(Form):
 
 
 NOT_MODELLED = (
-    "refresh and row misses of the DRAM",
-    "clock domain crossings and the wires between SLRs",
+    "bank and port conflicts of the on-chip memories",
+    "refresh and row misses of the DRAM, for which its efficiency stands",
+    "fine groups wider than the selectors",
+    "instruction fetch, clock domain crossings and the wires between SLRs",
     "power and temperature",
 )
 
