@@ -153,7 +153,8 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
         loads.sort(key=lambda task: spans[task.operands["dst"].instance][0])
         uses = [(spans[task.operands["dst"].instance][0], task.operands["dst"].instance) for task in loads]
         largest = max((aligned(instance.bytes) for _, instance in uses), default=0)
-        _require(memory, floor[memory] + largest, capacity[memory], "keys, values and the largest weight")
+        what = "keys, values and the largest weight" if memory is Memory.WEIGHTS else "the largest layer's parameters"
+        _require(memory, floor[memory] + largest, capacity[memory], what)
         positions, used[memory] = _ring(uses, spans, floor[memory], capacity[memory])
         inserted += [(p, use[0], task) for p, use, task in zip(positions, uses, loads, strict=True)]
 
