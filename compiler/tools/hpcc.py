@@ -7,18 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
 
 from compiler.tools.arguments import parse_shapes
 from compiler.tools.options import EMIT_FORMS, Options
+from hw_targets.command_line import Parser, internal_error
 from hw_targets.errors import HpccError, UsageError
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors of ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError("HPCC2000", message, hint="hpcc --help")
 
 
 def installed_version() -> str:
@@ -100,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(internal_error(error), file=sys.stderr)
+        return HpccError.exit_status
 
 
 def _run(options: argparse.Namespace) -> int:

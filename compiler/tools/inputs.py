@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,15 +62,17 @@ def given(inputs: str | Mapping[str, Array], specs: Sequence[InputSpec]) -> Inpu
 def from_npz(path: Path, specs: Sequence[InputSpec]) -> InputSet:
     """Read arrays by input name. Raises InputError naming the array that does not fit and how."""
     where = str(path)
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise InputError("HPCC1502", "not an .npz file (a zip of arrays by name)", where=where, hint="numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files if name != "labels"}
     except FileNotFoundError as error:
         raise InputError("HPCC1501", "there is no such file", where=where) from error
-    except (OSError, ValueError, EOFError) as error:
+    except ValueError as error:  # what a pickled object raises
         raise InputError("HPCC1502", "not an .npz file of plain arrays", where=where, hint="numpy.savez") from error
-    except Exception as error:  # zipfile has errors of its own for damaged archives
-        raise InputError("HPCC1502", f"not an .npz file: {error}", where=where, hint="numpy.savez") from error
+    except Exception as error:  # zipfile and zlib have errors of their own for damaged archives
+        raise InputError("HPCC1502", f"cannot read the arrays: {error}", where=where, hint="numpy.savez") from error
     return _fitted("npz", path.name, arrays, specs, where)
 
 
@@ -130,7 +133,8 @@ def from_text(path: Path, tokenizer: Path, specs: Sequence[InputSpec], max_lengt
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError("HPCC1501", f"cannot read the text: {error}", where=str(path)) from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError("HPCC1513", f"cannot read the text: {reason}", where=str(path)) from error
     if not lines:
         raise InputError("HPCC1509", "the file holds no sentence", where=str(path))
     try:

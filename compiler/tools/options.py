@@ -50,11 +50,15 @@ class Options:
         if self.emit is not None and self.emit not in EMIT_FORMS:
             raise UsageError("HPCC2004", f"--emit {self.emit!r} is no form", hint=", ".join(EMIT_FORMS))
         if self.start is not None and self.start not in STAGES:
-            raise UsageError("HPCC2301", f"there is no stage {self.start!r}", hint=f"stages: {', '.join(STAGES)}")
+            raise UsageError("HPCC2015", f"there is no stage {self.start!r}", hint=f"stages: {', '.join(STAGES)}")
         if self.text is not None and self.tokenizer is None:
             raise UsageError("HPCC2005", "--text needs a tokenizer", hint="--tokenizer tokenizer.json")
         if self.text is not None and self.inputs is not None:
             raise UsageError("HPCC2006", "--text and --inputs exclude each other")
+        if self.max_length is not None and self.max_length < 1:
+            raise UsageError("HPCC2012", f"--max-length {self.max_length} leaves no token", hint="lengths start at 1")
+        if self.verify_each and self.start is not None:
+            raise UsageError("HPCC2013", "--verify-each needs the ONNX model to compare with", hint="leave --from out")
 
     @property
     def makes_program(self) -> bool:

@@ -22,6 +22,7 @@ from compiler.frontend.importer import Imported, import_onnx
 from compiler.frontend.preflight import Preflight, preflight
 from compiler.interpreters.evaluate import evaluate
 from compiler.module import main_function, names_of
+from compiler.passes.verify_stage import VerifyStagePass
 from compiler.pipelines import STAGE_NAMES, Stage, stages_between
 from compiler.sparsity.patterns import Dense, Pattern, parse_pattern
 from compiler.tools import inputs as run_inputs
@@ -51,9 +52,12 @@ def run_command(options: Options) -> int:
     """Do what the command line asks for; returns the exit status."""
     session = Session(options)
     try:
-        return session.run()
+        status = session.run()
     finally:
         session.progress.stop()
+    if options.time_passes:
+        session.print_times()
+    return status
 
 
 class Session:
@@ -116,6 +120,11 @@ class Session:
             return 0
         return self._finish(self._compiled(bundle, output), output)
 
+    def print_times(self) -> None:
+        """What every stage took, on stderr."""
+        for name, seconds in (*self.seconds.items(), ("total", sum(self.seconds.values()))):
+            print(f"{name:<9} {seconds:8.3f} s", file=sys.stderr)
+
     # ---- the module -------------------------------------------------------------------------------------------------
 
     def _load(self) -> str:
@@ -125,7 +134,10 @@ class Session:
         began = time.perf_counter()
         self.progress.start("import")
         if options.start is not None:
+            if path.suffix == ".onnx":
+                raise UsageError("HPCC2014", f"{path.name} is no dumped stage", hint="leave --from out, or name one")
             self.ctx, self.module, self.store = load_dump(path)
+            VerifyStagePass(stage=options.start).apply(self.ctx, self.module)
             self.seconds["load"] = time.perf_counter() - began
             self._prepare_inputs()
             self._after_load(options.start)
@@ -199,6 +211,7 @@ class Session:
         if self.stepwise is None:
             self.stepwise = StepwiseCheck(self.imported, self.store, self.batches[0])
         check = self.stepwise
+        said = len(check.lines)
         if name in ("import", "fuse", "sparsify"):
             check.float_stage(name, module, self._replaced())
         elif name == "quantize":
@@ -208,7 +221,8 @@ class Session:
         elif name in ("tile", "schedule"):
             check.tiles(name, module)
         if self.options.verbose:
-            print(check.lines[-1] if check.lines else "", file=sys.stderr)
+            for line in check.lines[said:]:
+                print(line, file=sys.stderr)
 
     # ---- answers without a program ----------------------------------------------------------------------------------
 
@@ -275,9 +289,6 @@ class Session:
         options = self.options
         compiled.save(output)
         self.progress.stop()
-        if options.time_passes:
-            for name, seconds in self.seconds.items():
-                print(f"{name:<9} {seconds:8.3f} s", file=sys.stderr)
         if options.json:
             parts = {"report": compiled.report, "run": compiled.run_report}
             print(json.dumps({name: part.model_dump(mode="json") for name, part in parts.items()}))

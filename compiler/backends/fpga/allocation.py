@@ -167,6 +167,7 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
         order.append(task)
     order += body[cursor:]
     used[Memory.DRAM] = _place_dram(order)
+    _require(Memory.DRAM, used[Memory.DRAM], capacity[Memory.DRAM], "weights, inputs and outputs")
     return order, used
 
 
