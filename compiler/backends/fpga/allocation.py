@@ -114,7 +114,8 @@ def _ring(
             live = sum(high - low for low, high, last in tenants if last >= first_use)
             raise InfeasibleError(
                 "HPCC3002",
-                f"{size:,} bytes of {instance.memory.value} memory are needed while {live:,} of {capacity:,} bytes are in use",
+                f"{size:,} bytes of {instance.memory.value} memory are needed"
+                f" while {live:,} of {capacity:,} bytes are in use",
                 hint="prune more, or take a larger target",
             )
         instance.address = start
