@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, ClassVar
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from compiler.tools.arguments import parse_shapes
 from compiler.tools.diagnostics import report
 from compiler.universe import all_dialects, all_passes
-from compiler.weights import attach_store
+from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
 from hw_targets.command_line import Parser, internal_error
 from hw_targets.errors import HpccError, InputError, UsageError
 
@@ -47,7 +47,22 @@ class HpccOptMain(xDSLOptMain):
             attach_store(self.ctx, imported.store)
             return imported.module
 
-        self.available_frontends["onnx"] = parse_onnx
+        parse_text = self.available_frontends["mlir"]
+
+        def parse_mlir(stream: IO[bytes]) -> ModuleOp:
+            module = parse_text(stream)
+            self._find_weights(module)
+            return module
+
+        self.available_frontends |= {"onnx": parse_onnx, "mlir": parse_mlir}
+
+    def _find_weights(self, module: ModuleOp) -> None:
+        """A dump's weights lie beside it, wherever the tool is called from."""
+        name = module.attributes.get(MODULE_ATTRIBUTE)
+        if isinstance(name, StringAttr) and self.args.input_file:
+            path = Path(self.args.input_file).parent / name.data
+            if path.is_file():
+                attach_store(self.ctx, WeightStore.open(path))
 
     def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
         super().register_all_arguments(arg_parser)
