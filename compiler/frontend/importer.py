@@ -575,9 +575,7 @@ class ModelImport:
             self._name(output, result, mark[0])
 
     def _is_gone(self, made: SSAValue, mark: int) -> bool:
-        return isinstance(made.owner, nn.WeightOp | nn.ConstantOp) and all(
-            made.owner is not op for op in self.constants
-        )
+        return isinstance(made.owner, nn.WeightOp | nn.ConstantOp) and all(made.owner is not op for op in self.constants)
 
     def _convert(self, node: ir.Node) -> list[SSAValue]:
         converter = CONVERTERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None

@@ -51,9 +51,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "name": ({"input_id": np.zeros((1, 8), np.int64)}, "no input 'input_id' .*did you mean 'input_ids'.*HPCC1503"),
     "stranger": ({"zzz": np.zeros((1, 8), np.int64)}, "no input 'zzz' .*inputs: input_ids, attention_mask.*HPCC1503"),
     "missing": ({"attention_mask": None}, "input 'attention_mask' is missing .*HPCC1504"),
-    "samples": ({"attention_mask": np.ones((2, 8), np.int64)}, "number of samples: input_ids 3, attention_mask 2 .*HPCC1505"),
+    "samples": (
+        {"attention_mask": np.ones((2, 8), np.int64)},
+        "number of samples: input_ids 3, attention_mask 2 .*HPCC1505",
+    ),
     "dtype": ({"input_ids": np.zeros((3, 8), np.float32)}, "dtype float32, the model takes int64 .*HPCC1506"),
-    "length": ({"input_ids": np.zeros((3, 9), np.int64)}, r"shape 3x9, compiled is Nx8 \(--shape input_ids:2x9\) .*HPCC1507"),
+    "length": (
+        {"input_ids": np.zeros((3, 9), np.int64)},
+        r"shape 3x9, compiled is Nx8 \(--shape input_ids:2x9\) .*HPCC1507",
+    ),
     "rank": ({"input_ids": np.zeros(8, np.int64)}, r"shape 8, compiled is Nx8 \(the first axis counts samples\) .*HPCC1507"),
     "scalar": ({"input_ids": np.int64(3)}, "shape a scalar, compiled is Nx8 .*HPCC1507"),
     "none": ({"input_ids": np.zeros((0, 8), np.int64)}, "shape 0x8, compiled is Nx8 .*HPCC1507"),
@@ -104,7 +110,7 @@ def test_an_npy_file_and_a_pickle(tmp_path: Path) -> None:
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
     tokenizers = pytest.importorskip("tokenizers")
-    words = {"[PAD]": 0, "[UNK]": 1, **{word: number + 2 for number, word in enumerate("the cat sat on mat".split())}}
+    words = {"[PAD]": 0, "[UNK]": 1, **{word: number + 2 for number, word in enumerate(["the", "cat", "sat", "on", "mat"])}}
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     path = tmp_path / "tokenizer.json"
@@ -160,7 +166,7 @@ def test_made_up_inputs_follow_names_and_ranges() -> None:
         assert found.arrays[spec.name].shape == spec.shape
         assert found.arrays[spec.name].dtype == np.dtype(spec.dtype)
     ids = found.arrays["input_ids"]
-    assert 0 <= ids.min()
+    assert ids.min() >= 0
     assert ids.max() < 50
     assert len(np.unique(ids)) > 4
     assert found.arrays["attention_mask"].all()

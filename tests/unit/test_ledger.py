@@ -24,7 +24,9 @@ HP = parse_pattern("hp:0.75")
 PAGE = (Path(__file__).parents[2] / "docs" / "LEDGER.md").read_text(encoding="utf-8")
 
 
-def weight(pattern: Pattern, outs: int = 384, ins: int = 384, mode: MatrixMode | None = None, *, left: bool = False) -> Weight:
+def weight(
+    pattern: Pattern, outs: int = 384, ins: int = 384, mode: MatrixMode | None = None, *, left: bool = False
+) -> Weight:
     """A weight as `encode` leaves it: plain numbers, no module."""
     fields = pattern.parameters(ins)
     mode = mode or {"dense": MatrixMode.DENSE, "nm": MatrixMode.NM, "hp": MatrixMode.HP}[pattern.name]

@@ -18,8 +18,7 @@ from xdsl.rewriter import Rewriter
 from compiler.dialects import nn
 from compiler.interpreters import load_meanings
 from compiler.interpreters.evaluate import evaluate, run_op
-from compiler.module import main_function
-from compiler.module import names_of
+from compiler.module import main_function, names_of
 from compiler.passes.quantize import QuantizePass
 from compiler.passes.verify_stage import VerifyStagePass, check_dominance
 from compiler.weights import WeightStore, attach_store
