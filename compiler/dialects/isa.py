@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     FloatAttr,
     IntegerAttr,
+    IntegerType,
     NameLoc,
     StringAttr,
     f32,
@@ -38,8 +39,8 @@ class InstructionOp(IRDLOperation):
     function = prop_def(StringAttr)
     addresses = prop_def(DictionaryAttr)
     immediates = prop_def(DictionaryAttr)
-    waits = opt_prop_def(DenseArrayBase)
-    signals = opt_prop_def(DenseArrayBase)
+    waits = opt_prop_def(DenseArrayBase.constr(i64))
+    signals = opt_prop_def(DenseArrayBase.constr(i64))
     layer = prop_def(StringAttr)
 
     def __init__(self, instruction: isa.Instruction, layer: str) -> None:
@@ -136,11 +137,11 @@ class InstructionOp(IRDLOperation):
         printer.print_op_attributes(self.attributes, print_keyword=True)
 
 
-def _numbers(values: Sequence[int]) -> DenseArrayBase | None:
+def _numbers(values: Sequence[int]) -> DenseArrayBase[IntegerType] | None:
     return DenseArrayBase.from_list(i64, list(values)) if values else None
 
 
-def _tuple(numbers: DenseArrayBase | None) -> tuple[int, ...]:
+def _tuple(numbers: DenseArrayBase[IntegerType] | None) -> tuple[int, ...]:
     return tuple(int(v) for v in numbers.get_values()) if numbers is not None else ()
 
 

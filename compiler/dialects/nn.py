@@ -496,9 +496,9 @@ class ConcatOp(IRDLOperation):
         shapes = [list(shape_of(value)) for value in self.inputs]
         if not 0 <= axis < len(shapes[0]):
             raise VerifyException(f"axis {axis} is outside the shape {tuple(shapes[0])}")
-        if any(
-            len(s) != len(shapes[0]) or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes
-        ):
+        first = shapes[0]
+        others = [(len(s), s[:axis], s[axis + 1 :]) for s in shapes]
+        if any(other != (len(first), first[:axis], first[axis + 1 :]) for other in others):
             raise VerifyException("concatenated shapes differ outside the axis")
         total = sum(shape[axis] for shape in shapes)
         _expect_shape(self, self.result, (*shapes[0][:axis], total, *shapes[0][axis + 1 :]))

@@ -271,7 +271,7 @@ def check_immediate(field: isa.Immediate, attr: Attribute) -> None:
         raise VerifyException(f"immediate {field.name!r} = {attr.value.data} does not fit {field.bits} bits")
 
 
-def check_semaphores(numbers: DenseArrayBase | None, limit: int) -> None:
+def check_semaphores(numbers: DenseArrayBase[IntegerType] | None, limit: int) -> None:
     """At most `limit` different semaphores of those the machine has. Raises VerifyException."""
     values = [int(v) for v in numbers.get_values()] if numbers is not None else []
     if len(values) > limit or any(not 0 <= v < isa.SEMAPHORES for v in values):
@@ -289,8 +289,8 @@ class RunOp(IRDLOperation):
     immediates = prop_def(DictionaryAttr)
     layer = prop_def(StringAttr)
     stage = opt_prop_def(IntegerAttr[I64])
-    waits = opt_prop_def(DenseArrayBase)
-    signals = opt_prop_def(DenseArrayBase)
+    waits = opt_prop_def(DenseArrayBase.constr(i64))
+    signals = opt_prop_def(DenseArrayBase.constr(i64))
 
     def __init__(
         self,

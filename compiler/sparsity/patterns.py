@@ -118,7 +118,7 @@ def _scores(w: Matrix, saliency: Scores | None) -> Scores:
     if saliency is None:
         return magnitudes(w)
     if saliency.shape != w.shape:
-        raise InputError("HPCC1203", f"a saliency of shape {saliency.shape} does not fit weights of shape {w.shape}")
+        raise InputError("HPCC1803", f"a saliency of shape {saliency.shape} does not fit weights of shape {w.shape}")
     return np.ascontiguousarray(saliency)
 
 
@@ -227,7 +227,7 @@ class NM(Pattern):
         first, last = group * self.m, min((group + 1) * self.m, used.shape[1]) - 1
         axes = ("column", "outputs") if self.along == "out" else ("row", "inputs")
         raise InputError(
-            "HPCC1204",
+            "HPCC1804",
             f"{axes[0]} {line}, group {group} ({axes[1]} {first} to {last}) holds {used[line, first : last + 1].sum()} "
             f"weights that are not zero; {self.spec()} keeps {group_quota(last - first + 1, self.n, self.m)}",
         )
@@ -285,19 +285,27 @@ class HP(Pattern):
 
     def _check_whole_row(self) -> None:
         if self.window != "in":
-            raise UsageError("HPCC2202", f"window={self.window}: a window is a number of inputs, or 'in' for all of them")
+            raise UsageError(
+                "HPCC2202", f"window={self.window}: a window is a number of inputs, or 'in' for all of them"
+            )
         if not isinstance(self.keep, Fraction) or not 0 < self.keep <= 1:
-            raise UsageError("HPCC2203", f"keep={self.keep}: with window=in, keep is a share of the row, as in keep=1/4")
+            raise UsageError(
+                "HPCC2203", f"keep={self.keep}: with window=in, keep is a share of the row, as in keep=1/4"
+            )
 
     def _checked_keep(self, window: int) -> int:
         if window < 1:
             raise UsageError("HPCC2203", f"window={window}: a window has at least one input")
         if isinstance(self.keep, Fraction):
             if not 0 < self.keep <= 1:
-                raise UsageError("HPCC2203", f"keep={self.keep} is no share of a window: it lies above 0 and at most at 1")
+                raise UsageError(
+                    "HPCC2203", f"keep={self.keep} is no share of a window: it lies above 0 and at most at 1"
+                )
             return _round_up(-(-self.keep.numerator * window // self.keep.denominator), self.fine_m, window)
         if not 1 <= self.keep <= window:
-            raise UsageError("HPCC2203", f"keep={self.keep} of a window of {window} inputs: it lies between 1 and {window}")
+            raise UsageError(
+                "HPCC2203", f"keep={self.keep} of a window of {window} inputs: it lies between 1 and {window}"
+            )
         if self.keep % self.fine_m and self.keep != window:
             raise UsageError(
                 "HPCC2203",
@@ -439,7 +447,7 @@ class HP(Pattern):
                 row, window, group = np.argwhere(excess > 0)[0]
                 first = run.start + window * run.size
                 raise InputError(
-                    "HPCC1204",
+                    "HPCC1804",
                     f"row {row}, inputs {first} to {first + run.size - 1}: group {group} of {self.fine_m} kept inputs "
                     f"holds {excess[row, window, group]} weights too many for {self.spec()}",
                 )
@@ -453,7 +461,7 @@ class HP(Pattern):
         rows = (block * self.rows, min((block + 1) * self.rows, outs) - 1)
         first = run.start + window * run.size
         raise InputError(
-            "HPCC1204",
+            "HPCC1804",
             f"rows {rows[0]} to {rows[1]} use {counts[block, window]} of the inputs {first} to {first + run.size - 1}; "
             f"{self.spec()} keeps {run.keep}",
         )
@@ -556,7 +564,9 @@ def _check_kind(m: int, kind: str) -> None:
 
 # ---- hp:S -----------------------------------------------------------------------------------------------------------
 
-FPGA_SHAPES: tuple[HP, ...] = tuple(HP(64, 32, keep, n, m) for n, m in ((2, 4), (1, 4), (1, 1)) for keep in range(m, 33, m))
+FPGA_SHAPES: tuple[HP, ...] = tuple(
+    HP(64, 32, keep, n, m) for n, m in ((2, 4), (1, 4), (1, 1)) for keep in range(m, 33, m)
+)
 """The legal shapes behind `hp:S`, one list for all FPGAs; of equally close ones the earlier is taken."""
 
 

@@ -157,19 +157,20 @@ def test_what_does_not_fit_is_said_in_bytes(memory: Memory, what: str) -> None:
     def needed(capacity: int) -> int | None:
         try:
             allocate(program(), {**PLENTY, memory: capacity})
-        except InfeasibleError as error:
-            found = re.search(
-                r"need ([\d,]+) bytes of (\w+) memory, the target has ([\d,]+) \(([\d,]+) too few\)", str(error)
-            )
-            assert found, str(error)
-            numbers = [int(found[i].replace(",", "")) for i in (1, 3, 4)]
-            assert found[2] == memory.value
-            assert what in str(error)
-            assert numbers[0] - numbers[1] == numbers[2]
-            assert numbers[1] == capacity
-            assert error.exit_status == 3
-            return numbers[0]
-        return None
+        except InfeasibleError as caught:
+            error = caught
+        else:
+            return None
+        said = r"need ([\d,]+) bytes of (\w+) memory, the target has ([\d,]+) \(([\d,]+) too few\)"
+        found = re.search(said, str(error))
+        assert found, str(error)
+        numbers = [int(found[i].replace(",", "")) for i in (1, 3, 4)]
+        assert found[2] == memory.value
+        assert what in str(error)
+        assert numbers[0] - numbers[1] == numbers[2]
+        assert numbers[1] == capacity
+        assert error.exit_status == 3
+        return numbers[0]
 
     enough = needed(0)
     assert enough is not None

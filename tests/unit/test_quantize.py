@@ -320,7 +320,7 @@ def test_weights_that_are_not_finite_are_named(name: str, value: float):
     with pytest.raises(InputError, match="finite") as caught:
         QuantizePass().apply(*reversed(encoder(weights)))
     assert f"weight '{name}'" in str(caught.value)
-    assert caught.value.code == "HPCC1302"
+    assert caught.value.code == "HPCC1411"
 
 
 def test_an_op_without_integer_form_is_named_with_its_node():

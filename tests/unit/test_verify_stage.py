@@ -57,7 +57,7 @@ def test_a_value_used_before_it_is_defined() -> None:
     module.verify()
     with pytest.raises(InputError, match=r"node '/log': error: 'hpcc_nn.unary' uses a value that is not defined before it"):
         check_dominance(module)
-    with pytest.raises(InputError, match="HPCC1203"):
+    with pytest.raises(InputError, match="HPCC1431"):
         VerifyStagePass(stage="import").apply(context(), module)
 
 
@@ -65,7 +65,7 @@ def test_an_op_may_not_use_itself() -> None:
     module = parse(CHAIN)
     exp, _ = ops_of(module, nn.UnaryOp)
     exp.operands[0] = exp.results[0]
-    with pytest.raises(InputError, match="HPCC1203"):
+    with pytest.raises(InputError, match="HPCC1431"):
         check_dominance(module)
 
 
@@ -91,7 +91,7 @@ def test_functions_do_not_see_each_other() -> None:
     module = parse(CHAIN + CHAIN.replace("@main", "@other"))
     mine, theirs = ops_of(module, nn.UnaryOp)[0], ops_of(module, nn.UnaryOp)[3]
     theirs.operands[0] = mine.results[0]
-    with pytest.raises(InputError, match="HPCC1203"):
+    with pytest.raises(InputError, match="HPCC1431"):
         check_dominance(module)
 
 

@@ -114,7 +114,7 @@ def test_a_saved_store_opens_again(tmp_path: Path, dtype: type) -> None:
     store.save(path, ["t", "w", "w"])
     opened = WeightStore.open(path)
     assert opened.keys() == ["t", "w"]
-    for key in opened.keys():
+    for key in ("t", "w"):
         assert opened.get(key).dtype == np.dtype(dtype)
         np.testing.assert_array_equal(opened.get(key), store.get(key))
         assert opened.digest(key) == store.digest(key)

@@ -114,7 +114,8 @@ def _ring(
             live = sum(high - low for low, high, last in tenants if last >= first_use)
             raise InfeasibleError(
                 "HPCC3002",
-                f"{size:,} bytes of {instance.memory.value} memory are needed while {live:,} of {capacity:,} bytes are in use",
+                f"{size:,} bytes of {instance.memory.value} memory are needed"
+                f" while {live:,} of {capacity:,} bytes are in use",
                 hint="prune more, or take a larger target",
             )
         instance.address = start
@@ -167,6 +168,7 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
         order.append(task)
     order += body[cursor:]
     used[Memory.DRAM] = _place_dram(order)
+    _require(Memory.DRAM, used[Memory.DRAM], capacity[Memory.DRAM], "weights, inputs and outputs")
     return order, used
 
 
