@@ -49,6 +49,7 @@ from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
 from hw_targets import isa
+from hw_targets.errors import InputError
 
 AnyBuffer = MemRefType.constr(AnyAttr())
 ELEMENT_BYTES: dict[str, int] = {"i8": 1, "i32": 4, "f32": 4, "bf16": 2}
@@ -91,6 +92,11 @@ def row_stride(type: MemRefType) -> int:
     first = strides[0]
     assert first is not None
     return first
+
+
+def no_tile_op(op: Operation) -> InputError:
+    """The error of a pass that meets an op of another stage."""
+    return InputError("HPCC1408", f"{op.name} is not a tile op", hint="run the stages in order: tile, schedule, emit")
 
 
 def _check_buffer(type: Attribute, *, strided: bool = False) -> MemRefType:
