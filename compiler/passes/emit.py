@@ -46,7 +46,7 @@ def _emit(ops: Sequence[Operation] | object, counters: tuple[SSAValue, ...]) -> 
         elif isinstance(op, DramOp):
             result.append(_image(op))
         elif not isinstance(op, AllocOp | ViewOp | ReturnOp):
-            raise InputError("HPCC1408", f"{op.name} is not a tile op", hint="run the stages in order: tile, schedule, emit")
+            raise InputError("HPCC1409", f"{op.name} is not a tile op", hint="run the stages in order: tile, schedule, emit")
     return result
 
 
