@@ -17,7 +17,6 @@ from benchmarks.workloads import l3_model
 from compiler.tools.inputs import SEED
 from hw_targets.errors import HpccError
 
-
 PACKAGES = ("hpcc", "numpy", "onnx", "onnxruntime", "xdsl")
 ROOT = Path(__file__).parents[1]
 
