@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from compiler.backends.fpga.tasks import Instance, Task
 from hw_targets.errors import InfeasibleError
 from hw_targets.isa import Memory
+from hw_targets.target import Target
 
 ALIGNMENT = 64
 """Bytes; one HBM or DDR burst, and a whole word of every on-chip memory."""
@@ -23,6 +24,18 @@ STREAMED = ("load.weights", "load.copy")
 
 def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def capacities(target: Target) -> dict[Memory, int]:
+    """Bytes of each memory of a target."""
+    accelerator = target.accelerator
+    return {
+        Memory.ACT: accelerator.act_bytes,
+        Memory.WEIGHTS: accelerator.weight_bytes,
+        Memory.ACC: accelerator.acc_bytes,
+        Memory.PARAM: accelerator.param_bytes,
+        Memory.DRAM: target.memory.capacity_bytes,
+    }
 
 
 def _lifetimes(tasks: Sequence[Task]) -> dict[Instance, tuple[int, int]]:
@@ -83,11 +96,12 @@ def _rotate(instances: Sequence[Instance], base: int) -> int:
     for instance in instances:
         pools.setdefault("" if instance.memory is Memory.ACC else instance.label, []).append(instance)
     for pool in pools.values():
-        size = max(aligned(instance.bytes) for instance in pool)
-        slots = min(max(instance.slots for instance in pool), len(pool))
+        slots = {instance: min(instance.slots, len(pool)) for instance in pool}
+        total = max(slots[instance] * aligned(instance.bytes) for instance in pool)
         for number, instance in enumerate(pool):
-            instance.address = base + number % slots * size
-        base += slots * size
+            size = total // slots[instance] // ALIGNMENT * ALIGNMENT
+            instance.address = base + number % slots[instance] * size
+        base += total
     return base
 
 
@@ -109,7 +123,9 @@ def _ring(
         start, stop = cursor, cursor + size
         after_use = max((last + 1 for low, high, last in tenants if low < stop and start < high), default=0)
         ahead = loads[number - PREFETCH][0] if number >= PREFETCH else 0
-        positions.append(min(first_use, max(after_use, ahead)))
+        # Never before the load that came before it: that one may have evicted part of what lies here.
+        position = max(after_use, ahead, positions[-1] if positions else 0)
+        positions.append(min(first_use, position))
         if after_use > first_use:
             live = sum(high - low for low, high, last in tenants if last >= first_use)
             raise InfeasibleError(
@@ -135,10 +151,10 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
     used: dict[Memory, int] = {}
 
     static = {
-        memory: [(i, span) for i, span in spans.items() if i.memory is memory and i.slots == 1]
+        memory: [(i, span) for i, span in spans.items() if i.memory is memory and not i.rotates]
         for memory in (Memory.ACT, Memory.ACC)
     }
-    rotating = {memory: [i for i in spans if i.memory is memory and i.slots > 1] for memory in (Memory.ACT, Memory.ACC)}
+    rotating = {memory: [i for i in spans if i.memory is memory and i.rotates] for memory in Memory}
     used[Memory.ACC] = _first_fit(static[Memory.ACC], _rotate(rotating[Memory.ACC], 0))
     _require(Memory.ACC, used[Memory.ACC], capacity[Memory.ACC], "accumulators")
     used[Memory.ACT] = _first_fit(static[Memory.ACT], _rotate(rotating[Memory.ACT], 0))
@@ -146,8 +162,8 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
 
     streamed = [task for task in tasks if _is_streamed(task)]
     loaded = {task.operands["dst"].instance for task in streamed}
-    kept = [(i, s) for i, s in spans.items() if i.memory is Memory.WEIGHTS and i not in loaded]
-    floor = {Memory.WEIGHTS: _first_fit(kept, 0), Memory.PARAM: 0}
+    kept = [(i, s) for i, s in spans.items() if i.memory is Memory.WEIGHTS and i not in loaded and not i.rotates]
+    floor = {Memory.WEIGHTS: _rotate(rotating[Memory.WEIGHTS], _first_fit(kept, 0)), Memory.PARAM: 0}
     inserted: list[tuple[int, int, Task]] = []
     for memory in (Memory.WEIGHTS, Memory.PARAM):
         loads = [task for task in streamed if task.operands["dst"].instance.memory is memory]
@@ -180,7 +196,7 @@ def _place_dram(tasks: Sequence[Task]) -> int:
     address = 0
     for constant in (True, False):
         for instance in regions:
-            if (instance.op.kind.data not in ("input", "output")) is constant:  # pyright: ignore
+            if (instance.op.kind.data not in ("input", "output", "scratch")) is constant:  # pyright: ignore
                 instance.address = address
                 address += aligned(instance.bytes)
     return address

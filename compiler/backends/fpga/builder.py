@@ -73,8 +73,9 @@ class TileBuilder:
         element: Attribute,
         content: Sequence[str] = (),
         encoding: Attribute | None = None,
+        outs: tuple[int, int] | None = None,
     ) -> Buffer:
-        op = DramOp(kind, label, buffer_type(Memory.DRAM, rows, cols, element), content, encoding)
+        op = DramOp(kind, label, buffer_type(Memory.DRAM, rows, cols, element), content, encoding, outs=outs)
         self.insert(op)
         return Buffer(op.result, rows, cols)
 
