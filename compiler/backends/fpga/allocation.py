@@ -6,7 +6,9 @@ parameters: a ring that is filled ahead of use. What does not fit raises Infeasi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import insort
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from compiler.backends.fpga.tasks import Instance, Task
 from hw_targets.errors import InfeasibleError
@@ -71,38 +73,58 @@ def _require(memory: Memory, used: int, capacity: int, what: str) -> None:
         )
 
 
-def _first_fit(spans: Iterable[tuple[Instance, tuple[int, int]]], base: int) -> int:
-    """Place instances at the lowest address that is free during their lifetime; the end of the used space."""
-    placed: list[tuple[int, int, int, int]] = []  # start address, end address, first task, last task
-    end = base
-    for instance, (first, last) in spans:
-        size = aligned(instance.bytes)
-        address = base
-        for start, stop, begin, finish in sorted(placed):
-            if finish < first or begin > last:
-                continue
-            if start - address >= size:
-                break
-            address = max(address, stop)
-        instance.address = address
-        placed.append((address, address + size, first, last))
-        end = max(end, address + size)
-    return end
+@dataclass(frozen=True)
+class Block:
+    """What is placed as one: an instance, or the slots that temporaries rotate through; `span` in program order."""
+
+    bytes: int
+    span: tuple[int, int]
+    tenants: tuple[tuple[Instance, int], ...]
+    """Instances with their offsets."""
 
 
-def _rotate(instances: Sequence[Instance], base: int) -> int:
-    """Put temporaries into rotating slots of their largest size, one pool per label (one for all accumulators)."""
+def _blocks(spans: Mapping[Instance, tuple[int, int]], memory: Memory, skip: Container[Instance] = ()) -> list[Block]:
+    """The blocks of a memory: one per lasting buffer, one per pool of temporaries (by label; one for accumulators)."""
+    blocks: list[Block] = []
     pools: dict[str, list[Instance]] = {}
-    for instance in instances:
-        pools.setdefault("" if instance.memory is Memory.ACC else instance.label, []).append(instance)
+    for instance, span in spans.items():
+        if instance.memory is not memory or instance in skip:
+            continue
+        if instance.rotates:
+            pools.setdefault("" if memory is Memory.ACC else instance.label, []).append(instance)
+        else:
+            blocks.append(Block(aligned(instance.bytes), span, ((instance, 0),)))
     for pool in pools.values():
         slots = {instance: min(instance.slots, len(pool)) for instance in pool}
         total = max(slots[instance] * aligned(instance.bytes) for instance in pool)
+        tenants: list[tuple[Instance, int]] = []
         for number, instance in enumerate(pool):
             size = total // slots[instance] // ALIGNMENT * ALIGNMENT
-            instance.address = base + number % slots[instance] * size
-        base += total
-    return base
+            tenants.append((instance, number % slots[instance] * size))
+        span = min(spans[i][0] for i in pool), max(spans[i][1] for i in pool)
+        blocks.append(Block(total, span, tuple(tenants)))
+    # Pools first: they are in use almost always, so that what lasts shorter finds its gaps beside them.
+    return sorted(blocks, key=lambda block: (len(block.tenants) == 1, block.span[0]))
+
+
+def _first_fit(blocks: Iterable[Block]) -> int:
+    """Place blocks at the lowest address that is free during their span; the bytes used."""
+    placed: list[tuple[int, int, int, int]] = []  # start address, end address, first task, last task
+    end = 0
+    for block in blocks:
+        first, last = block.span
+        address = 0
+        for start, stop, begin, finish in placed:
+            if finish < first or begin > last:
+                continue
+            if start - address >= block.bytes:
+                break
+            address = max(address, stop)
+        insort(placed, (address, address + block.bytes, first, last))
+        for instance, offset in block.tenants:
+            instance.address = address + offset
+        end = max(end, address + block.bytes)
+    return end
 
 
 def _ring(
@@ -150,20 +172,14 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
     spans = _lifetimes(body)
     used: dict[Memory, int] = {}
 
-    static = {
-        memory: [(i, span) for i, span in spans.items() if i.memory is memory and not i.rotates]
-        for memory in (Memory.ACT, Memory.ACC)
-    }
-    rotating = {memory: [i for i in spans if i.memory is memory and i.rotates] for memory in Memory}
-    used[Memory.ACC] = _first_fit(static[Memory.ACC], _rotate(rotating[Memory.ACC], 0))
+    used[Memory.ACC] = _first_fit(_blocks(spans, Memory.ACC))
     _require(Memory.ACC, used[Memory.ACC], capacity[Memory.ACC], "accumulators")
-    used[Memory.ACT] = _first_fit(static[Memory.ACT], _rotate(rotating[Memory.ACT], 0))
+    used[Memory.ACT] = _first_fit(_blocks(spans, Memory.ACT))
     _require(Memory.ACT, used[Memory.ACT], capacity[Memory.ACT], "activations")
 
     streamed = [task for task in tasks if _is_streamed(task)]
     loaded = {task.operands["dst"].instance for task in streamed}
-    kept = [(i, s) for i, s in spans.items() if i.memory is Memory.WEIGHTS and i not in loaded and not i.rotates]
-    floor = {Memory.WEIGHTS: _rotate(rotating[Memory.WEIGHTS], _first_fit(kept, 0)), Memory.PARAM: 0}
+    floor = {Memory.WEIGHTS: _first_fit(_blocks(spans, Memory.WEIGHTS, loaded)), Memory.PARAM: 0}
     inserted: list[tuple[int, int, Task]] = []
     for memory in (Memory.WEIGHTS, Memory.PARAM):
         loads = [task for task in streamed if task.operands["dst"].instance.memory is memory]

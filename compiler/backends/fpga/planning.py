@@ -38,9 +38,10 @@ def plans(accelerator: Accelerator, extent: Extent) -> Iterator[TilePlan]:
     tokens = largest(most_tokens, extent.widest, SLOTS)
     streaming = largest(max(MOST_STREAMING_TOKENS, most_tokens), extent.widest, 1)
     queries = largest(MOST_QUERIES, extent.keys, SLOTS)
-    for spill in (False, True):
-        for shrink in range(6):
+    for spill, shrinks in ((False, (0,)), (True, (0, 1, 2, 3))):
+        for shrink in shrinks:
             sizes = [max(size >> shrink, 1) for size in (tokens, streaming, queries)]
+            # What stays in the weight memory besides (keys, values) is not known before; ask for less until it fits.
             for share in (1, 2, 4):
                 limit = accelerator.weight_bytes // share
                 yield TilePlan(*sizes, limit, limit // SLOTS, accelerator.outputs, spill)
