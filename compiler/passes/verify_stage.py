@@ -152,8 +152,8 @@ def _check_block(block: Block, visible: set[SSAValue]) -> None:
     for op in block.ops:
         for operand in op.operands:
             if operand not in scope:
-                what = "argument of another block" if isinstance(operand, BlockArgument) else "value"
-                raise InputError("HPCC1431", f"'{op.name}' uses a {what} that is not defined before it", where=_where(op))
+                what = "an argument of another block" if isinstance(operand, BlockArgument) else "a value"
+                raise InputError("HPCC1431", f"'{op.name}' uses {what} that is not defined before it", where=_where(op))
         isolated = isinstance(op, FuncOp | ModuleOp)
         for region in op.regions:
             for inner in region.blocks:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hw_targets
-from compiler.tools.hpcc import STAGES
+from compiler.tools.options import STAGES
 from compiler.tools.hpcc_opt import main as hpcc_opt
 from tests.e2e.harness import TARGET, call, digests, hpcc, read_json
 from tests.graphs import Encoder, feeds, write

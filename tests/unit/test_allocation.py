@@ -185,9 +185,7 @@ def test_a_ring_that_comes_round_too_early_is_infeasible() -> None:
     weights = [tp.buffer(Memory.WEIGHTS, 8, 64, i8, -1) for _ in range(2)]
     for weight in weights:
         stored = tp.buffer(Memory.DRAM, 8, 64, i8, -1)
-        tasks.append(
-            tp.task("load.weights", {"src": tp.part(stored, 0, 8), "dst": tp.part(weight, 0, 8)}, outs=8, ins=64)
-        )
+        tasks.append(tp.task("load.weights", {"src": tp.part(stored, 0, 8), "dst": tp.part(weight, 0, 8)}, outs=8, ins=64))
     for weight in (*weights, weights[0]):
         tasks.append(tp.multiply(tp.part(x, 0, 4), tp.part(weight, 0, 8), tp.part(acc, 0, 4)))
     with pytest.raises(InfeasibleError, match="512 bytes of weights memory are needed while 512 of 600 bytes are in use"):

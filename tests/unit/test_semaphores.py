@@ -163,8 +163,10 @@ def spy_on_overflow(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def spy(tasks, needed):  # type: ignore[no-untyped-def]
         result = original(tasks, needed)
-        seen.extend("producer waits" if consumer > producer and tasks[consumer].queue is Queue.VECTOR else "one for many"
-                    for consumer, producer in result[1])
+        seen.extend(
+            "producer waits" if consumer > producer and tasks[consumer].queue is Queue.VECTOR else "one for many"
+            for consumer, producer in result[1]
+        )
         return result
 
     monkeypatch.setattr(semaphores, "_reduce", spy)

@@ -12,7 +12,7 @@
 // FLOAT-NOT: {{.}}
 // TARGET:     {{^}}error: {{.*}}'fpga-u28'{{.*}}fpga-u280{{.*}}[HPCC2{{[0-9]+}}]{{$}}
 // TARGET-NOT: {{.}}
-// MAIN:     {{^}}error: the module has no function @main {{.*}}[HPCC1201]{{$}}
+// MAIN:     {{^}}error: the module has no function @main {{.*}}[HPCC1420]{{$}}
 // MAIN-NOT: {{.}}
 // FORMAT:     {{^}}error: weight 'i' has no storage format (run the stage `encode` before `tile`) [HPCC1403]{{$}}
 // FORMAT-NOT: {{.}}

@@ -10,13 +10,13 @@
 // CHECK: hpcc_nn.linear "layer.0.ffn.up" %x, %w : tensor<1x4x64xf32>, tensor<64x64xf32> -> tensor<1x4x64xf32>
 // CHECK-NEXT: hpcc_nn.binary add %0, %x
 // ELEMENTARY: hpcc_nn.binary mul
-// QUANTIZE: {{^}}node '/up/MatMul': error: 'hpcc_nn.linear': may not stand after stage 'quantize' [HPCC1202]{{$}}
+// QUANTIZE: {{^}}node '/up/MatMul': error: 'hpcc_nn.linear': may not stand after stage 'quantize' [HPCC1430]{{$}}
 // QUANTIZE-NOT: {{.}}
-// TILE: {{^}}error: 'hpcc_nn.weight': may not stand after stage 'tile' [HPCC1202]{{$}}
+// TILE: {{^}}error: 'hpcc_nn.weight': may not stand after stage 'tile' [HPCC1430]{{$}}
 // TILE-NOT: {{.}}
-// UNKNOWN: {{^}}error: there is no stage 'fused' (stages: import, fuse, sparsify, quantize, encode, tile, schedule, emit) [HPCC2301]{{$}}
+// UNKNOWN: {{^}}error: there is no stage 'fused' (stages: import, fuse, sparsify, quantize, encode, tile, schedule, emit) [HPCC2304]{{$}}
 // UNKNOWN-NOT: {{.}}
-// LEFT: {{^}}error: 'hpcc_nn.binary': an elementary 'mul' is left over [HPCC1202]{{$}}
+// LEFT: {{^}}error: 'hpcc_nn.binary': an elementary 'mul' is left over [HPCC1430]{{$}}
 // LEFT-NOT: {{.}}
 func.func @main(%x: tensor<1x4x64xf32>) -> tensor<1x4x64xf32> {
   %w = hpcc_nn.weight "w" digest "1" : tensor<64x64xf32>
