@@ -11,35 +11,38 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Block, Region, SSAValue
 from xdsl.passes import ModulePass
 
-from compiler.backends.fpga.allocation import allocate, capacities
+from compiler.backends.fpga.allocation import OutOfMemoryError, allocate, capacities
 from compiler.backends.fpga.builder import TileBuilder
 from compiler.backends.fpga.lowering import Lowering, TilePlan
 from compiler.backends.fpga.planning import Extent, plans
 from compiler.backends.fpga.tasks import flatten
 from compiler.dialects import nn
 from compiler.module import main_function, names_of
-from hw_targets.errors import InfeasibleError
+from hw_targets.isa import Memory
 from hw_targets.load import load_target
 from hw_targets.target import Target
 
 
 def _first_that_fits(function: FuncOp, target: Target) -> Block:
-    """Lower with the first plan whose buffers fit. Raises the last plan's InfeasibleError if none does."""
+    """Lower with the first plan whose buffers fit. Raises the last OutOfMemoryError if none does."""
     linears = [op for op in function.walk() if isinstance(op, nn.QLinearOp)]
     attentions = [op for op in function.walk() if isinstance(op, nn.QAttentionOp)]
     extent = Extent(
         max((nn.shape_of(op.result)[-1] for op in linears), default=1),
         max((nn.shape_of(op.k)[1] for op in attentions), default=1),
     )
-    failure: InfeasibleError | None = None
-    for plan in plans(target.accelerator, extent):
-        block = _lower(function, plan)
-        try:
-            allocate(flatten(block), capacities(target))
-        except InfeasibleError as error:
-            failure = error
-            continue
-        return block
+    failure: OutOfMemoryError | None = None
+    for variants in plans(target.accelerator, extent):
+        for plan in variants:
+            block = _lower(function, plan)
+            try:
+                allocate(flatten(block), capacities(target))
+            except OutOfMemoryError as error:
+                failure = error
+                if error.memory is not Memory.WEIGHTS:
+                    break  # smaller loads would not help
+                continue
+            return block
     assert failure is not None
     raise failure
 

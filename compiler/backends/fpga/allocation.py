@@ -63,9 +63,18 @@ def _is_streamed(task: Task) -> bool:
     )
 
 
+class OutOfMemoryError(InfeasibleError):
+    """Buffers do not fit a memory; which one says what a smaller tiling would have to change."""
+
+    def __init__(self, memory: Memory, code: str, message: str, *, hint: str) -> None:
+        super().__init__(code, message, hint=hint)
+        self.memory = memory
+
+
 def _require(memory: Memory, used: int, capacity: int, what: str) -> None:
     if used > capacity:
-        raise InfeasibleError(
+        raise OutOfMemoryError(
+            memory,
             "HPCC3001",
             f"{what} need {used:,} bytes of {memory.value} memory, the target has {capacity:,}"
             f" ({used - capacity:,} too few)",
@@ -150,7 +159,8 @@ def _ring(
         positions.append(min(first_use, position))
         if after_use > first_use:
             live = sum(high - low for low, high, last in tenants if last >= first_use)
-            raise InfeasibleError(
+            raise OutOfMemoryError(
+                instance.memory,
                 "HPCC3002",
                 f"{size:,} bytes of {instance.memory.value} memory are needed"
                 f" while {live:,} of {capacity:,} bytes are in use",

@@ -25,8 +25,9 @@ class Extent:
     keys: int
 
 
-def plans(accelerator: Accelerator, extent: Extent) -> Iterator[TilePlan]:
-    """Plans in order of preference: on chip before DRAM, large tiles before small ones."""
+def plans(accelerator: Accelerator, extent: Extent) -> Iterator[list[TilePlan]]:
+    """Plans in order of preference: on chip before DRAM, large tiles before small ones; those of a list differ in what
+    a loaded weight may take."""
 
     def largest(limit: int, width: int, slots: int) -> int:
         rows = limit
@@ -42,6 +43,5 @@ def plans(accelerator: Accelerator, extent: Extent) -> Iterator[TilePlan]:
         for shrink in shrinks:
             sizes = [max(size >> shrink, 1) for size in (tokens, streaming, queries)]
             # What stays in the weight memory besides (keys, values) is not known before; ask for less until it fits.
-            for share in (1, 2, 4):
-                limit = accelerator.weight_bytes // share
-                yield TilePlan(*sizes, limit, limit // SLOTS, accelerator.outputs, spill)
+            limits = [accelerator.weight_bytes // share for share in (1, 2, 4)]
+            yield [TilePlan(*sizes, limit, limit // SLOTS, accelerator.outputs, spill) for limit in limits]
