@@ -43,5 +43,5 @@ def plans(accelerator: Accelerator, extent: Extent) -> Iterator[list[TilePlan]]:
         for shrink in shrinks:
             sizes = [max(size >> shrink, 1) for size in (tokens, streaming, queries)]
             # What stays in the weight memory besides (keys, values) is not known before; ask for less until it fits.
-            limits = [accelerator.weight_bytes // share for share in (1, 2, 4)]
+            limits = [accelerator.weight_bytes // share for share in (1, 2, 4, 8, 16)]
             yield [TilePlan(*sizes, limit, limit // SLOTS, accelerator.outputs, spill) for limit in limits]

@@ -27,12 +27,16 @@ class Instance:
     type: MemRefType
     bytes: int
     slots: int = 1
-    rotates: bool = False
     address: int = -1
 
     @property
     def label(self) -> str:
         return self.op.label.data
+
+    @property
+    def rotates(self) -> bool:
+        """Whether it is a temporary of one iteration, be it with a single slot."""
+        return self.slots > 1 or (isinstance(self.op, AllocOp) and self.op.slots is not None)
 
     @property
     def pitch(self) -> int:
@@ -112,9 +116,8 @@ class _Flattener:
             type = op.result.type
             assert isinstance(type, MemRefType)
             rows, cols = type.get_shape()
-            slots = op.slots.value.data if isinstance(op, AllocOp) and op.slots is not None else 0
-            bytes = rows * cols * element_bytes(type)
-            instance = Instance(op, memory_of(type), type, bytes, max(slots, 1), slots > 0)
+            slots = op.slots.value.data if isinstance(op, AllocOp) and op.slots is not None else 1
+            instance = Instance(op, memory_of(type), type, rows * cols * element_bytes(type), slots)
             self._instances[op.result] = instance
             self._views[op.result] = (instance, 0, 0)
         elif isinstance(op, ViewOp):
