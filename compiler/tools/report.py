@@ -34,10 +34,12 @@ class Reason(StrEnum):
     SHORT_ROWS = "rows shorter than the array"
     UNEVEN_K = "K not a multiple of M"
     WINDOW = "window bound"
+    IMBALANCE = "imbalance"
+    STORED_DENSE = "stored dense"
 
 
 EXPLANATIONS: dict[Reason, str] = {
-    Reason.DENSE: "no pattern was asked for; every weight is multiplied",
+    Reason.DENSE: "no pattern was asked for or found; every weight is multiplied",
     Reason.NO_WEIGHTS: "works on activations only, which have no pattern",
     Reason.OUT_OF_SCOPE: "embeddings, poolers and heads are not pruned by default",
     Reason.LEFT_DENSE: "fewer inputs than four groups of the pattern, so it stayed dense",
@@ -48,6 +50,8 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.SHORT_ROWS: "the matrix has fewer outputs than one pass of the array computes",
     Reason.UNEVEN_K: "the inputs do not fill whole groups or windows, so the last step is partly idle",
     Reason.WINDOW: "a step consumes at most one window of inputs, however few of them are kept",
+    Reason.IMBALANCE: "rows that are computed together wait for the one with most weights; nm and hp give all rows equally many",
+    Reason.STORED_DENSE: "no other format that the target decodes would store it in fewer bytes, so every weight is multiplied",
 }
 
 
