@@ -90,7 +90,7 @@ def build_report(
 
 
 def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms.MemoryPart:
-    weights = list(weights_by_layer(encoded).values())
+    weights = list(weights_by_layer(encoded, target).values())
     accelerator = target.accelerator
     capacity = {
         Memory.ACT: accelerator.act_bytes,
