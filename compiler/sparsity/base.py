@@ -19,6 +19,9 @@ from hw_targets.errors import InputError, UsageError
 FPGA_MAX_GROUP = 16
 """The compute layout selects inside a group with 4 bits."""
 
+METADATA_KEY = "hpcc.sparsity"
+"""Key of an ONNX file's metadata that names the pattern its weights were pruned to, as the command line spells it."""
+
 
 @dataclass(frozen=True)
 class Parameters:

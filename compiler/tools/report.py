@@ -50,8 +50,8 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.SHORT_ROWS: "the matrix has fewer outputs than one pass of the array computes",
     Reason.UNEVEN_K: "the inputs do not fill whole groups or windows, so the last step is partly idle",
     Reason.WINDOW: "a step consumes at most one window of inputs, however few of them are kept",
-    Reason.IMBALANCE: "rows that are computed together wait for the one with most weights; nm and hp give all rows equally many",
-    Reason.STORED_DENSE: "no other format that the target decodes would store it in fewer bytes, so every weight is multiplied",
+    Reason.IMBALANCE: "rows computed together wait for the one with most weights; nm and hp give every row equally many",
+    Reason.STORED_DENSE: "no format that the target decodes stores it in fewer bytes than dense; every weight is multiplied",
 }
 
 
