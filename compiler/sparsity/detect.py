@@ -49,7 +49,8 @@ def detect(w: Matrix, stored_bytes: StoredBytes) -> Pattern:
         return stored_bytes(pattern, *w.shape)
 
     best: Pattern = Unstructured(density_of(max(weights, 1), w.size))
-    block = min((_block(used, *shape) for shape in BLOCKS), key=size)
+    blocks = [block for block in (_block(used, *shape) for shape in BLOCKS) if block.keep < 1]
+    block = min(blocks, key=size, default=best)
     if size(block) * SAVING <= size(best):
         best = block
     worth = [p for p in _balanced(used) if p.kept(*w.shape) >= weights and size(p) * SAVING <= size(best)]
