@@ -369,4 +369,4 @@ def _expect_kept(what: str, outs: int, ins: int, kept: int) -> int:
 
 
 def _error(message: str) -> InputError:
-    return InputError("HPCC1220", message)
+    return InputError("HPCC1820", message)

@@ -91,9 +91,7 @@ class _Graph:
         matrix = (self.random.standard_normal((outs, ins)) / np.sqrt(ins)).astype(np.float32)
         bias = self.parameter(f"{name}.bias", outs, scale=0.1)
         is_oi = self.spec.linear in ("gemm", "transposed")
-        self.weights.append(
-            numpy_helper.from_array(np.ascontiguousarray(matrix if is_oi else matrix.T), f"{name}.weight")
-        )
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(matrix if is_oi else matrix.T), f"{name}.weight"))
         if self.spec.linear == "gemm":
             flat = self.reshape(x, -1, ins)
             y = self.op("Gemm", [flat, f"{name}.weight", bias], name, transB=1)
@@ -204,9 +202,7 @@ class _Graph:
         types = self.parameter("embeddings.type", 2, spec.hidden)
         total = self.op("Gather", [words, "input_ids"], "embeddings")
         if spec.token_types != "none":
-            ids = (
-                "token_type_ids" if spec.token_types == "input" else self.constant(np.zeros((self.batch, s)), np.int64)
-            )
+            ids = "token_type_ids" if spec.token_types == "input" else self.constant(np.zeros((self.batch, s)), np.int64)
             total = self.op("Add", [total, self.op("Gather", [types, ids], "embeddings")], "embeddings")
         if spec.position == "folded":
             rows = self.constant(self.stored(positions)[None, :s])

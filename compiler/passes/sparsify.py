@@ -98,7 +98,7 @@ def named_pattern(module: ModuleOp, kind: str = "fpga") -> Pattern | None:
     try:
         return parse_pattern(named.data, kind).canonical()
     except UsageError as error:
-        raise InputError("HPCC1213", f"metadata {METADATA_KEY!r}: {error.message}", hint=error.hint) from error
+        raise InputError("HPCC1812", f"metadata {METADATA_KEY!r}: {error.message}", hint=error.hint) from error
 
 
 def find_patterns(module: ModuleOp, store: WeightStore, named: Pattern | None = None) -> None:

@@ -108,7 +108,7 @@ def scores_of(w: Matrix, saliency: Scores | None) -> Scores:
     if saliency is None:
         return magnitudes(w)
     if saliency.shape != w.shape:
-        raise InputError("HPCC1203", f"a saliency of shape {saliency.shape} does not fit weights of shape {w.shape}")
+        raise InputError("HPCC1803", f"a saliency of shape {saliency.shape} does not fit weights of shape {w.shape}")
     return np.ascontiguousarray(saliency)
 
 

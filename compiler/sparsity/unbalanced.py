@@ -120,7 +120,7 @@ class Unstructured(Pattern):
         used, kept = int(np.count_nonzero(w)), self.kept(*w.shape)
         if used > kept:
             raise InputError(
-                "HPCC1204", f"{used:,} of {w.size:,} weights are not zero; {self.spec()} keeps {kept:,} of them"
+                "HPCC1804", f"{used:,} of {w.size:,} weights are not zero; {self.spec()} keeps {kept:,} of them"
             )
 
     def slots(self, w: Matrix) -> Mask:
@@ -223,7 +223,7 @@ class Block(Pattern):
         used, kept = self.used_blocks(w), self.blocks(*w.shape)
         if np.count_nonzero(used) > kept:
             raise InputError(
-                "HPCC1204",
+                "HPCC1804",
                 f"{np.count_nonzero(used):,} of {used.size:,} blocks of {self.rows}x{self.cols} have weights that are not"
                 f" zero; {self.spec()} keeps {kept:,} of them",
             )

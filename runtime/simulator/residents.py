@@ -54,11 +54,11 @@ class Residents:
         load, loaded = self._loaded.get(operand_extents(instruction, "w")[0], (None, None))
         if load is None or loaded != layout:
             message = "multiplies an unstructured matrix that no load.weights has put there"
-            raise InputError("HPCC1236", message, where=instruction.place)
+            raise InputError("HPCC1235", message, where=instruction.place)
         key = load.operands["src"].base, layout
         if key not in self._steps:
             if self.decoded is None:
                 message = "the cycles of an unstructured matrix are counted from its weights, which are not given"
-                raise InputError("HPCC1236", message, where=instruction.place)
+                raise InputError("HPCC1235", message, where=instruction.place)
             self._steps[key] = unstructured_steps(self.decoded(load), layout, self.array)
         return self._steps[key]

@@ -27,10 +27,7 @@ from compiler.weights import attach_store
 
 BATCH, TOKENS = 2, 48
 EXPORTS = [
-    f"{exporter}{attention}{kind}"
-    for exporter in ("ts", "dynamo")
-    for attention in ("", "-eager")
-    for kind in ("", "-pool")
+    f"{exporter}{attention}{kind}" for exporter in ("ts", "dynamo") for attention in ("", "-eager") for kind in ("", "-pool")
 ]
 
 pytestmark = pytest.mark.slow
