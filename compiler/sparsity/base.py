@@ -23,6 +23,21 @@ METADATA_KEY = "hpcc.sparsity"
 """Key of an ONNX file's metadata that names the pattern its weights were pruned to, as the command line spells it."""
 
 
+def violation(message: str) -> InputError:
+    """Weights that a pattern has not."""
+    return InputError("HPCC1804", message)
+
+
+def misspelt(message: str, hint: str = "") -> UsageError:
+    """Text that no pattern reads."""
+    return UsageError("HPCC2202", message, hint=hint)
+
+
+def impossible(message: str, hint: str = "") -> UsageError:
+    """Text that reads well and says nothing that can be."""
+    return UsageError("HPCC2203", message, hint=hint)
+
+
 @dataclass(frozen=True)
 class Parameters:
     """A pattern as the machine's instructions take it, for a matrix of a given number of inputs.
@@ -128,7 +143,7 @@ class Dense(Pattern):
     @classmethod
     def parse(cls, arguments: str, kind: str = "fpga") -> Dense:
         if arguments.strip():
-            raise UsageError("HPCC2202", f"the pattern 'dense' takes no arguments, not {arguments.strip()!r}")
+            raise misspelt(f"the pattern 'dense' takes no arguments, not {arguments.strip()!r}")
         return cls()
 
     def body(self) -> str:
@@ -166,20 +181,20 @@ def options_of(name: str, items: list[str], known: tuple[str, ...]) -> dict[str,
     for item in items:
         key, equal, value = item.partition("=")
         if not equal or not value:
-            raise UsageError("HPCC2202", f"{name}: {item!r} is not of the form key=value")
+            raise misspelt(f"{name}: {item!r} is not of the form key=value")
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"keys: {', '.join(known)}"
-            raise UsageError("HPCC2202", f"{name} has no parameter {key!r}", hint=hint)
+            raise misspelt(f"{name} has no parameter {key!r}", hint=hint)
         if key in options:
-            raise UsageError("HPCC2202", f"{name}: {key} is given twice")
+            raise misspelt(f"{name}: {key} is given twice")
         options[key] = value
     return options
 
 
 def whole_number(key: str, text: str) -> int:
     if not text.isdecimal():
-        raise UsageError("HPCC2202", f"{key}={text} is not a whole number")
+        raise misspelt(f"{key}={text} is not a whole number")
     return int(text)
 
 
@@ -190,23 +205,21 @@ def share_or_count(key: str, text: str, whole_row: bool) -> int | Fraction:
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise UsageError("HPCC2202", f"{key}={text} is neither a number of inputs nor a fraction like 1/4") from None
+        raise misspelt(f"{key}={text} is neither a number of inputs nor a fraction like 1/4") from None
 
 
 def ratio(text: str, form: str) -> tuple[int, int]:
     n, colon, m = text.partition(":")
     if not colon or not n.isdecimal() or not m.isdecimal():
-        raise UsageError("HPCC2202", f"{text!r} does not read as N:M", hint=f"the form is {form}")
+        raise misspelt(f"{text!r} does not read as N:M", hint=f"the form is {form}")
     return int(n), int(m)
 
 
 def check_group(n: int, m: int, what: str) -> None:
     if n < 1 or m < 1:
-        raise UsageError("HPCC2203", f"{what}: {n}:{m} needs whole numbers of at least 1")
+        raise impossible(f"{what}: {n}:{m} needs whole numbers of at least 1")
     if n > m:
-        raise UsageError(
-            "HPCC2203", f"{what}: {n}:{m} would keep {n} of every {m}", hint=f"n:m keeps n of m; did you mean {m}:{n}?"
-        )
+        raise impossible(f"{what}: {n}:{m} would keep {n} of every {m}", hint=f"n:m keeps n of m; did you mean {m}:{n}?")
 
 
 def check_kind(m: int, kind: str) -> None:

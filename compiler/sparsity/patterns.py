@@ -21,12 +21,15 @@ from compiler.sparsity.base import (
     Pattern,
     check_group,
     check_kind,
+    impossible,
+    misspelt,
     options_of,
     percent,
     ratio,
     scores_of,
     share_or_count,
     split,
+    violation,
     whole_number,
 )
 from compiler.sparsity.recover import recover_kept
@@ -41,7 +44,7 @@ from compiler.sparsity.saliency import (
     keep_per_group,
 )
 from compiler.sparsity.unbalanced import Block, Unstructured
-from hw_targets.errors import InputError, UsageError
+from hw_targets.errors import UsageError
 
 # ---- N:M ------------------------------------------------------------------------------------------------------------
 
@@ -61,7 +64,7 @@ class NM(Pattern):
     def __post_init__(self) -> None:
         check_group(self.n, self.m, "nm")
         if self.along not in ("in", "out"):
-            raise UsageError("HPCC2202", f"groups run along 'in' or 'out', not along {self.along!r}")
+            raise misspelt(f"groups run along 'in' or 'out', not along {self.along!r}")
 
     @classmethod
     def parse(cls, arguments: str, kind: str = "fpga") -> NM:
@@ -105,8 +108,7 @@ class NM(Pattern):
         line, group = np.argwhere(excess > 0)[0]
         first, last = group * self.m, min((group + 1) * self.m, used.shape[1]) - 1
         axes = ("column", "outputs") if self.along == "out" else ("row", "inputs")
-        raise InputError(
-            "HPCC1804",
+        raise violation(
             f"{axes[0]} {line}, group {group} ({axes[1]} {first} to {last}) holds {used[line, first : last + 1].sum()} "
             f"weights that are not zero; {self.spec()} keeps {group_quota(last - first + 1, self.n, self.m)}",
         )
@@ -156,7 +158,7 @@ class HP(Pattern):
     def __post_init__(self) -> None:
         check_group(self.fine_n, self.fine_m, "the fine pattern of hp")
         if self.rows < 1:
-            raise UsageError("HPCC2203", f"rows={self.rows}: a row block has at least one row")
+            raise impossible(f"rows={self.rows}: a row block has at least one row")
         if isinstance(self.window, str):
             self._check_whole_row()
         else:
@@ -164,22 +166,21 @@ class HP(Pattern):
 
     def _check_whole_row(self) -> None:
         if self.window != "in":
-            raise UsageError("HPCC2202", f"window={self.window}: a window is a number of inputs, or 'in' for all of them")
+            raise misspelt(f"window={self.window}: a window is a number of inputs, or 'in' for all of them")
         if not isinstance(self.keep, Fraction) or not 0 < self.keep <= 1:
-            raise UsageError("HPCC2203", f"keep={self.keep}: with window=in, keep is a share of the row, as in keep=1/4")
+            raise impossible(f"keep={self.keep}: with window=in, keep is a share of the row, as in keep=1/4")
 
     def _checked_keep(self, window: int) -> int:
         if window < 1:
-            raise UsageError("HPCC2203", f"window={window}: a window has at least one input")
+            raise impossible(f"window={window}: a window has at least one input")
         if isinstance(self.keep, Fraction):
             if not 0 < self.keep <= 1:
-                raise UsageError("HPCC2203", f"keep={self.keep} is no share of a window: it lies above 0 and at most at 1")
+                raise impossible(f"keep={self.keep} is no share of a window: it lies above 0 and at most at 1")
             return _round_up(-(-self.keep.numerator * window // self.keep.denominator), self.fine_m, window)
         if not 1 <= self.keep <= window:
-            raise UsageError("HPCC2203", f"keep={self.keep} of a window of {window} inputs: it lies between 1 and {window}")
+            raise impossible(f"keep={self.keep} of a window of {window} inputs: it lies between 1 and {window}")
         if self.keep % self.fine_m and self.keep != window:
-            raise UsageError(
-                "HPCC2203",
+            raise impossible(
                 f"keep={self.keep} does not split into groups of {self.fine_m} (fine={self.fine_n}:{self.fine_m})",
                 hint=f"keep={_round_up(self.keep, self.fine_m, window)} is the next that does",
             )
@@ -193,9 +194,7 @@ class HP(Pattern):
         options = options_of("hp", items, ("rows", "window", "keep", "fine"))
         missing = [key for key in ("rows", "window", "keep", "fine") if key not in options]
         if missing:
-            raise UsageError(
-                "HPCC2202", f"hp needs {', '.join(missing)} too", hint="as in hp:rows=64,window=32,keep=16,fine=2:4"
-            )
+            raise misspelt(f"hp needs {', '.join(missing)} too", hint="as in hp:rows=64,window=32,keep=16,fine=2:4")
         n, m = (1, 1) if options["fine"] == "dense" else ratio(options["fine"], "fine=N:M or fine=dense")
         check_kind(m, kind)
         window = "in" if options["window"] == "in" else whole_number("window", options["window"])
@@ -319,8 +318,7 @@ class HP(Pattern):
             if excess.size and excess.max() > 0:
                 row, window, group = np.argwhere(excess > 0)[0]
                 first = run.start + window * run.size
-                raise InputError(
-                    "HPCC1804",
+                raise violation(
                     f"row {row}, inputs {first} to {first + run.size - 1}: group {group} of {self.fine_m} kept inputs "
                     f"holds {excess[row, window, group]} weights too many for {self.spec()}",
                 )
@@ -333,8 +331,7 @@ class HP(Pattern):
         block, window = np.argwhere(counts > run.keep)[0]
         rows = (block * self.rows, min((block + 1) * self.rows, outs) - 1)
         first = run.start + window * run.size
-        raise InputError(
-            "HPCC1804",
+        raise violation(
             f"rows {rows[0]} to {rows[1]} use {counts[block, window]} of the inputs {first} to {first + run.size - 1}; "
             f"{self.spec()} keeps {run.keep}",
         )
@@ -392,8 +389,7 @@ def _closest_shape(text: str, kind: str) -> HP:
     try:
         asked = Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise UsageError(
-            "HPCC2202",
+        raise misspelt(
             f"hp:{text} is neither a sparsity nor a full form",
             hint="as in hp:0.75 or hp:rows=64,window=32,keep=16,fine=2:4",
         ) from None

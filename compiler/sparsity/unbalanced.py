@@ -12,9 +12,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from compiler.sparsity.base import Dense, Parameters, Pattern, percent, scores_of, split
+from compiler.sparsity.base import Dense, Parameters, Pattern, impossible, misspelt, percent, scores_of, split, violation
 from compiler.sparsity.saliency import Mask, Matrix, Scores, block_sums, fill_evenly, keep_largest_of_all
-from hw_targets.errors import InputError, UsageError
 
 SHAPE = re.compile(r"([0-9]+)x([0-9]+)")
 
@@ -53,22 +52,20 @@ def _parse_share(name: str, text: str, hint: str) -> Fraction:
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise UsageError("HPCC2202", f"{name}: {text!r} is no number", hint=hint) from None
+        raise misspelt(f"{name}: {text!r} is no number", hint=hint) from None
 
 
 def _parse_sparsity(name: str, text: str, hint: str) -> Fraction:
     """The density of a sparsity on the command line."""
     sparsity = _parse_share(name, text, hint)
     if not 0 <= sparsity < 1:
-        raise UsageError(
-            "HPCC2203", f"{name}: a sparsity of {text} is no share of zeros: it lies from 0 to below 1", hint=hint
-        )
+        raise impossible(f"{name}: a sparsity of {text} is no share of zeros: it lies from 0 to below 1", hint=hint)
     return 1 - sparsity
 
 
 def _check_density(name: str, density: Fraction) -> None:
     if not 0 < density <= 1:
-        raise UsageError("HPCC2203", f"{name}: a share of {density} that stays does not lie above 0 and at most at 1")
+        raise impossible(f"{name}: a share of {density} that stays does not lie above 0 and at most at 1")
 
 
 # ---- unstructured ---------------------------------------------------------------------------------------------------
@@ -119,9 +116,7 @@ class Unstructured(Pattern):
     def check(self, w: Matrix) -> None:
         used, kept = int(np.count_nonzero(w)), self.kept(*w.shape)
         if used > kept:
-            raise InputError(
-                "HPCC1804", f"{used:,} of {w.size:,} weights are not zero; {self.spec()} keeps {kept:,} of them"
-            )
+            raise violation(f"{used:,} of {w.size:,} weights are not zero; {self.spec()} keeps {kept:,} of them")
 
     def slots(self, w: Matrix) -> Mask:
         self.check(w)
@@ -153,7 +148,7 @@ class Block(Pattern):
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.cols < 1:
-            raise UsageError("HPCC2203", f"block: {self.rows}x{self.cols} needs whole numbers of at least 1", hint=self.FORM)
+            raise impossible(f"block: {self.rows}x{self.cols} needs whole numbers of at least 1", hint=self.FORM)
         _check_density(self.name, self.keep)
 
     @classmethod
@@ -163,14 +158,14 @@ class Block(Pattern):
             return cls(*cls._shape(head), _parse_share("keep", rest[0].removeprefix("keep="), "as in keep = 1/4"))
         shape, colon, sparsity = head.partition(":")
         if rest or not colon:
-            raise UsageError("HPCC2202", f"block:{arguments.strip()} does not read as block:RxC:S", hint=cls.FORM)
+            raise misspelt(f"block:{arguments.strip()} does not read as block:RxC:S", hint=cls.FORM)
         return cls(*cls._shape(shape), _parse_sparsity(cls.name, sparsity, cls.FORM))
 
     @classmethod
     def _shape(cls, text: str) -> tuple[int, int]:
         found = SHAPE.fullmatch(text)
         if found is None:
-            raise UsageError("HPCC2202", f"block: {text!r} does not read as RxC, out x in", hint=cls.FORM)
+            raise misspelt(f"block: {text!r} does not read as RxC, out x in", hint=cls.FORM)
         return int(found[1]), int(found[2])
 
     def spec(self) -> str:
@@ -222,8 +217,7 @@ class Block(Pattern):
     def check(self, w: Matrix) -> None:
         used, kept = self.used_blocks(w), self.blocks(*w.shape)
         if np.count_nonzero(used) > kept:
-            raise InputError(
-                "HPCC1804",
+            raise violation(
                 f"{np.count_nonzero(used):,} of {used.size:,} blocks of {self.rows}x{self.cols} have weights that are not"
                 f" zero; {self.spec()} keeps {kept:,} of them",
             )
