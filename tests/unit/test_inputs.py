@@ -148,7 +148,7 @@ def test_texts_that_cannot_become_inputs(tmp_path: Path, tokenizer: Path) -> Non
         from_text(text, tokenizer, [InputSpec("input_ids", "int64", (1, 8), 3), MASK], None)
     with pytest.raises(InputError, match="no sentence.*HPCC1509"):
         from_text(write(tmp_path, " \n\n"), tokenizer, [IDS, MASK], None)
-    with pytest.raises(InputError, match="HPCC1501"):
+    with pytest.raises(InputError, match="HPCC1513"):
         from_text(tmp_path / "none.txt", tokenizer, [IDS, MASK], None)
     with pytest.raises(InputError, match="not a tokenizer file.*HPCC1510"):
         from_text(write(tmp_path, "the cat"), text, [IDS, MASK], None)

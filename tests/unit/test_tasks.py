@@ -15,10 +15,13 @@ ALLOCS = """
 """
 
 
+SIZE = "{row_bytes = 64 : i64, rows = 64 : i64}"
+
+
 def store(layer: str, stage: str = "", x: str = "%x") -> str:
     """A store named by its layer; the program's order is read off these names."""
     kind = 'memref<64x64xi8, "act">, dst = %y : memref<64x64xi8, "dram">'
-    return f'hpcc_tile.run "store.copy" (src = {x} : {kind}) {{row_bytes = 64 : i64, rows = 64 : i64}} layer "{layer}" {stage}\n'
+    return f'hpcc_tile.run "store.copy" (src = {x} : {kind}) {SIZE} layer "{layer}" {stage}\n'
 
 
 def program(body: str) -> list[Task]:

@@ -14,7 +14,7 @@
 // QUANTIZE-NOT: {{.}}
 // TILE: {{^}}error: 'hpcc_nn.weight': may not stand after stage 'tile' [HPCC1430]{{$}}
 // TILE-NOT: {{.}}
-// UNKNOWN: {{^}}error: there is no stage 'fused' (stages: import, fuse, sparsify, quantize, encode, tile, schedule, emit) [HPCC2301]{{$}}
+// UNKNOWN: {{^}}error: there is no stage 'fused' (stages: import, fuse, sparsify, quantize, encode, tile, schedule, emit) [HPCC2304]{{$}}
 // UNKNOWN-NOT: {{.}}
 // LEFT: {{^}}error: 'hpcc_nn.binary': an elementary 'mul' is left over [HPCC1430]{{$}}
 // LEFT-NOT: {{.}}
