@@ -28,7 +28,7 @@ FPGA = (
     Stage("fuse", ("hpcc-fuse", "hpcc-partition")),
     Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}"}}',)),
     Stage("quantize", ("hpcc-quantize",)),
-    Stage("encode", ("hpcc-encode-storage",)),
+    Stage("encode", ('hpcc-encode-storage{{target="{target}"}}',)),
     Stage("tile", ('hpcc-tile{{target="{target}"}}',)),
     Stage("schedule", ('hpcc-schedule{{target="{target}"}}',)),
     Stage("emit", ("hpcc-emit",)),

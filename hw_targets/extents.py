@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from hw_targets.codec import Resolved
 from hw_targets.isa import BY_NAME, MatrixMode, Memory
-from hw_targets.layout import MATRIX_MODES, Layout, ceil_div
+from hw_targets.layout import MATRIX_MODES, STORAGE_CODES, Layout, ceil_div, loaded_mode
 
 ELEMENT_BYTES: Mapping[str, int] = {"i8": 1, "u8": 1, "i8|u8": 1, "bf16": 2, "i32": 4, "f32": 4}
 SHAPE = re.compile(r"(?P<element>[\w|]+)\[(?P<dims>[^\]]*)\](?P<pitched> at pitch)?")
@@ -42,8 +42,11 @@ def extent(memory: Memory, start: int, rows: int, row_bytes: int, pitch: int) ->
 
 def layout_of(instruction: Resolved) -> Layout:
     """The compute layout that load.weights writes or matrix.multiply reads."""
-    mode = MATRIX_MODES[instruction.integer("format" if instruction.name == "load.weights" else "mode")]
-    names = ("outs", "ins", "n", "m", "block_rows", "window", "keep")
+    if instruction.name == "load.weights":
+        mode = loaded_mode(STORAGE_CODES[instruction.integer("format")], instruction.integer("m"))
+    else:
+        mode = MATRIX_MODES[instruction.integer("mode")]
+    names = ("outs", "ins", "n", "m", "block_rows", "window", "keep", "kept")
     return Layout(mode, *(instruction.integer(name) for name in names))
 
 

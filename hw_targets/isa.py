@@ -89,6 +89,7 @@ class MatrixMode(StrEnum):
     DENSE = "dense"
     NM = "nm"
     HP = "hp"
+    UNSTRUCTURED = "unstructured"
 
 
 class StorageCode(StrEnum):
@@ -97,6 +98,8 @@ class StorageCode(StrEnum):
     DENSE = "dense"
     NM = "nm"
     HP_MARK = "hp_mark"
+    CSR = "csr"
+    BITMAP = "bitmap"
 
 
 class Activation(StrEnum):
@@ -118,6 +121,7 @@ PATTERN = (
     Immediate("window", 16, "HP: inputs per window"),
     Immediate("keep", 16, "HP: inputs kept per full window"),
 )
+KEPT = Immediate("kept", 32, "unstructured: values of the whole matrix (0 in the other layouts)")
 CODES_SELECTOR = Immediate("codes_in_weights", 1, "write the codes into the weight memory (K), not the activation memory")
 
 
@@ -150,11 +154,12 @@ FUNCTIONS: tuple[Function, ...] = (
             Operand("dst", Memory.WEIGHTS, "w", "compute layout of [outs, ins]"),
         ),
         (
-            Immediate("format", 4, "storage format: 0 dense, 1 nm, 2 hp_mark"),
+            Immediate("format", 4, "storage format: 0 dense, 1 nm, 2 hp_mark, 3 csr, 4 bitmap"),
             Immediate("outs", 16, "output rows of the matrix"),
             Immediate("ins", 16, "inputs of the matrix"),
             *PATTERN,
             Immediate("stored_bytes", 32, "bytes in DRAM"),
+            KEPT,
         ),
         "Read an encoded weight matrix, decode it, write its compute layout.",
     ),
@@ -198,9 +203,10 @@ FUNCTIONS: tuple[Function, ...] = (
             ROWS,
             Immediate("outs", 16, "output columns"),
             Immediate("ins", 16, "length of the reduction"),
-            Immediate("mode", 2, "weight layout: 0 dense, 1 nm, 2 hp"),
+            Immediate("mode", 2, "weight layout: 0 dense, 1 nm, 2 hp, 3 unstructured"),
             Immediate("x_unsigned", 1, "x holds u8 (probabilities)"),
             *PATTERN,
+            KEPT,
         ),
         "acc[r, o] = sum over i of x[r, i] * w[o, i], exact in int32.",
     ),

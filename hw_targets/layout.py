@@ -3,21 +3,38 @@
 Dense is i8[outs][ins]. N:M and HP hold, with S slots a row (the kept entries, tails included): values i8[outs][S];
 4-bit selects, two a byte, each row padded to a byte (index inside its group of m, absent for HP whose fine pattern is
 dense); and for HP the kept inputs of each row block and window as local indices (u8, or u16 where the window is wider
-than 256). docs/FORMATS.md is normative for the layout; this module only counts it, and knows no encoder and no
-decoder.
+than 256). Unstructured holds, of `kept` values in all, how many each row has in each window of 32 inputs,
+u8[outs][ceil(ins / 32)], then the values, then their inputs counted from the window's start, u8. docs/FORMATS.md is
+normative for the layout; this module only counts it, and knows no encoder and no decoder.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hw_targets.isa import MatrixMode
+from hw_targets.isa import MatrixMode, StorageCode
 
 MATRIX_MODES = tuple(MatrixMode)
+STORAGE_CODES = tuple(StorageCode)
 BYTE_WINDOW = 256
 """The widest window whose local indices are bytes."""
 SELECT_GROUP = 16
 """The widest group a 4-bit select reaches into."""
+
+LAYOUT_WINDOW = 32
+"""Inputs that one count of the unstructured layout speaks of, on every array."""
+
+
+def loaded_mode(storage: StorageCode, m: int) -> MatrixMode:
+    """The layout that the decoder of a format writes; a bitmap of a matrix with groups of m > 1 becomes N:M."""
+    if storage is StorageCode.BITMAP:
+        return MatrixMode.NM if m > 1 else MatrixMode.UNSTRUCTURED
+    return {
+        StorageCode.DENSE: MatrixMode.DENSE,
+        StorageCode.NM: MatrixMode.NM,
+        StorageCode.HP_MARK: MatrixMode.HP,
+        StorageCode.CSR: MatrixMode.UNSTRUCTURED,
+    }[storage]
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -36,11 +53,18 @@ class Layout:
     block_rows: int = 0
     window: int = 0
     keep: int = 0
+    kept: int = 0
 
     def problem(self) -> str:
         """Why this describes no layout, or an empty string."""
         if self.outs < 1 or self.ins < 1:
             return f"an empty matrix ({self.outs} x {self.ins})"
+        if self.mode is MatrixMode.UNSTRUCTURED:
+            if not 1 <= self.kept <= self.outs * self.ins:
+                return f"{self.kept} values in a matrix of {self.outs} x {self.ins}"
+            return ""
+        if self.kept:
+            return f"the layout {self.mode.value} counts its values itself, kept = {self.kept}"
         if self.mode is MatrixMode.DENSE:
             return ""
         if not 1 <= self.n <= self.m <= SELECT_GROUP:
@@ -56,7 +80,7 @@ class Layout:
         return (self.window,) * full + ((tail,) if tail else ())
 
     @property
-    def kept(self) -> tuple[int, ...]:
+    def kept_inputs(self) -> tuple[int, ...]:
         """Kept inputs of each HP window of t: keep's share of it, rounded up to whole groups, at most t."""
         return tuple(self._kept_in(width) for width in self.windows)
 
@@ -71,20 +95,23 @@ class Layout:
 
     @property
     def slots(self) -> int:
-        """Values stored per output row."""
+        """Values stored per output row; rows of the unstructured layout have no common number."""
+        if self.mode is MatrixMode.UNSTRUCTURED:
+            raise ValueError("the rows of an unstructured matrix differ")
         if self.mode is MatrixMode.DENSE:
             return self.ins
         if self.mode is MatrixMode.NM:
             return self.slots_of(self.ins)
-        return sum(self.slots_of(kept) for kept in self.kept)
+        return sum(self.slots_of(kept) for kept in self.kept_inputs)
 
     @property
     def has_selects(self) -> bool:
         return self.mode is MatrixMode.NM or (self.mode is MatrixMode.HP and self.m > 1)
 
     @property
-    def value_bytes(self) -> int:
-        return self.outs * self.slots
+    def values(self) -> int:
+        """Values of the whole matrix."""
+        return self.kept if self.mode is MatrixMode.UNSTRUCTURED else self.outs * self.slots
 
     @property
     def select_bytes(self) -> int:
@@ -95,9 +122,16 @@ class Layout:
         if self.mode is not MatrixMode.HP:
             return 0
         entry = 1 if self.window <= BYTE_WINDOW else 2
-        return ceil_div(self.outs, self.block_rows) * sum(self.kept) * entry
+        return ceil_div(self.outs, self.block_rows) * sum(self.kept_inputs) * entry
+
+    @property
+    def index_bytes(self) -> int:
+        """Counts and indices of the unstructured layout."""
+        if self.mode is not MatrixMode.UNSTRUCTURED:
+            return 0
+        return self.outs * ceil_div(self.ins, LAYOUT_WINDOW) + self.kept
 
     @property
     def bytes(self) -> int:
         """The whole compute layout."""
-        return self.value_bytes + self.select_bytes + self.kept_list_bytes
+        return self.values + self.select_bytes + self.kept_list_bytes + self.index_bytes

@@ -153,6 +153,8 @@ class DecodeTable(Strict):
     dense: DecoderTable
     nm: DecoderTable | None = None
     hp_mark: DecoderTable | None = None
+    csr: DecoderTable | None = None
+    bitmap: DecoderTable | None = None
 
 
 class TargetFile(Strict):

@@ -1,4 +1,7 @@
-"""Cycles of one instruction on one accelerator, from its immediates alone: never from the values it computes on.
+"""Cycles of one instruction on one accelerator, from its immediates: never from the values it computes on.
+
+One thing is not in the immediates: how unevenly the values of an unstructured matrix lie. Its steps are counted from its
+real indices by hw_targets/steps.py and given to `cost`.
 
 An instruction occupies its queue for `busy` cycles and its result is complete `latency` cycles after that, so that
 the next instruction of the queue follows without a bubble. The pipeline depths below are design
@@ -13,8 +16,8 @@ from typing import NamedTuple
 
 from hw_targets.codec import Resolved
 from hw_targets.extents import layout_of, transfer_rows
-from hw_targets.isa import MatrixMode, Memory, Queue, StorageCode
-from hw_targets.layout import Layout, ceil_div
+from hw_targets.isa import MatrixMode, Memory, Queue
+from hw_targets.layout import STORAGE_CODES, Layout, ceil_div
 from hw_targets.resources import LANES_PER_DIVIDER
 from hw_targets.target import Accelerator, Target
 
@@ -28,7 +31,6 @@ MAX_STAGE = 1
 """One compare of the maximum tree over the lanes."""
 DIVIDE = 28
 """One division or square root; a divider starts one every cycle, and there is one for every LANES_PER_DIVIDER lanes."""
-STORAGE_CODES = tuple(StorageCode)
 
 
 class Cost(NamedTuple):
@@ -43,10 +45,13 @@ def cycles(instruction: Resolved, array: Accelerator) -> int:
     return sum(cost(instruction, array))
 
 
-def cost(instruction: Resolved, array: Accelerator) -> Cost:
-    """The cost of an instruction of MATRIX, VECTOR or CONTROL. LOAD and STORE are priced by `transfer`."""
+def cost(instruction: Resolved, array: Accelerator, steps: int | None = None) -> Cost:
+    """The cost of an instruction of MATRIX, VECTOR or CONTROL. LOAD and STORE are priced by `transfer`.
+
+    `steps`: see `matrix_cost`.
+    """
     if instruction.queue is Queue.MATRIX:
-        return matrix_cost(instruction, array)
+        return matrix_cost(instruction, array, steps)
     if instruction.queue is Queue.VECTOR:
         return vector_cost(instruction, array)
     if instruction.queue is Queue.CONTROL:
@@ -62,8 +67,12 @@ def matrix_steps(layout: Layout, array: Accelerator) -> int:
 
     Dense: L inputs a step. N:M: min(floor(L / N), W / M) groups a step; where one group needs more than L multipliers
     or W words it takes several. HP: window by window, L kept slots a step, and no window faster than its words
-    arrive, W a step.
+    arrive, W a step. Unstructured: the balanced minimum, as if every row had equally many values, L of them a step; what a
+    matrix really takes is counted from its indices (hw_targets/steps.py).
     """
+    if layout.mode is MatrixMode.UNSTRUCTURED:
+        values = ceil_div(layout.values, layout.outs)
+        return max(ceil_div(values, array.multipliers), ceil_div(layout.ins, array.window))
     if layout.mode is MatrixMode.DENSE:
         return ceil_div(layout.ins, array.multipliers)
     if layout.mode is MatrixMode.NM:
@@ -74,21 +83,27 @@ def matrix_steps(layout: Layout, array: Accelerator) -> int:
         return groups * max(ceil_div(layout.n, array.multipliers), ceil_div(layout.m, array.window))
     return sum(
         max(ceil_div(layout.slots_of(kept), array.multipliers), ceil_div(width, array.window), 1)
-        for width, kept in zip(layout.windows, layout.kept, strict=True)
+        for width, kept in zip(layout.windows, layout.kept_inputs, strict=True)
     )
 
 
-def matrix_cost(instruction: Resolved, array: Accelerator) -> Cost:
+def matrix_cost(instruction: Resolved, array: Accelerator, steps: int | None = None) -> Cost:
+    """Steps of all passes over the outputs, once for every T tokens.
+
+    `steps` are those of all passes over the outputs of an unstructured matrix (hw_targets/steps.py); without them the cost
+    is the balanced minimum.
+    """
     layout = layout_of(instruction)
-    passes = ceil_div(instruction.integer("rows"), array.tokens) * ceil_div(layout.outs, array.outputs * array.cores)
-    return Cost(passes * matrix_steps(layout, array), MATRIX_FILL)
+    if steps is None:
+        steps = ceil_div(layout.outs, array.outputs * array.cores) * matrix_steps(layout, array)
+    return Cost(ceil_div(instruction.integer("rows"), array.tokens) * steps, MATRIX_FILL)
 
 
 def matrix_macs(instruction: Resolved) -> tuple[int, int]:
     """(multiplications of the dense matrix, multiplications its pattern leaves), without the array's padding."""
     layout = layout_of(instruction)
     rows = instruction.integer("rows")
-    return rows * layout.outs * layout.ins, rows * layout.outs * layout.slots
+    return rows * layout.outs * layout.ins, rows * layout.values
 
 
 # ---- VECTOR ---------------------------------------------------------------------------------------------------------
@@ -192,7 +207,7 @@ def transfer(instruction: Resolved, target: Target) -> Transfer:
     if instruction.name == "load.weights":
         layout = layout_of(instruction)
         rate = target.decode[STORAGE_CODES[instruction.integer("format")].value]
-        busy = max(taken, ceil_div(layout.outs * layout.slots, rate))
+        busy = max(taken, ceil_div(layout.values, rate))
     return Transfer(total, bursts, taken, busy, target.dram_latency_cycles)
 
 

@@ -21,6 +21,7 @@ Codes = NDArray[np.int8]
 Integers = NDArray[np.intp]
 
 MAX_GROUP = 16
+LAYOUT_WINDOW = 32
 STORAGE = list(StorageCode)
 MODES = list(MatrixMode)
 
@@ -95,6 +96,7 @@ def decode(
     block_rows: int = 0,
     window: int = 0,
     keep: int = 0,
+    kept: int = 0,
 ) -> Bytes:
     """Stored bytes (section 3) to the bytes of the compute layout (section 4). Raises InputError."""
     if not 0 <= format_code < len(STORAGE):
@@ -105,6 +107,12 @@ def decode(
         return data.copy()
     if storage is StorageCode.NM:
         return _decode_nm(data, outs, m, geometry(outs, ins, n, m, 0, 0, 0))
+    if storage is StorageCode.CSR:
+        return _decode_csr(data, outs, ins, _expect_kept(storage, outs, ins, kept))
+    if storage is StorageCode.BITMAP:
+        if m > 1:
+            return _decode_nm_bitmap(data, outs, ins, geometry(outs, ins, n, m, 0, 0, 0))
+        return _decode_bitmap(data, outs, ins, _expect_kept(storage, outs, ins, kept))
     _expect_coarse(storage, block_rows)
     return _decode_hp_mark(data, outs, m, window, geometry(outs, ins, n, m, block_rows, window, keep))
 
@@ -119,6 +127,7 @@ def expand(
     block_rows: int = 0,
     window: int = 0,
     keep: int = 0,
+    kept: int = 0,
 ) -> Codes:
     """The compute layout (section 4) as dense codes i8[outs, ins]. Raises InputError."""
     if not 0 <= mode < len(MODES):
@@ -126,6 +135,8 @@ def expand(
     if MODES[mode] is MatrixMode.DENSE:
         _expect_length("dense layout", layout, outs * ins)
         return layout.view(np.int8).reshape(outs, ins).copy()
+    if MODES[mode] is MatrixMode.UNSTRUCTURED:
+        return _expand_unstructured(layout, outs, ins, _expect_kept("unstructured layout", outs, ins, kept))
     coarse = MODES[mode] is MatrixMode.HP
     if coarse:
         _expect_coarse("hp layout", block_rows)
@@ -133,10 +144,14 @@ def expand(
     return _expand(layout, outs, ins, m, window if coarse else 0, shape)
 
 
-def compute_bytes(mode: int, outs: int, ins: int, n: int, m: int, block_rows: int, window: int, keep: int) -> int:
+def compute_bytes(
+    mode: int, outs: int, ins: int, n: int, m: int, block_rows: int, window: int, keep: int, kept: int = 0
+) -> int:
     """Bytes of the compute layout (the formulas of section 4)."""
     if MODES[mode] is MatrixMode.DENSE:
         return outs * ins
+    if MODES[mode] is MatrixMode.UNSTRUCTURED:
+        return outs * -(-ins // LAYOUT_WINDOW) + 2 * kept
     coarse = MODES[mode] is MatrixMode.HP
     shape = geometry(outs, ins, n, m, *((block_rows, window, keep) if coarse else (0, 0, 0)))
     selects = -(-shape.slots // 2) if m > 1 or not coarse else 0
@@ -168,12 +183,61 @@ def _decode_hp_mark(data: Bytes, outs: int, m: int, window: int, shape: Geometry
     if m == 1:
         return np.concatenate([data[:values], stored])
     marks = _fields("hp_mark marks", data[values + list_bytes :], outs * shape.inputs, 1).reshape(outs, shape.inputs)
+    _check_quota("hp_mark", marks, shape)
+    positions = np.nonzero(marks)[1].reshape(outs, shape.slots)
+    return np.concatenate([data[:values], _pack_selects((positions - shape.group_start).astype(np.uint8)), stored])
+
+
+def _decode_csr(data: Bytes, outs: int, ins: int, kept: int) -> Bytes:
+    width, places = _bits(ins), _bits(kept + 1)
+    column_bytes = -(-kept * width // 8)
+    _expect_length("csr", data, kept + column_bytes + -(-(outs + 1) * places // 8))
+    columns = _fields("csr columns", data[kept : kept + column_bytes], kept, width).astype(np.intp)
+    starts = _fields("csr row starts", data[kept + column_bytes :], outs + 1, places).astype(np.intp)
+    if starts[0] != 0 or starts[-1] != kept:
+        raise _error(f"csr: the row starts run from {starts[0]} to {starts[-1]}, not from 0 to {kept}")
+    lengths = np.diff(starts)
+    if (lengths < 0).any():
+        row = int(np.argmax(lengths < 0))
+        raise _error(f"csr: row {row} starts at {starts[row]} and ends before, at {starts[row + 1]}")
+    rows = np.repeat(np.arange(outs), lengths)
+    if (columns >= ins).any():
+        bad = int(np.argmax(columns >= ins))
+        raise _error(f"csr: column {columns[bad]} of row {rows[bad]} is not below {ins}")
+    backwards = (columns[1:] <= columns[:-1]) & (rows[1:] == rows[:-1])
+    if backwards.any():
+        raise _error(f"csr: the columns of row {rows[int(np.argmax(backwards))]} do not ascend")
+    return _unstructured_layout(data[:kept], rows, columns, outs, ins)
+
+
+def _decode_bitmap(data: Bytes, outs: int, ins: int, kept: int) -> Bytes:
+    marks = _bitmap_marks(data, outs, ins, kept)
+    rows, columns = np.nonzero(marks)
+    if len(rows) != kept:
+        raise _error(f"bitmap: {len(rows)} of the marks are set, {kept} values are stored")
+    return _unstructured_layout(data[:kept], rows, columns, outs, ins)
+
+
+def _decode_nm_bitmap(data: Bytes, outs: int, ins: int, shape: Geometry) -> Bytes:
+    """A bitmap of an N:M matrix becomes the layout nm."""
+    values = outs * shape.slots
+    marks = _bitmap_marks(data, outs, ins, values)
+    _check_quota("bitmap", marks, shape)
+    selects = np.nonzero(marks)[1].reshape(outs, shape.slots) - shape.group_start
+    return np.concatenate([data[:values], _pack_selects(selects.astype(np.uint8))])
+
+
+def _bitmap_marks(data: Bytes, outs: int, ins: int, values: int) -> NDArray[Any]:
+    _expect_length("bitmap", data, values + -(-outs * ins // 8))
+    return _fields("bitmap marks", data[values:], outs * ins, 1).reshape(outs, ins)
+
+
+def _check_quota(what: str, marks: NDArray[Any], shape: Geometry) -> None:
+    """Every group has as many marks as slots."""
     counts = np.add.reduceat(marks, shape.first, axis=1)
     if (counts != shape.quota).any():
         row, group = np.argwhere(counts != shape.quota)[0]
-        raise _error(f"hp_mark: row {row} marks {counts[row, group]} of group {group}, which keeps {shape.quota[group]}")
-    positions = np.nonzero(marks)[1].reshape(outs, shape.slots)
-    return np.concatenate([data[:values], _pack_selects((positions - shape.group_start).astype(np.uint8)), stored])
+        raise _error(f"{what}: row {row} marks {counts[row, group]} of group {group}, which keeps {shape.quota[group]}")
 
 
 # ---- compute layout -------------------------------------------------------------------------------------------------
@@ -198,6 +262,33 @@ def _expand(layout: Bytes, outs: int, ins: int, m: int, window: int, shape: Geom
         columns = np.take_along_axis(np.repeat(inputs, shape.block_rows, axis=0)[:outs], columns, axis=1)
     dense = np.zeros((outs, ins), np.int8)
     np.put_along_axis(dense, columns, layout[:values].view(np.int8).reshape(outs, shape.slots), axis=1)
+    return dense
+
+
+def _unstructured_layout(values: Bytes, rows: Integers, columns: Integers, outs: int, ins: int) -> Bytes:
+    """Section 4.4, of values in ascending order of row and column."""
+    windows = -(-ins // LAYOUT_WINDOW)
+    counts = np.bincount(rows * windows + columns // LAYOUT_WINDOW, minlength=outs * windows)
+    return np.concatenate([counts.astype(np.uint8), values, (columns % LAYOUT_WINDOW).astype(np.uint8)])
+
+
+def _expand_unstructured(layout: Bytes, outs: int, ins: int, kept: int) -> Codes:
+    windows = -(-ins // LAYOUT_WINDOW)
+    counts = layout[: outs * windows]
+    _expect_length("unstructured layout", layout, outs * windows + 2 * kept)
+    if int(counts.sum()) != kept:
+        raise _error(f"unstructured layout: its counts add up to {int(counts.sum())}, not to {kept}")
+    place = np.repeat(np.arange(outs * windows), counts)
+    local = layout[counts.size + kept :]
+    columns = place % windows * LAYOUT_WINDOW + local
+    bad = (local >= LAYOUT_WINDOW) | (columns >= ins)
+    if bad.any():
+        entry = int(np.argmax(bad))
+        raise _error(f"unstructured layout: index {local[entry]} of row {place[entry] // windows} leaves its window")
+    if ((local[1:] <= local[:-1]) & (place[1:] == place[:-1])).any():
+        raise _error("unstructured layout: the indices of a window do not ascend")
+    dense = np.zeros((outs, ins), np.int8)
+    dense[place // windows, columns] = layout[counts.size : counts.size + kept].view(np.int8)
     return dense
 
 
@@ -232,11 +323,11 @@ def _entry_bytes(window: int) -> int:
 
 
 def _fields(what: str, data: Bytes, count: int, width: int) -> NDArray[Any]:
-    """`count` fields of `width` bits, lowest bit first (section 1), as u8 or u16."""
+    """`count` fields of `width` bits, lowest bit first (section 1), as u8, u16 or u32."""
     bits = np.unpackbits(data, bitorder="little")
     if bits[count * width :].any():
         raise _error(f"{what}: the padding bits are not zero")
-    kind = np.uint8 if width <= 8 else np.uint16
+    kind = np.uint8 if width <= 8 else np.uint16 if width <= 16 else np.uint32
     if width == 1:
         return bits[:count]
     columns = bits[: count * width].reshape(count, width)
@@ -269,6 +360,12 @@ def _expect_length(what: str, data: Bytes, length: int) -> None:
 def _expect_coarse(what: str, block_rows: int) -> None:
     if block_rows < 1:
         raise _error(f"{what}: block_rows is 0")
+
+
+def _expect_kept(what: str, outs: int, ins: int, kept: int) -> int:
+    if outs < 1 or ins < 1 or not 1 <= kept <= outs * ins:
+        raise _error(f"{what}: {kept} values in a matrix of {outs} x {ins} are not possible")
+    return kept
 
 
 def _error(message: str) -> InputError:

@@ -79,7 +79,14 @@ class Program:
 
     @cached_property
     def _timing(self) -> Timing:
-        return simulate_timing(self.bundle.expanded, self.manifest.semaphore_table, self.target)
+        return simulate_timing(self.bundle.expanded, self.manifest.semaphore_table, self.target, self._decoded)
+
+    def _decoded(self, load: Resolved) -> NDArray[np.uint8]:
+        """The compute layout of a matrix, decoded once for the values and for the time."""
+        try:
+            return self._simulator.matrix(load).decoded
+        except InputError as error:
+            raise InputError(error.code, error.message, where=self._place_of(load), hint=error.hint) from error
 
     def timing(self) -> Timing:
         """Cycles of one batch; they depend on no input value."""

@@ -14,16 +14,20 @@ from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
-from compiler.sparsity.patterns import HP, NM, Dense, Pattern
+from compiler.sparsity.base import Dense, Pattern
+from compiler.sparsity.patterns import HP, NM, Block, Unstructured
 from hw_targets.errors import UsageError
 
 
 def _parse_scalar(parser: AttrParser) -> str:
-    """A word, a number, a ratio 2:4 or a fraction 1/4."""
+    """A word, a number, a ratio 2:4, a fraction 1/4 or a shape 4x1."""
     word = parser.parse_optional_identifier()
     if word is not None:
         return word
     number = parser.parse_number(allow_boolean=False)
+    rest = parser.parse_optional_identifier()  # 4x1 reads as the number 4 and the word x1
+    if rest is not None:
+        return f"{number}{rest}"
     for separator in (":", "/"):
         if parser.parse_optional_punctuation(separator) is not None:
             return f"{number}{separator}{parser.parse_integer(allow_boolean=False, allow_negative=False)}"
@@ -79,7 +83,28 @@ class HPAttr(PatternAttr):
     kind = HP
 
 
-ATTRIBUTES: dict[type[Pattern], type[PatternAttr]] = {NM: NMAttr, HP: HPAttr}
+@irdl_attr_definition
+class BlockAttr(PatternAttr):
+    """`#hpcc_sparsity.block<4x1, keep = 1/4>`: a share of the blocks of outputs x inputs stays."""
+
+    name = "hpcc_sparsity.block"
+    kind = Block
+
+
+@irdl_attr_definition
+class UnstructuredAttr(PatternAttr):
+    """`#hpcc_sparsity.unstructured<density = 0.25>`: a share of the weights stays, anywhere."""
+
+    name = "hpcc_sparsity.unstructured"
+    kind = Unstructured
+
+
+ATTRIBUTES: dict[type[Pattern], type[PatternAttr]] = {
+    NM: NMAttr,
+    HP: HPAttr,
+    Block: BlockAttr,
+    Unstructured: UnstructuredAttr,
+}
 
 
 def attribute_of(pattern: Pattern) -> PatternAttr | NoneAttr:
@@ -96,4 +121,4 @@ def pattern_of(type: Attribute) -> Pattern:
     return pattern if isinstance(pattern, Pattern) else Dense()
 
 
-SPARSITY = Dialect("hpcc_sparsity", [], [NMAttr, HPAttr])
+SPARSITY = Dialect("hpcc_sparsity", [], list(ATTRIBUTES.values()))

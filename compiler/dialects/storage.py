@@ -16,7 +16,7 @@ from xdsl.printer import Printer
 from xdsl.utils.exceptions import VerifyException
 
 from compiler.dialects.sparsity import PatternAttr, attribute_of
-from compiler.sparsity.patterns import Dense, Pattern
+from compiler.sparsity.base import Dense, Pattern
 from compiler.storage.formats import FORMATS, Format
 
 
@@ -79,7 +79,29 @@ class HPMarkAttr(StorageAttr):
     of: Attribute
 
 
-ATTRIBUTES: dict[str, type[StorageAttr]] = {"dense": DenseAttr, "nm": NMStorageAttr, "hp_mark": HPMarkAttr}
+@irdl_attr_definition
+class CSRAttr(StorageAttr):
+    """`#hpcc_storage.csr<of = ...>`: kept codes, their columns, where each row starts."""
+
+    name = "hpcc_storage.csr"
+    of: Attribute
+
+
+@irdl_attr_definition
+class BitmapAttr(StorageAttr):
+    """`#hpcc_storage.bitmap<of = ...>`: kept codes, and a bit for every place of the matrix."""
+
+    name = "hpcc_storage.bitmap"
+    of: Attribute
+
+
+ATTRIBUTES: dict[str, type[StorageAttr]] = {
+    "dense": DenseAttr,
+    "nm": NMStorageAttr,
+    "hp_mark": HPMarkAttr,
+    "csr": CSRAttr,
+    "bitmap": BitmapAttr,
+}
 
 
 def storage_attribute_of(storage: Format, pattern: Pattern) -> StorageAttr:
@@ -87,4 +109,4 @@ def storage_attribute_of(storage: Format, pattern: Pattern) -> StorageAttr:
     return ATTRIBUTES[storage.name](attribute_of(pattern))
 
 
-STORAGE = Dialect("hpcc_storage", [], [DenseAttr, NMStorageAttr, HPMarkAttr])
+STORAGE = Dialect("hpcc_storage", [], list(ATTRIBUTES.values()))

@@ -43,6 +43,7 @@ from compiler.dialects import nn
 from compiler.frontend.fold import fold
 from compiler.frontend.onnx_file import open_onnx
 from compiler.frontend.shapes import Shapes, bind_shapes
+from compiler.sparsity.base import METADATA_KEY
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
 
@@ -666,6 +667,9 @@ def import_onnx(path: Path, shapes: Shapes) -> Imported:
     results = [state.value(output) for output in model.graph.outputs]
     block.add_ops([*state.constants, *state.ops, ReturnOp(*results)])
     module = _module(model, block, results)
+    named = model.metadata_props.get(METADATA_KEY)
+    if named:
+        module.attributes[METADATA_KEY] = StringAttr(named)
     module.verify()
     return Imported(module, state.store, Path(path).stem, source.sha256, _parameters(state.store), model, Path(path))
 

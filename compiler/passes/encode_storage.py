@@ -19,25 +19,31 @@ from compiler.dialects.nn import QLinearOp, WeightOp, shape_of
 from compiler.dialects.sparsity import pattern_of
 from compiler.dialects.storage import StorageAttr, storage_attribute_of
 from compiler.passes.sparsify import logical, replace_weight
-from compiler.sparsity.patterns import Pattern
+from compiler.sparsity.base import Pattern
 from compiler.storage.choose import Candidate, rank
 from compiler.storage.formats import FORMATS, Format
 from compiler.weights import WeightStore
 from hw_targets.errors import UsageError
+from hw_targets.load import load_target
 
 
 @dataclass(frozen=True)
 class EncodeStoragePass(ModulePass):
-    """`format` overrules the choice where it can store the weight; `decode` lists what the target decodes, as
-    `nm=32` (values per cycle), all formats if it is empty; `bytes_per_cycle` is the memory's rate, 0 if unknown."""
+    """`target` says what is decoded and how fast the memory is: a name, or the path of a .toml file. Without one, `decode`
+    lists the formats, as `nm=32` (values per cycle), all if it is empty, and `bytes_per_cycle` is the memory's rate, 0 if
+    unknown. `format` overrules the choice where it can store the weight."""
 
     name = "hpcc-encode-storage"
+    target: str = ""
     format: str = "auto"
     decode: tuple[str, ...] = ()
     bytes_per_cycle: float = 0.0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        rates = _rates(self.decode)
+        rates, bytes_per_cycle = _rates(self.decode), self.bytes_per_cycle
+        if self.target:
+            target = load_target(self.target)
+            rates, bytes_per_cycle = dict[str, float](target.decode), target.dram_bytes_per_cycle
         if self.format != "auto" and (self.format not in FORMATS or (rates is not None and self.format not in rates)):
             raise UsageError(
                 "HPCC2220",
@@ -47,7 +53,7 @@ class EncodeStoragePass(ModulePass):
         for weight in _quantised_weights(op):
             outs, ins = shape_of(weight.result)
             pattern = pattern_of(weight.result.type)
-            ranked = rank(pattern, outs, ins, rates, self.bytes_per_cycle)
+            ranked = rank(pattern, outs, ins, rates, bytes_per_cycle)
             asked = [candidate for candidate in ranked if candidate.format.name == self.format]
             _set_format(weight, (asked or ranked)[0], pattern)
 

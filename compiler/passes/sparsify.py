@@ -1,8 +1,11 @@
 """`hpcc-sparsify{spec="nm:2:4"}`: prunes the linear weights inside the blocks by magnitude and says so in their types.
+With spec="auto" it changes no weight, and says in the types which pattern the weights already have: the one that the
+module names (attribute `hpcc.sparsity`, from the ONNX file's metadata) where they obey it, else the one found in them.
 
 Before: `hpcc_nn.linear` ops with roles, their weights in the store. After: each pruned weight is a new store entry
 (`KEY.SPEC`, same stored layout) that obeys the pattern, verified on the data, and its type carries the pattern. What is
-left dense although its role is in scope says why in the attribute `hpcc.left_dense` of its linear.
+left dense although its role is in scope says why in the attribute `hpcc.left_dense` of its linear; what breaks the pattern
+that the module names says how in `hpcc.not_as_named`.
 """
 
 from __future__ import annotations
@@ -20,21 +23,29 @@ from xdsl.utils.arg_spec import ArgSpec
 
 from compiler.dialects.nn import LinearOp, QLinearOp, WeightOp, shape_of
 from compiler.dialects.sparsity import attribute_of, pattern_of
-from compiler.sparsity.patterns import Dense, Pattern, parse_pattern
+from compiler.sparsity.base import METADATA_KEY, Dense, Pattern
+from compiler.sparsity.detect import LEAST_ZEROS, detect
+from compiler.sparsity.patterns import parse_pattern
+from compiler.storage.formats import candidates
 from compiler.weights import Array, WeightStore, content_digest, store_of
-from hw_targets.errors import UsageError
+from hw_targets.errors import InputError, UsageError
 
 PRUNABLE = re.compile(r"layer\.\d+\.(attn\.(q|k|v|o)|ffn\.(up|gate|down))")
 """Roles pruned by default: the linears inside encoder and decoder blocks."""
 
 LEFT_DENSE = "hpcc.left_dense"
+NOT_AS_NAMED = "hpcc.not_as_named"
+AUTO = "auto"
 MIN_GROUPS = 4
 """A row of fewer groups than this stays dense."""
 
 
 @dataclass(frozen=True)
 class SparsifyPass(ModulePass):
-    """Prune with the pattern `spec`, resolved for targets of `kind`. Raises UsageError if it applies to no layer."""
+    """Prune with the pattern `spec`, resolved for targets of `kind`, or find the patterns ("auto").
+
+    Raises UsageError for a pattern that applies to no layer.
+    """
 
     name = "hpcc-sparsify"
     spec: str  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -48,6 +59,9 @@ class SparsifyPass(ModulePass):
         return str(self.pipeline_pass_spec())
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        if self.spec == AUTO:
+            find_patterns(op, store_of(ctx, op), named_pattern(op, self.kind))
+            return
         pattern = parse_pattern(self.spec, self.kind).canonical()
         if not isinstance(pattern, Dense):
             sparsify(op, store_of(ctx, op), pattern)
@@ -71,6 +85,63 @@ def sparsify(module: ModuleOp, store: WeightStore, pattern: Pattern) -> None:
     for op, reason in reasons.items():
         if reason:
             op.attributes[LEFT_DENSE] = StringAttr(reason)
+
+
+# ---- auto -----------------------------------------------------------------------------------------------------------
+
+
+def named_pattern(module: ModuleOp, kind: str = "fpga") -> Pattern | None:
+    """The pattern that the module says its weights have. Raises InputError for one that does not exist."""
+    named = module.attributes.get(METADATA_KEY)
+    if not isinstance(named, StringAttr):
+        return None
+    try:
+        return parse_pattern(named.data, kind).canonical()
+    except UsageError as error:
+        raise InputError("HPCC1812", f"metadata {METADATA_KEY!r}: {error.message}", hint=error.hint) from error
+
+
+def find_patterns(module: ModuleOp, store: WeightStore, named: Pattern | None = None) -> None:
+    """Put the pattern that each weight inside the blocks already has into its type; no value changes."""
+    found: dict[tuple[str, bool], tuple[Pattern, str]] = {}
+    for op in [op for op in module.walk() if isinstance(op, LinearOp) and PRUNABLE.fullmatch(op.role.data)]:
+        weight = op.weight.owner
+        if not isinstance(weight, WeightOp) or not _in_scope(weight) or not _is_plain_float(weight):
+            continue
+        identity = weight.digest.data, weight.transposed
+        if identity not in found:
+            found[identity] = _pattern_found(logical(store.get(weight.key.data), weight), named)
+        pattern, broken = found[identity]
+        if broken:
+            op.attributes[NOT_AS_NAMED] = StringAttr(broken)
+        if not isinstance(pattern, Dense):
+            _replace(weight, weight.key.data, store, pattern)
+
+
+def _is_plain_float(weight: WeightOp) -> bool:
+    type = weight.result.type
+    assert isinstance(type, TensorType)
+    return isinstance(type.element_type, AnyFloat) and isinstance(pattern_of(type), Dense)
+
+
+def _pattern_found(w: Array, named: Pattern | None) -> tuple[Pattern, str]:
+    """The pattern of a matrix, and how it breaks the one that the file names."""
+    broken = ""
+    if named is not None:
+        try:
+            named.check(w)
+        except InputError as error:
+            broken = error.message
+        else:
+            return named, ""
+    return detect(w, _fewest_bytes), broken
+
+
+def _fewest_bytes(pattern: Pattern, outs: int, ins: int) -> int:
+    return min(format.size_bits(outs, ins, pattern).total_bytes for format in candidates(pattern))
+
+
+# ---- scope ----------------------------------------------------------------------------------------------------------
 
 
 def logical(array: Array, weight: WeightOp) -> Array:
@@ -157,7 +228,10 @@ def replace_weight(old: WeightOp, new: WeightOp) -> None:
 
 @dataclass(frozen=True)
 class LayerPruning:
-    """One linear inside the blocks: its pattern and how many of its `count` weights the pattern makes zero."""
+    """One linear inside the blocks: its pattern and how many of its `count` weights the pattern makes zero.
+
+    `left_dense` says why it was not pruned, `not_as_named` how it breaks the pattern that the file names; else empty.
+    """
 
     role: str
     key: str
@@ -165,6 +239,7 @@ class LayerPruning:
     zeros: int
     count: int
     left_dense: str = ""
+    not_as_named: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,9 +259,36 @@ class PruningSummary:
         """Share of zeros of all linear weights inside the blocks."""
         return _share(self.layers)
 
+    def found(self) -> str:
+        """What `auto` found, in words."""
+        by_name: dict[str, list[LayerPruning]] = {}
+        for layer in self.layers:
+            if layer.zeros:
+                by_name.setdefault(layer.pattern.name, []).append(layer)
+        if not by_name:
+            return f"auto: no matrix has {float(LEAST_ZEROS):.0%} zeros, so all stay dense"
+        parts = [_words_of(layers) for layers in by_name.values()]
+        dense = len(self.layers) - sum(map(len, by_name.values()))
+        if dense:
+            parts.append(f"dense in {dense}")
+        words = f"auto: found {', '.join(parts)}; no weight was changed"
+        broken = [layer for layer in self.layers if layer.not_as_named]
+        if broken:
+            words += f"; {len(broken)} not as the file's metadata says ({broken[0].role}: {broken[0].not_as_named})"
+        return words
+
     @property
     def zeros(self) -> int:
         return sum(layer.zeros for layer in _distinct(self.layers))
+
+
+def _words_of(layers: list[LayerPruning]) -> str:
+    """One pattern, or the range of sparsity of several of one kind, and the number of matrices."""
+    patterns = list(dict.fromkeys(layer.pattern for layer in layers))
+    if len(patterns) == 1:
+        return f"{patterns[0].describe()} in {len(layers)} matri{'ces' if len(layers) > 1 else 'x'}"
+    shares = [pattern.sparsity for pattern in patterns]
+    return f"{patterns[0].name} with {min(shares):.0%} to {max(shares):.0%} zeros in {len(layers)} matrices"
 
 
 def _distinct(layers: Iterable[LayerPruning]) -> list[LayerPruning]:
@@ -199,6 +301,11 @@ def _share(layers: Iterable[LayerPruning]) -> float:
     return sum(layer.zeros for layer in distinct) / count if count else 0.0
 
 
+def _note(op: Operation, name: str) -> str:
+    note = op.attributes.get(name)
+    return note.data if isinstance(note, StringAttr) else ""
+
+
 def pruning_summary(module: ModuleOp) -> PruningSummary:
     """What the types of the linears inside the blocks say, before or after `quantize` and `encode`."""
     layers: list[LayerPruning] = []
@@ -207,8 +314,7 @@ def pruning_summary(module: ModuleOp) -> PruningSummary:
             outs, ins = shape_of(op.weight)
             pattern = pattern_of(op.weight.type)
             key = op.weight.owner.key.data if isinstance(op.weight.owner, WeightOp) else op.role.data
-            reason = op.attributes.get(LEFT_DENSE)
-            left_dense = reason.data if isinstance(reason, StringAttr) else ""
             zeros = outs * ins - pattern.kept(outs, ins)
-            layers.append(LayerPruning(op.role.data, key, pattern, zeros, outs * ins, left_dense))
+            notes = (_note(op, LEFT_DENSE), _note(op, NOT_AS_NAMED))
+            layers.append(LayerPruning(op.role.data, key, pattern, zeros, outs * ins, *notes))
     return PruningSummary(tuple(layers))

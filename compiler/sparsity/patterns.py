@@ -1,5 +1,6 @@
 """Sparsity patterns of a logical weight W[out, in]: which entries are zero, by magnitude; their counts and spelling.
 
+The balanced patterns, which give every row equal work, stand here; block and unstructured stand in unbalanced.py.
 A pattern is a small immutable object, plain numpy, no IR. The command line and the IR attributes only wrap it:
 `parse_pattern("nm:2:4")`, `#hpcc_sparsity.nm<2:4>`. The rules for tails, ties and rounding are stated at each pattern.
 """
@@ -7,7 +8,6 @@ A pattern is a small immutable object, plain numpy, no IR. The command line and 
 from __future__ import annotations
 
 import difflib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,6 +15,23 @@ from typing import ClassVar
 
 import numpy as np
 
+from compiler.sparsity.base import (
+    Dense,
+    Parameters,
+    Pattern,
+    check_group,
+    check_kind,
+    impossible,
+    misspelt,
+    options_of,
+    percent,
+    ratio,
+    scores_of,
+    share_or_count,
+    split,
+    violation,
+    whole_number,
+)
 from compiler.sparsity.recover import recover_kept
 from compiler.sparsity.saliency import (
     Mask,
@@ -25,144 +42,9 @@ from compiler.sparsity.saliency import (
     group_quota,
     keep_largest,
     keep_per_group,
-    magnitudes,
 )
-from hw_targets.errors import InputError, UsageError
-
-FPGA_MAX_GROUP = 16
-"""The compute layout selects inside a group with 4 bits."""
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """A pattern as the machine's instructions take it, for a matrix of a given number of inputs.
-
-    n = m = 1 is a dense fine pattern; block_rows = window = keep = 0 means that there is no coarse one.
-    """
-
-    n: int = 1
-    m: int = 1
-    block_rows: int = 0
-    window: int = 0
-    keep: int = 0
-
-
-class Pattern(ABC):
-    """Which entries of W[out, in] are zero. `mask`, `project` and `check` take W as out x in, in any memory layout."""
-
-    name: ClassVar[str]
-
-    @classmethod
-    @abstractmethod
-    def parse(cls, arguments: str, kind: str = "fpga") -> Pattern:
-        """The pattern spelled after its name, as on the command line or in an attribute. Raises UsageError."""
-
-    @abstractmethod
-    def body(self) -> str:
-        """The parameters as an attribute prints them; `parse` reads them back."""
-
-    def spec(self) -> str:
-        """The full command-line form; `parse_pattern` reads it back."""
-        arguments = self.body().replace(" ", "")
-        return f"{self.name}:{arguments}" if arguments else self.name
-
-    @abstractmethod
-    def describe(self) -> str:
-        """The pattern in words, with its share of zeros."""
-
-    @property
-    @abstractmethod
-    def sparsity(self) -> float:
-        """The share of zeros where no tails are."""
-
-    @property
-    def group(self) -> int:
-        """Size of the fine groups along the reduction."""
-        return 1
-
-    @abstractmethod
-    def kept(self, outs: int, ins: int) -> int:
-        """Entries that stay in an outs x ins matrix, tails included."""
-
-    @abstractmethod
-    def mask(self, w: Matrix, saliency: Scores | None = None) -> Mask:
-        """bool[out, in], true where a weight stays; exactly `kept` of them.
-
-        By magnitude (w^2), or by a given saliency >= 0 of the same shape. If w obeys the pattern already, all its
-        weights that are not zero stay. Raises InputError for NaN and infinity.
-        """
-
-    @abstractmethod
-    def check(self, w: Matrix) -> None:
-        """Raise InputError naming the first place where w has weights that the pattern has not."""
-
-    def slots(self, w: Matrix) -> Mask:
-        """A mask that covers every weight of a w that obeys the pattern; raises InputError like `check`."""
-        self.check(w)
-        return self.mask(w != 0)
-
-    def project(self, w: Matrix) -> Matrix:
-        """w with zeros where the mask has them; same shape and dtype."""
-        return np.where(self.mask(w), w, w.dtype.type(0))
-
-    def canonical(self) -> Pattern:
-        """The simplest pattern with the same masks."""
-        return self
-
-    @abstractmethod
-    def parameters(self, ins: int) -> Parameters:
-        """The pattern as instructions carry it."""
-
-
-def _scores(w: Matrix, saliency: Scores | None) -> Scores:
-    if saliency is None:
-        return magnitudes(w)
-    if saliency.shape != w.shape:
-        raise InputError("HPCC1803", f"a saliency of shape {saliency.shape} does not fit weights of shape {w.shape}")
-    return np.ascontiguousarray(saliency)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.5g} %"
-
-
-# ---- dense ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Dense(Pattern):
-    """Every entry stays."""
-
-    name: ClassVar[str] = "dense"
-
-    @classmethod
-    def parse(cls, arguments: str, kind: str = "fpga") -> Dense:
-        if arguments.strip():
-            raise UsageError("HPCC2202", f"the pattern 'dense' takes no arguments, not {arguments.strip()!r}")
-        return cls()
-
-    def body(self) -> str:
-        return ""
-
-    def describe(self) -> str:
-        return "dense (keeps all, 0 % zeros)"
-
-    @property
-    def sparsity(self) -> float:
-        return 0.0
-
-    def kept(self, outs: int, ins: int) -> int:
-        return outs * ins
-
-    def mask(self, w: Matrix, saliency: Scores | None = None) -> Mask:
-        return np.ones(w.shape, np.bool_)
-
-    def check(self, w: Matrix) -> None:
-        return None
-
-    def parameters(self, ins: int) -> Parameters:
-        return Parameters()
-
+from compiler.sparsity.unbalanced import Block, Unstructured
+from hw_targets.errors import UsageError
 
 # ---- N:M ------------------------------------------------------------------------------------------------------------
 
@@ -180,16 +62,16 @@ class NM(Pattern):
     name: ClassVar[str] = "nm"
 
     def __post_init__(self) -> None:
-        _check_group(self.n, self.m, "nm")
+        check_group(self.n, self.m, "nm")
         if self.along not in ("in", "out"):
-            raise UsageError("HPCC2202", f"groups run along 'in' or 'out', not along {self.along!r}")
+            raise misspelt(f"groups run along 'in' or 'out', not along {self.along!r}")
 
     @classmethod
     def parse(cls, arguments: str, kind: str = "fpga") -> NM:
-        head, *rest = _split(arguments)
-        options = _options("nm", rest, ("along",))
-        n, m = _ratio(head, "nm:N:M, as in nm:2:4")
-        _check_kind(m, kind)
+        head, *rest = split(arguments)
+        options = options_of("nm", rest, ("along",))
+        n, m = ratio(head, "nm:N:M, as in nm:2:4")
+        check_kind(m, kind)
         return cls(n, m, options.get("along", "in"))
 
     def body(self) -> str:
@@ -197,7 +79,7 @@ class NM(Pattern):
 
     def describe(self) -> str:
         where = " outputs" if self.along == "out" else ""
-        return f"{self.n}:{self.m} (keeps {self.n} of {self.m}{where}, {_percent(self.sparsity)} zeros)"
+        return f"{self.n}:{self.m} (keeps {self.n} of {self.m}{where}, {percent(self.sparsity)} zeros)"
 
     @property
     def sparsity(self) -> float:
@@ -213,7 +95,7 @@ class NM(Pattern):
         return outs * group_quota(ins, self.n, self.m)
 
     def mask(self, w: Matrix, saliency: Scores | None = None) -> Mask:
-        scores = _scores(w, saliency)
+        scores = scores_of(w, saliency)
         if self.along == "out":
             return keep_per_group(np.ascontiguousarray(scores.T), self.n, self.m).T
         return keep_per_group(scores, self.n, self.m)
@@ -226,8 +108,7 @@ class NM(Pattern):
         line, group = np.argwhere(excess > 0)[0]
         first, last = group * self.m, min((group + 1) * self.m, used.shape[1]) - 1
         axes = ("column", "outputs") if self.along == "out" else ("row", "inputs")
-        raise InputError(
-            "HPCC1804",
+        raise violation(
             f"{axes[0]} {line}, group {group} ({axes[1]} {first} to {last}) holds {used[line, first : last + 1].sum()} "
             f"weights that are not zero; {self.spec()} keeps {group_quota(last - first + 1, self.n, self.m)}",
         )
@@ -275,9 +156,9 @@ class HP(Pattern):
     name: ClassVar[str] = "hp"
 
     def __post_init__(self) -> None:
-        _check_group(self.fine_n, self.fine_m, "the fine pattern of hp")
+        check_group(self.fine_n, self.fine_m, "the fine pattern of hp")
         if self.rows < 1:
-            raise UsageError("HPCC2203", f"rows={self.rows}: a row block has at least one row")
+            raise impossible(f"rows={self.rows}: a row block has at least one row")
         if isinstance(self.window, str):
             self._check_whole_row()
         else:
@@ -285,30 +166,21 @@ class HP(Pattern):
 
     def _check_whole_row(self) -> None:
         if self.window != "in":
-            raise UsageError(
-                "HPCC2202", f"window={self.window}: a window is a number of inputs, or 'in' for all of them"
-            )
+            raise misspelt(f"window={self.window}: a window is a number of inputs, or 'in' for all of them")
         if not isinstance(self.keep, Fraction) or not 0 < self.keep <= 1:
-            raise UsageError(
-                "HPCC2203", f"keep={self.keep}: with window=in, keep is a share of the row, as in keep=1/4"
-            )
+            raise impossible(f"keep={self.keep}: with window=in, keep is a share of the row, as in keep=1/4")
 
     def _checked_keep(self, window: int) -> int:
         if window < 1:
-            raise UsageError("HPCC2203", f"window={window}: a window has at least one input")
+            raise impossible(f"window={window}: a window has at least one input")
         if isinstance(self.keep, Fraction):
             if not 0 < self.keep <= 1:
-                raise UsageError(
-                    "HPCC2203", f"keep={self.keep} is no share of a window: it lies above 0 and at most at 1"
-                )
+                raise impossible(f"keep={self.keep} is no share of a window: it lies above 0 and at most at 1")
             return _round_up(-(-self.keep.numerator * window // self.keep.denominator), self.fine_m, window)
         if not 1 <= self.keep <= window:
-            raise UsageError(
-                "HPCC2203", f"keep={self.keep} of a window of {window} inputs: it lies between 1 and {window}"
-            )
+            raise impossible(f"keep={self.keep} of a window of {window} inputs: it lies between 1 and {window}")
         if self.keep % self.fine_m and self.keep != window:
-            raise UsageError(
-                "HPCC2203",
+            raise impossible(
                 f"keep={self.keep} does not split into groups of {self.fine_m} (fine={self.fine_n}:{self.fine_m})",
                 hint=f"keep={_round_up(self.keep, self.fine_m, window)} is the next that does",
             )
@@ -316,19 +188,19 @@ class HP(Pattern):
 
     @classmethod
     def parse(cls, arguments: str, kind: str = "fpga") -> HP:
-        items = _split(arguments)
+        items = split(arguments)
         if len(items) == 1 and "=" not in items[0]:
             return _closest_shape(items[0], kind)
-        options = _options("hp", items, ("rows", "window", "keep", "fine"))
+        options = options_of("hp", items, ("rows", "window", "keep", "fine"))
         missing = [key for key in ("rows", "window", "keep", "fine") if key not in options]
         if missing:
-            raise UsageError(
-                "HPCC2202", f"hp needs {', '.join(missing)} too", hint="as in hp:rows=64,window=32,keep=16,fine=2:4"
-            )
-        n, m = (1, 1) if options["fine"] == "dense" else _ratio(options["fine"], "fine=N:M or fine=dense")
-        _check_kind(m, kind)
-        window = "in" if options["window"] == "in" else _integer("window", options["window"])
-        return cls(_integer("rows", options["rows"]), window, _share("keep", options["keep"], window == "in"), n, m)
+            raise misspelt(f"hp needs {', '.join(missing)} too", hint="as in hp:rows=64,window=32,keep=16,fine=2:4")
+        n, m = (1, 1) if options["fine"] == "dense" else ratio(options["fine"], "fine=N:M or fine=dense")
+        check_kind(m, kind)
+        window = "in" if options["window"] == "in" else whole_number("window", options["window"])
+        return cls(
+            whole_number("rows", options["rows"]), window, share_or_count("keep", options["keep"], window == "in"), n, m
+        )
 
     def body(self) -> str:
         fine = "dense" if self.fine_m == 1 else f"{self.fine_n}:{self.fine_m}"
@@ -341,7 +213,7 @@ class HP(Pattern):
         same = "" if simple is self else f"; the same as {simple.spec()}"
         return (
             f"hierarchical (blocks of {self.rows} rows share {shared} inputs, each row keeps {fine} of them, "
-            f"{_percent(self.sparsity)} zeros{same})"
+            f"{percent(self.sparsity)} zeros{same})"
         )
 
     @property
@@ -374,7 +246,7 @@ class HP(Pattern):
 
     def kept_inputs(self, w: Matrix, saliency: Scores | None = None) -> Mask:
         """The coarse choice: bool[ceil(out / rows), in], true where a row block keeps an input."""
-        scores = _scores(w, saliency)
+        scores = scores_of(w, saliency)
         sums = block_sums(np.square(scores, dtype=np.float64) if saliency is None else scores, self.rows)
         return self._choose(sums, scores != 0)
 
@@ -414,7 +286,7 @@ class HP(Pattern):
         return group_excess(self._gather(used, run, chosen)[0], self.fine_n, self.fine_m)
 
     def mask(self, w: Matrix, saliency: Scores | None = None) -> Mask:
-        return self._fine(_scores(w, saliency), self.kept_inputs(w, saliency))
+        return self._fine(scores_of(w, saliency), self.kept_inputs(w, saliency))
 
     def _fine(self, scores: Scores, kept: Mask) -> Mask:
         mask = np.zeros(scores.shape, np.bool_)
@@ -446,8 +318,7 @@ class HP(Pattern):
             if excess.size and excess.max() > 0:
                 row, window, group = np.argwhere(excess > 0)[0]
                 first = run.start + window * run.size
-                raise InputError(
-                    "HPCC1804",
+                raise violation(
                     f"row {row}, inputs {first} to {first + run.size - 1}: group {group} of {self.fine_m} kept inputs "
                     f"holds {excess[row, window, group]} weights too many for {self.spec()}",
                 )
@@ -460,8 +331,7 @@ class HP(Pattern):
         block, window = np.argwhere(counts > run.keep)[0]
         rows = (block * self.rows, min((block + 1) * self.rows, outs) - 1)
         first = run.start + window * run.size
-        raise InputError(
-            "HPCC1804",
+        raise violation(
             f"rows {rows[0]} to {rows[1]} use {counts[block, window]} of the inputs {first} to {first + run.size - 1}; "
             f"{self.spec()} keeps {run.keep}",
         )
@@ -481,13 +351,20 @@ def _round_up(count: int, multiple: int, limit: int) -> int:
     return min(-(-count // multiple) * multiple, limit)
 
 
-# ---- spelling -------------------------------------------------------------------------------------------------------
+# ---- by name --------------------------------------------------------------------------------------------------------
 
-PATTERNS: dict[str, type[Pattern]] = {"dense": Dense, "nm": NM, "hp": HP}
+PATTERNS: dict[str, type[Pattern]] = {
+    "dense": Dense,
+    "nm": NM,
+    "hp": HP,
+    "block": Block,
+    "unstructured": Unstructured,
+}
 
 
 def parse_pattern(spec: str, kind: str = "fpga") -> Pattern:
-    """The pattern that a command line spells: `dense`, `nm:2:4`, `hp:0.75`, `hp:rows=64,window=32,keep=16,fine=2:4`.
+    """The pattern that a command line spells: `dense`, `nm:2:4`, `hp:0.75`, `hp:rows=64,window=32,keep=16,fine=2:4`,
+    `block:4x1:0.75`, `unstructured:0.9`.
 
     `kind` is the kind of the target, whose list of shapes `hp:S` is resolved with. Raises UsageError.
     """
@@ -501,72 +378,9 @@ def parse_pattern(spec: str, kind: str = "fpga") -> Pattern:
     raise UsageError("HPCC2201", f"unknown sparsity pattern {name!r}", hint=hint)
 
 
-def _split(arguments: str) -> list[str]:
-    return ["".join(item.split()) for item in arguments.split(",")]
-
-
-def _options(name: str, items: list[str], known: tuple[str, ...]) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for item in items:
-        key, equal, value = item.partition("=")
-        if not equal or not value:
-            raise UsageError("HPCC2202", f"{name}: {item!r} is not of the form key=value")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"keys: {', '.join(known)}"
-            raise UsageError("HPCC2202", f"{name} has no parameter {key!r}", hint=hint)
-        if key in options:
-            raise UsageError("HPCC2202", f"{name}: {key} is given twice")
-        options[key] = value
-    return options
-
-
-def _integer(key: str, text: str) -> int:
-    if not text.isdecimal():
-        raise UsageError("HPCC2202", f"{key}={text} is not a whole number")
-    return int(text)
-
-
-def _share(key: str, text: str, whole_row: bool) -> int | Fraction:
-    """A count of inputs, or an exact fraction of them (1/4, 0.25)."""
-    if text.isdecimal() and not whole_row:
-        return int(text)
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise UsageError("HPCC2202", f"{key}={text} is neither a number of inputs nor a fraction like 1/4") from None
-
-
-def _ratio(text: str, form: str) -> tuple[int, int]:
-    n, colon, m = text.partition(":")
-    if not colon or not n.isdecimal() or not m.isdecimal():
-        raise UsageError("HPCC2202", f"{text!r} does not read as N:M", hint=f"the form is {form}")
-    return int(n), int(m)
-
-
-def _check_group(n: int, m: int, what: str) -> None:
-    if n < 1 or m < 1:
-        raise UsageError("HPCC2203", f"{what}: {n}:{m} needs whole numbers of at least 1")
-    if n > m:
-        raise UsageError(
-            "HPCC2203", f"{what}: {n}:{m} would keep {n} of every {m}", hint=f"n:m keeps n of m; did you mean {m}:{n}?"
-        )
-
-
-def _check_kind(m: int, kind: str) -> None:
-    if kind == "fpga" and m > FPGA_MAX_GROUP:
-        raise UsageError(
-            "HPCC2205",
-            f"groups of {m} do not fit the accelerator, which selects inside a group with 4 bits",
-            hint=f"take groups of at most {FPGA_MAX_GROUP}",
-        )
-
-
 # ---- hp:S -----------------------------------------------------------------------------------------------------------
 
-FPGA_SHAPES: tuple[HP, ...] = tuple(
-    HP(64, 32, keep, n, m) for n, m in ((2, 4), (1, 4), (1, 1)) for keep in range(m, 33, m)
-)
+FPGA_SHAPES: tuple[HP, ...] = tuple(HP(64, 32, keep, n, m) for n, m in ((2, 4), (1, 4), (1, 1)) for keep in range(m, 33, m))
 """The legal shapes behind `hp:S`, one list for all FPGAs; of equally close ones the earlier is taken."""
 
 
@@ -575,8 +389,7 @@ def _closest_shape(text: str, kind: str) -> HP:
     try:
         asked = Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise UsageError(
-            "HPCC2202",
+        raise misspelt(
             f"hp:{text} is neither a sparsity nor a full form",
             hint="as in hp:0.75 or hp:rows=64,window=32,keep=16,fine=2:4",
         ) from None

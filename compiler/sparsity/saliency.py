@@ -96,3 +96,30 @@ def group_excess(used: Mask, n: int, m: int) -> NDArray[np.int64]:
     if size % m:
         quota[-1] = group_quota(size % m, n, m)
     return counts - quota
+
+
+def keep_largest_of_all(values: Scores, keep: int) -> Mask:
+    """True at the `keep` largest entries of the whole array; of equal entries the one of lower index (row by row) stays.
+
+    Selects by the keep-th largest value, which takes linear time.
+    """
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if keep >= flat.size:
+        return np.ones(values.shape, np.bool_)
+    if keep <= 0:
+        return np.zeros(values.shape, np.bool_)
+    least = np.partition(flat, flat.size - keep)[flat.size - keep]
+    mask = flat > least
+    mask[np.flatnonzero(flat == least)[: keep - np.count_nonzero(mask)]] = True
+    return mask.reshape(values.shape)
+
+
+def fill_evenly(mask: Mask, count: int) -> Mask:
+    """The mask with further entries, spread evenly over those that are false (row by row), until `count` are true."""
+    missing = count - int(np.count_nonzero(mask))
+    if missing <= 0:
+        return mask
+    filled = np.ascontiguousarray(mask).reshape(-1).copy()
+    free = np.flatnonzero(~filled)
+    filled[free[np.arange(missing) * len(free) // missing]] = True
+    return filled.reshape(mask.shape)

@@ -21,7 +21,7 @@ def padded(bits: int) -> int:
 
 
 def pack(fields: NDArray[Any], width: int) -> Bytes:
-    """The fields in row-major order, `width` <= 16 bits each."""
+    """The fields in row-major order, `width` bits each."""
     flat = fields.reshape(-1)
     if width == 8:
         return flat.astype(np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compiler.sparsity.patterns import Pattern
+from compiler.sparsity.base import Pattern
 from compiler.storage.formats import Format, StorageSize, candidates, compute_bytes, compute_mode
 from hw_targets.errors import InfeasibleError
 from hw_targets.isa import MatrixMode
@@ -16,13 +16,14 @@ class Candidate:
     """A format for one matrix. `load_cycles` is what memory or the decoder takes, whichever is slower; 0 if unknown."""
 
     format: Format
+    pattern: Pattern
     size: StorageSize
     compute_bytes: int
     load_cycles: float
 
     @property
     def mode(self) -> MatrixMode:
-        return compute_mode(self.format)
+        return compute_mode(self.format, self.pattern)
 
 
 def rank(
@@ -32,8 +33,8 @@ def rank(
     rates: Mapping[str, float] | None = None,
     bytes_per_cycle: float = 0.0,
 ) -> tuple[Candidate, ...]:
-    """Candidates for an outs x ins matrix, best first: those that keep the pattern's compute layout before dense, which
-    gives up the speed-up; then fewer load cycles; then fewer bytes.
+    """Candidates for an outs x ins matrix, best first: the layout that the array runs fastest, then fewer load cycles,
+    then fewer bytes.
 
     `rates` are the values per cycle of the formats that the target decodes (all formats, unlimited, if None).
     Raises InfeasibleError if it decodes none that can hold the pattern.
@@ -42,7 +43,8 @@ def rank(
     if not listed:
         names = ", ".join(f.name for f in candidates(pattern))
         raise InfeasibleError("HPCC3210", f"the target decodes no format that stores {pattern.spec()} ({names})")
-    return tuple(sorted((_candidate(f, pattern, outs, ins, rates or {}, bytes_per_cycle) for f in listed), key=_order))
+    found = (_candidate(f, pattern, outs, ins, rates or {}, bytes_per_cycle) for f in listed)
+    return tuple(sorted(found, key=lambda candidate: _order(candidate, outs * ins)))
 
 
 def _candidate(
@@ -52,10 +54,18 @@ def _candidate(
     rate = rates.get(storage.name, 0.0)
     decode = size.value_bits / 8 / rate if rate else 0.0
     transfer = size.total_bytes / bytes_per_cycle if bytes_per_cycle else 0.0
-    sparse = compute_mode(storage) is not MatrixMode.DENSE
-    layout = compute_bytes(pattern, outs, ins) if sparse else outs * ins
-    return Candidate(storage, size, layout, max(decode, transfer))
+    return Candidate(storage, pattern, size, compute_bytes(storage, pattern, outs, ins), max(decode, transfer))
 
 
-def _order(candidate: Candidate) -> tuple[bool, float, int]:
-    return candidate.mode is MatrixMode.DENSE, candidate.load_cycles, candidate.size.total_bytes
+BALANCED, UNBALANCED, DENSE, LARGER = range(4)
+"""Classes of speed: N:M and HP run without loss, unstructured waits for its busiest row, dense multiplies zeros. A sparse
+matrix that takes more bytes than the dense one has so few zeros that no layout makes it faster either."""
+
+
+def _order(candidate: Candidate, dense_bytes: int) -> tuple[int, float, int]:
+    speed = DENSE
+    if candidate.mode is MatrixMode.UNSTRUCTURED:
+        speed = UNBALANCED if candidate.size.total_bytes < dense_bytes else LARGER
+    elif candidate.mode is not MatrixMode.DENSE:
+        speed = BALANCED
+    return speed, candidate.load_cycles, candidate.size.total_bytes

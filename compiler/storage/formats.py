@@ -13,11 +13,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.sparsity.patterns import FPGA_MAX_GROUP, HP, NM, Pattern
+from compiler.sparsity.base import FPGA_MAX_GROUP, Dense, Pattern
+from compiler.sparsity.patterns import HP, NM
 from compiler.sparsity.saliency import Mask, Matrix, group_quota
 from compiler.storage.bits import Bytes, pack, padded, width_of
 from hw_targets.errors import InputError
 from hw_targets.isa import MatrixMode, StorageCode
+from hw_targets.layout import LAYOUT_WINDOW, loaded_mode
 
 VALUE_BITS = 8
 
@@ -124,29 +126,79 @@ class HPMarkFormat(Format):
         return np.concatenate(sections)
 
 
-FORMATS: dict[str, Format] = {f.name: f for f in (DenseFormat(), NMFormat(), HPMarkFormat())}
+class CSRFormat(Format):
+    """Kept codes row by row, the column of each, and where each row starts."""
+
+    name: ClassVar[str] = "csr"
+
+    def holds(self, pattern: Pattern) -> bool:
+        return not isinstance(pattern, Dense)
+
+    def size_bits(self, outs: int, ins: int, pattern: Pattern) -> StorageSize:
+        kept = _expect_zeros(self, pattern).kept(outs, ins)
+        columns, starts = padded(kept * width_of(ins)), padded((outs + 1) * width_of(kept + 1))
+        return StorageSize(kept * VALUE_BITS, columns + starts)
+
+    def encode(self, codes: Matrix, pattern: Pattern) -> Bytes:
+        _check_codes(codes)
+        mask = _expect_zeros(self, pattern).slots(codes)
+        values, columns = _kept_of(codes, mask)
+        starts = np.concatenate([[0], np.cumsum(np.count_nonzero(mask, axis=1))])
+        sections = [values, pack(columns, width_of(codes.shape[1])), pack(starts, width_of(len(values) + 1))]
+        return np.concatenate(sections)
+
+
+class BitmapFormat(Format):
+    """Kept codes row by row, then one bit for every place of the matrix."""
+
+    name: ClassVar[str] = "bitmap"
+
+    def holds(self, pattern: Pattern) -> bool:
+        return not isinstance(pattern, Dense)
+
+    def size_bits(self, outs: int, ins: int, pattern: Pattern) -> StorageSize:
+        return StorageSize(_expect_zeros(self, pattern).kept(outs, ins) * VALUE_BITS, padded(outs * ins))
+
+    def encode(self, codes: Matrix, pattern: Pattern) -> Bytes:
+        _check_codes(codes)
+        mask = _expect_zeros(self, pattern).slots(codes)
+        return np.concatenate([_kept_of(codes, mask)[0], np.packbits(mask.reshape(-1), bitorder="little")])
+
+
+FORMATS: dict[str, Format] = {f.name: f for f in (DenseFormat(), NMFormat(), HPMarkFormat(), CSRFormat(), BitmapFormat())}
 
 
 def candidates(pattern: Pattern) -> tuple[Format, ...]:
-    """The formats that can store the pattern. Those that keep its compute layout come first, dense last."""
-    return tuple(f for f in (FORMATS["nm"], FORMATS["hp_mark"], FORMATS["dense"]) if f.holds(pattern))
+    """The formats that can store the pattern. Those made for it come first, dense last."""
+    return tuple(f for f in (FORMATS[name] for name in ("nm", "hp_mark", "bitmap", "csr", "dense")) if f.holds(pattern))
 
 
-def compute_mode(storage: Format) -> MatrixMode:
+def stored_groups(storage: Format, pattern: Pattern) -> bool:
+    """Whether the instructions name the pattern's groups and windows, and the array makes use of them."""
+    return storage.name in ("nm", "hp_mark") or (storage.name == "bitmap" and FORMATS["nm"].holds(pattern))
+
+
+def compute_mode(storage: Format, pattern: Pattern) -> MatrixMode:
     """The compute layout that the decoder of a format writes."""
-    return {"nm": MatrixMode.NM, "hp_mark": MatrixMode.HP}.get(storage.name, MatrixMode.DENSE)
+    groups = pattern.parameters(1).m if stored_groups(storage, pattern) else 1
+    return loaded_mode(StorageCode(storage.name), groups)
 
 
-def compute_bytes(pattern: Pattern, outs: int, ins: int) -> int:
-    """Bytes of the compute layout of an outs x ins matrix: values, 4-bit selects, kept lists."""
-    if isinstance(pattern, NM) and FORMATS["nm"].holds(pattern):
-        slots = group_quota(ins, pattern.n, pattern.m)
+def compute_bytes(storage: Format, pattern: Pattern, outs: int, ins: int) -> int:
+    """Bytes of the compute layout of an outs x ins matrix that is stored in a format."""
+    mode = compute_mode(storage, pattern)
+    if mode is MatrixMode.UNSTRUCTURED:
+        return outs * -(-ins // LAYOUT_WINDOW) + 2 * pattern.kept(outs, ins)
+    if mode is MatrixMode.NM:
+        nm = _expect_nm(FORMATS["nm"], pattern)
+        slots = group_quota(ins, nm.n, nm.m)
         return outs * (slots + -(-slots // 2))
-    if isinstance(pattern, HP) and FORMATS["hp_mark"].holds(pattern):
-        slots, inputs = pattern.kept(1, ins), sum(run.count * run.keep for run in pattern.windows(ins))
-        selects = -(-slots // 2) if pattern.fine_m > 1 else 0
-        entry = 1 if pattern.parameters(ins).window <= 256 else 2
-        return outs * (slots + selects) + -(-outs // pattern.rows) * inputs * entry
+    if mode is MatrixMode.HP:
+        hp = _expect_hp(storage, pattern)
+        slots, inputs = hp.kept(1, ins), sum(run.count * run.keep for run in hp.windows(ins))
+        selects = -(-slots // 2) if hp.fine_m > 1 else 0
+        entry = 1 if hp.parameters(ins).window <= 256 else 2
+        return outs * (slots + selects) + -(-outs // hp.rows) * inputs * entry
     return outs * ins
 
 
@@ -160,7 +212,7 @@ def _check_codes(codes: Matrix) -> None:
 
 
 def _kept_of(codes: Matrix, mask: Mask) -> tuple[Bytes, NDArray[np.intp]]:
-    """Codes of the slots and their inputs, row by row; every row has equally many."""
+    """Codes of the slots and their inputs, row by row."""
     flat = np.flatnonzero(mask)
     return _as_bytes(codes.reshape(-1)[flat]), flat % codes.shape[1]
 
@@ -173,5 +225,11 @@ def _expect_nm(storage: Format, pattern: Pattern) -> NM:
 
 def _expect_hp(storage: Format, pattern: Pattern) -> HP:
     if not (isinstance(pattern, HP) and storage.holds(pattern)):
+        raise InputError("HPCC1811", f"the format '{storage.name}' does not store {pattern.spec()}")
+    return pattern
+
+
+def _expect_zeros(storage: Format, pattern: Pattern) -> Pattern:
+    if not storage.holds(pattern):
         raise InputError("HPCC1811", f"the format '{storage.name}' does not store {pattern.spec()}")
     return pattern

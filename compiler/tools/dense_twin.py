@@ -9,7 +9,7 @@ from compiler.backends.fpga.emission import program_parts
 from compiler.dialects.nn import QLinearOp
 from compiler.dialects.storage import StorageAttr, storage_attribute_of
 from compiler.pipelines import stages_between
-from compiler.sparsity.patterns import Dense
+from compiler.sparsity.base import Dense
 from compiler.storage.formats import FORMATS
 from compiler.tools.packaging import semaphore_table
 from compiler.tools.stages import StageRunner, new_context

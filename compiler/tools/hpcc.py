@@ -40,8 +40,8 @@ def build_parser() -> Parser:
         "--sparsity",
         default=None,
         metavar="SPEC",
-        help="dense, nm:2:4, hp:0.75, hp:rows=64,window=32,keep=16,fine=2:4; numbers are sparsity. Default: auto,"
-        " which changes no weight",
+        help="dense, nm:2:4, hp:0.75, hp:rows=64,window=32,keep=16,fine=2:4, block:4x1:0.75, unstructured:0.9; numbers are"
+        " sparsity. Default: auto, which takes the pattern that the weights already have and changes none",
     )
     data = parser.add_argument_group("inputs")
     data.add_argument("--inputs", metavar="FILE.npz", help="arrays by input name, the first axis counting samples")

@@ -11,22 +11,25 @@ from compiler.backends.fpga.weights import WeightPlan, plan_weight
 from compiler.dialects.nn import QLinearOp
 from compiler.dialects.storage import StorageAttr
 from compiler.passes.sparsify import PRUNABLE, pruning_summary
-from compiler.sparsity.patterns import Dense, Pattern
-from compiler.storage.formats import candidates
+from compiler.sparsity.base import Dense, Pattern
+from compiler.storage.choose import rank
 from compiler.tools.report import EXPLANATIONS, LayerPart, Reason
+from hw_targets.extents import layout_of
 from hw_targets.isa import MatrixMode
-from hw_targets.target import Accelerator
-from hw_targets.timing import matrix_macs
+from hw_targets.target import Accelerator, Target
+from hw_targets.timing import cost, matrix_macs
 from runtime.ledger import Cause, LayerCycles
 from runtime.program import Program
 
 MATRIX_SHARE = 0.5
 """From this share of a layer's cycles on, MATRIX itself is what binds it."""
+IMBALANCED = 1.1
+"""From this ratio to its balanced minimum on, a layer's steps are what its busiest rows make them."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """A linear's weight as it was encoded."""
+    """A linear's weight as it was encoded; `candidates` are the bytes of the formats to choose from, best first."""
 
     plan: WeightPlan
     pattern: Pattern
@@ -45,9 +48,16 @@ class _Work:
     ops: set[str] = field(default_factory=set)
     macs_dense: int = 0
     macs_executed: int = 0
+    steps: int = 0
+    balanced_steps: int = 0
+
+    @property
+    def imbalance(self) -> float:
+        """Cycles of the unstructured multiplications over what they would be if all rows had equally many weights."""
+        return self.steps / self.balanced_steps if self.balanced_steps else 1.0
 
 
-def weights_by_layer(encoded: ModuleOp | None) -> dict[str, Weight]:
+def weights_by_layer(encoded: ModuleOp | None, target: Target) -> dict[str, Weight]:
     """The encoded weights of a module after `encode`, by role."""
     if encoded is None:  # a run that began behind `encode` has no patterns to tell of
         return {}
@@ -59,10 +69,10 @@ def weights_by_layer(encoded: ModuleOp | None) -> dict[str, Weight]:
             encoding = plan.encoding
             assert isinstance(encoding, StorageAttr)
             size = encoding.format.size_bits(plan.outs, plan.ins, encoding.pattern)
-            sizes = {
-                other.name: other.size_bits(plan.outs, plan.ins, encoding.pattern).total_bytes
-                for other in candidates(encoding.pattern)
-            }
+            ranked = rank(
+                encoding.pattern, plan.outs, plan.ins, dict[str, float](target.decode), target.dram_bytes_per_cycle
+            )
+            sizes = {candidate.format.name: candidate.size.total_bytes for candidate in ranked}
             values = size.value_bits // 8
             role = op.role.data
             result[role] = Weight(
@@ -80,7 +90,7 @@ def weights_by_layer(encoded: ModuleOp | None) -> dict[str, Weight]:
 def _work(program: Program) -> dict[str, _Work]:
     nodes = program.manifest.nodes
     result: dict[str, _Work] = {}
-    for instruction in program.bundle.expanded:
+    for instruction, event in zip(program.bundle.expanded, program.timing().events, strict=True):
         if instruction.name.startswith("control."):
             continue
         node = nodes[instruction.node]
@@ -90,16 +100,19 @@ def _work(program: Program) -> dict[str, _Work]:
             dense, executed = matrix_macs(instruction)
             work.macs_dense += dense
             work.macs_executed += executed
+            if layout_of(instruction).mode is MatrixMode.UNSTRUCTURED:
+                work.steps += event.end - event.start
+                work.balanced_steps += cost(instruction, program.target.accelerator).busy
             if not work.onnx_node:
                 work.onnx_node = node.onnx_node
     return result
 
 
 def layer_rows(
-    program: Program, encoded: ModuleOp | None, dense: Sequence[LayerCycles] | None, asked: Pattern
+    program: Program, encoded: ModuleOp | None, dense: Sequence[LayerCycles] | None, asked: Pattern | None
 ) -> tuple[LayerPart, ...]:
     """The ledger in program order; its cycles add up to the program's."""
-    weights = weights_by_layer(encoded)
+    weights = weights_by_layer(encoded, program.target)
     work = _work(program)
     dense_cycles = {entry.layer: entry.total for entry in dense} if dense is not None else {}
     rows: list[LayerPart] = []
@@ -108,7 +121,7 @@ def layer_rows(
         done = work.get(entry.layer, _Work())
         weight = weights.get(entry.layer)
         if_dense = dense_cycles.get(entry.layer, 0) if dense is not None else None
-        reason = reason_of(entry, weight, asked, program.target.accelerator)
+        reason = reason_of(entry, weight, asked, program.target.accelerator, done.imbalance)
         rows.append(
             LayerPart(
                 name=entry.layer,
@@ -149,12 +162,14 @@ def _kind(layer: str, weight: Weight | None) -> str:
     return {"embeddings": "embedding", "pool": "mean_pool"}.get(layer, "transfer")
 
 
-def reason_of(entry: LayerCycles, weight: Weight | None, asked: Pattern, accelerator: Accelerator) -> Reason:
-    """Why this layer got the speed-up it got, or why not more."""
+def reason_of(
+    entry: LayerCycles, weight: Weight | None, asked: Pattern | None, accelerator: Accelerator, imbalance: float = 1.0
+) -> Reason:
+    """Why this layer got the speed-up it got, or why not more. `asked` is None where patterns were looked for."""
     if weight is None:
         return Reason.NO_WEIGHTS
     if isinstance(weight.pattern, Dense):
-        if isinstance(asked, Dense):
+        if asked is None or isinstance(asked, Dense):
             return Reason.DENSE
         return Reason.LEFT_DENSE if weight.left_dense else Reason.OUT_OF_SCOPE
     if weight.plan.mode == MatrixMode.DENSE.value:
@@ -163,6 +178,8 @@ def reason_of(entry: LayerCycles, weight: Weight | None, asked: Pattern, acceler
         waits = {cause: count for cause, count in entry.cycles.items() if cause is not Cause.MATRIX}
         worst = max(waits, key=lambda cause: waits[cause])
         return {Cause.LOAD: Reason.LOAD, Cause.TOKEN: Reason.TOKEN}.get(worst, Reason.VECTOR)
+    if imbalance > IMBALANCED:
+        return Reason.IMBALANCE
     return _matrix_reason(weight, accelerator)
 
 

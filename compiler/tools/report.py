@@ -35,10 +35,11 @@ class Reason(StrEnum):
     SHORT_ROWS = "rows shorter than the array"
     UNEVEN_K = "K not a multiple of M"
     WINDOW = "window bound"
+    IMBALANCE = "imbalance"
 
 
 EXPLANATIONS: dict[Reason, str] = {
-    Reason.DENSE: "no pattern was asked for; every weight is multiplied",
+    Reason.DENSE: "no pattern was asked for or found; every weight is multiplied",
     Reason.NO_WEIGHTS: "works on activations only, which have no pattern",
     Reason.OUT_OF_SCOPE: "embeddings, poolers and heads are not pruned by default",
     Reason.LEFT_DENSE: "fewer inputs than four groups of the pattern, so it stayed dense",
@@ -50,6 +51,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.SHORT_ROWS: "the matrix has fewer outputs than one pass of the array computes",
     Reason.UNEVEN_K: "the inputs do not fill whole groups or windows, so the last step is partly idle",
     Reason.WINDOW: "a step consumes at most one window of inputs, however few of them are kept",
+    Reason.IMBALANCE: "rows computed together wait for the one with most weights; nm and hp give every row equally many",
 }
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
-from compiler.passes.sparsify import PruningSummary, pruning_summary
-from compiler.sparsity.patterns import Pattern
+from compiler.passes.sparsify import AUTO, PruningSummary, pruning_summary
+from compiler.sparsity.base import Pattern
 from compiler.tools import report as forms
 from compiler.tools.hpcc import installed_version
 from compiler.tools.inputs import InputSet
@@ -47,11 +47,14 @@ def build_report(
     program: Program,
     model: ModelEntry,
     samples: InputSet,
-    asked: Pattern,
+    asked: Pattern | None,
     encoded: ModuleOp | None,
     dense: Sequence[LayerCycles] | None,
 ) -> forms.Report:
-    """report.json. `encoded` is the module after `encode`, `dense` the dense twin's cycles (None: it does not fit)."""
+    """report.json.
+
+    `encoded` is the module after `encode`, `asked` None for `auto`, `dense` the dense twin's cycles (None: it does not fit).
+    """
     target, timing, roof = program.target, program.timing(), program.roofline()
     layers = layer_rows(program, encoded, dense, asked)
     return forms.Report(
@@ -90,7 +93,7 @@ def build_report(
 
 
 def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms.MemoryPart:
-    weights = list(weights_by_layer(encoded).values())
+    weights = list(weights_by_layer(encoded, target).values())
     accelerator = target.accelerator
     capacity = {
         Memory.ACT: accelerator.act_bytes,
@@ -114,14 +117,14 @@ def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms
     )
 
 
-def _pruning(encoded: ModuleOp | None, asked: Pattern, parameters: int) -> forms.PruningPart:
+def _pruning(encoded: ModuleOp | None, asked: Pattern | None, parameters: int) -> forms.PruningPart:
     summary = pruning_summary(encoded) if encoded is not None else PruningSummary(())
     pruned = [layer.role for layer in summary.layers if layer.zeros]
     return forms.PruningPart(
-        pattern=asked.spec(),
-        words=asked.describe(),
-        method="magnitude" if pruned else "none",
-        asked=asked.sparsity,
+        pattern=AUTO if asked is None else asked.spec(),
+        words=summary.found() if asked is None else asked.describe(),
+        method="none" if asked is None or not pruned else "magnitude",
+        asked=summary.pruned_zeros if asked is None else asked.sparsity,
         achieved=summary.pruned_zeros,
         encoder=summary.encoder_zeros,
         file=summary.zeros / parameters if parameters else 0.0,

@@ -22,9 +22,11 @@ from compiler.frontend.importer import Imported, import_onnx
 from compiler.frontend.preflight import Preflight, preflight
 from compiler.interpreters.evaluate import evaluate
 from compiler.module import main_function, names_of
+from compiler.passes.sparsify import AUTO, pruning_summary
 from compiler.passes.verify_stage import VerifyStagePass
 from compiler.pipelines import STAGE_NAMES, Stage, stages_between
-from compiler.sparsity.patterns import Dense, Pattern, parse_pattern
+from compiler.sparsity.base import Pattern
+from compiler.sparsity.patterns import parse_pattern
 from compiler.tools import inputs as run_inputs
 from compiler.tools.compiled import Compiled
 from compiler.tools.dense_twin import dense_layers
@@ -44,7 +46,6 @@ from runtime.bundle import MANIFEST, Bundle
 from runtime.program import Program
 
 Array = NDArray[Any]
-AUTO = "auto"
 STOPS_WITH_PROGRAM = (None, "asm", "program")
 
 
@@ -66,7 +67,7 @@ class Session:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.target: Target = load_target(options.target)
-        self.asked: Pattern = _asked_pattern(options.sparsity, self.target.kind)
+        self.asked: Pattern | None = _asked_pattern(options.sparsity, self.target.kind)
         self.progress = Progress(quiet=options.quiet)
         self.seconds: dict[str, float] = {}
         self.imported: Imported | None = None
@@ -78,6 +79,11 @@ class Session:
         self.keys_after: dict[str, str] = {}
         self.stepwise: StepwiseCheck | None = None
         self.samples = run_inputs.InputSet("made up", "", None, 0, {})
+
+    @property
+    def spec(self) -> str:
+        """The full form of what --sparsity asks for."""
+        return AUTO if self.asked is None else self.asked.spec()
 
     def compile(self) -> Compiled:
         """The program with its reports, simulated and verified as the options ask; a bundle only where they name one.
@@ -161,7 +167,7 @@ class Session:
             self.encoded = self.module.clone()
 
     def _facts(self) -> ModelFacts:
-        return read_facts(self.module, self.asked.spec(), self.options.model)
+        return read_facts(self.module, self.spec, self.options.model)
 
     def _prepare_inputs(self) -> None:
         """Read or make the inputs now: a wrong file should not cost a compilation."""
@@ -177,7 +183,7 @@ class Session:
         self.batches = self.samples.batches(specs[0].shape[0] if specs else 1)
 
     def _stages(self, first: str, last: str) -> None:
-        runner = StageRunner(self.ctx, self.options.target, self.asked.spec(), (self._after_stage,), self.seconds)
+        runner = StageRunner(self.ctx, self.options.target, self.spec, (self._after_stage,), self.seconds)
         for stage in stages_between(self.target.kind, first, last):
             self.progress.start(stage.name)
             runner.run(self.module, (stage,))
@@ -299,7 +305,7 @@ class Session:
 
     def _dense_layers(self, program: Program) -> Any:
         """The yardstick of the ledger: the program itself where nothing is pruned."""
-        if self.encoded is None or isinstance(self.asked, Dense):
+        if self.encoded is None or not any(layer.zeros for layer in pruning_summary(self.encoded).layers):
             return program.layers()
         return dense_layers(self.encoded, self.options.target, self.target)
 
@@ -354,9 +360,9 @@ class Session:
         return {name: np.concatenate(values)[: self.samples.count] for name, values in parts.items()}
 
 
-def _asked_pattern(spec: str | None, kind: str) -> Pattern:
-    """The pattern of --sparsity. `auto`, the default, changes no weight."""
-    return parse_pattern("dense" if spec in (None, AUTO) else spec, kind)
+def _asked_pattern(spec: str | None, kind: str) -> Pattern | None:
+    """The pattern of --sparsity, None for `auto`, the default, which changes no weight."""
+    return None if spec in (None, AUTO) else parse_pattern(spec, kind)
 
 
 def default_output(options: Options, target: Target) -> str:

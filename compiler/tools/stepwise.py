@@ -88,10 +88,10 @@ class StepwiseCheck:
         encoding = plan.encoding
         assert isinstance(encoding, StorageAttr)
         codes = self.store.get(plan.key)
-        fields = [plan.pattern_fields[key] for key in ("n", "m", "block_rows", "window", "keep")]
+        fields = [plan.pattern_fields[key] for key in ("n", "m", "block_rows", "window", "keep", "kept")]
         data = encoding.format.encode(codes, encoding.pattern)
         layout = decoders.decode(encoding.format.code, data, plan.outs, plan.ins, *fields)
-        mode = list(MatrixMode).index(compute_mode(encoding.format))
+        mode = list(MatrixMode).index(compute_mode(encoding.format, encoding.pattern))
         if not np.array_equal(decoders.expand(layout, mode, plan.outs, plan.ins, *fields), codes):
             raise VerificationError("HPCC4003", f"stage 'encode': {op.role.data} does not decode to its codes")
 

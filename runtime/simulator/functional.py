@@ -75,7 +75,7 @@ class LoadedWeights:
 
 
 def _parameters(layout: Layout) -> tuple[int, ...]:
-    return layout.outs, layout.ins, layout.n, layout.m, layout.block_rows, layout.window, layout.keep
+    return layout.outs, layout.ins, layout.n, layout.m, layout.block_rows, layout.window, layout.keep, layout.kept
 
 
 def expand_layout(data: AnyArray, layout: Layout) -> NDArray[np.int8]:

@@ -2,8 +2,9 @@
 
 Everything an instruction waits for stands before it in program order: its dispatch (one a cycle, held back by a full
 queue), its queue, the signals its waits match, bytes that its own queue is still writing, and the off-chip memory.
-Costs come from hw_targets.timing. Not modelled: bank and port conflicts of the on-chip memories, refresh and row
-misses of the off-chip one (its efficiency stands for them), and the instruction fetch.
+Costs come from hw_targets.timing, the steps of unstructured matrices from their own bytes. Not modelled: bank and port
+conflicts of the on-chip memories, refresh and row misses of the off-chip one (its efficiency stands for them), and the
+instruction fetch.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from hw_targets.codec import Resolved
 from hw_targets.errors import InputError
 from hw_targets.extents import Extent, overlap
 from hw_targets.isa import Queue
+from hw_targets.layout import STORAGE_CODES
 from hw_targets.target import Target
-from hw_targets.timing import STORAGE_CODES, Cost, cost, matrix_macs, transfer
+from hw_targets.timing import Cost, cost, matrix_macs, transfer
+from runtime.simulator.residents import Decoded, Residents
 
 
 class Wait(StrEnum):
@@ -119,12 +122,13 @@ class _SemaphoreState:
 class _Clock:
     """The pass itself."""
 
-    def __init__(self, semaphores: Sequence[Semaphore], target: Target) -> None:
+    def __init__(self, semaphores: Sequence[Semaphore], target: Target, decoded: Decoded | None) -> None:
         self.target = target
         self.depth = target.accelerator.queue_depth
         self.queues = {queue: _QueueState() for queue in Queue}
         self.semaphores = [_SemaphoreState(s.initial) for s in semaphores]
         self.channels = _Channels()
+        self.residents = Residents(target.accelerator, decoded)
         self.events: list[Event] = []
         self.dispatched = 0
         self.memory_busy = 0
@@ -135,12 +139,13 @@ class _Clock:
     def execute(self, instruction: Resolved) -> None:
         queue = self.queues[instruction.queue]
         start, cause, blocker = self._ready(instruction, queue)
+        steps = self.residents.execute(instruction)
         if instruction.queue in (Queue.LOAD, Queue.STORE):
             begins, occupied = self._transfer(instruction, start)
             if begins > start:
                 start, cause, blocker = begins, Wait.MEMORY, -1
         else:
-            occupied = self._cost(instruction)
+            occupied = self._cost(instruction, steps)
         end = start + occupied.busy
         # Results complete in order, which is what makes a signal speak for everything before it in its queue.
         done = max(end + occupied.latency, queue.done)
@@ -221,16 +226,22 @@ class _Clock:
         self.bytes[instruction.queue] += moved.bytes
         return begins, Cost(moved.busy, moved.latency)
 
-    def _cost(self, instruction: Resolved) -> Cost:
-        key = (instruction.name, "codes" in instruction.operands, *instruction.immediates.values())
+    def _cost(self, instruction: Resolved, steps: int | None) -> Cost:
+        key = (instruction.name, steps, "codes" in instruction.operands, *instruction.immediates.values())
         if key not in self._costs:
-            self._costs[key] = cost(instruction, self.target.accelerator)
+            self._costs[key] = cost(instruction, self.target.accelerator, steps)
         return self._costs[key]
 
 
-def simulate_timing(program: Sequence[Resolved], semaphores: Sequence[Semaphore], target: Target) -> Timing:
-    """Time a checked expansion on a target. Raises InputError where the target lacks a decoder that it uses."""
-    clock = _Clock(semaphores, target)
+def simulate_timing(
+    program: Sequence[Resolved], semaphores: Sequence[Semaphore], target: Target, decoded: Decoded | None = None
+) -> Timing:
+    """Time a checked expansion on a target.
+
+    `decoded` gives the compute layout that a load.weights writes; a program with unstructured matrices cannot be timed
+    without. Raises InputError where the target lacks a decoder that the program uses, and for weights that are damaged.
+    """
+    clock = _Clock(semaphores, target, decoded)
     for instruction in program:
         clock.execute(instruction)
     busy = {queue: 0 for queue in Queue}

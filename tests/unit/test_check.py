@@ -204,10 +204,18 @@ def test_layout_sizes_agree_with_the_decoders(outs: int, ins: int, fine: tuple[i
     window = data.draw(st.integers(1, 300))
     keep = data.draw(st.integers(1, window))
     rows = data.draw(st.integers(1, 80))
+    values = data.draw(st.integers(1, outs * ins))
     for number, mode in enumerate(MatrixMode):
-        layout = Layout(mode, outs, ins, n, m, rows, window, keep)
+        kept = values if mode is MatrixMode.UNSTRUCTURED else 0
+        layout = Layout(mode, outs, ins, n, m, rows, window, keep, kept)
         assert layout.problem() == ""
-        assert layout.bytes == decoders.compute_bytes(number, outs, ins, n, m, rows, window, keep), mode
+        assert layout.bytes == decoders.compute_bytes(number, outs, ins, n, m, rows, window, keep, kept), mode
+
+
+def test_layouts_that_make_no_sense() -> None:
+    assert "0 values in a matrix of 4 x 8" in Layout(MatrixMode.UNSTRUCTURED, 4, 8).problem()
+    assert "33 values in a matrix of 4 x 8" in Layout(MatrixMode.UNSTRUCTURED, 4, 8, kept=33).problem()
+    assert "counts its values itself" in Layout(MatrixMode.NM, 4, 8, 2, 4, kept=16).problem()
 
 
 def test_twenty_thousand_instructions_in_seconds() -> None:

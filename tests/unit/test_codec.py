@@ -89,9 +89,9 @@ def test_a_missing_operand_and_a_wrong_word_are_named() -> None:
     data[HEADER.size + 32 : HEADER.size + 48] = bytes(16)
     with pytest.raises(InputError, match="operand src is missing"):
         decode(bytes(data))
-    multiply = build("matrix.multiply", {k: Address(0) for k in ("x", "w", "acc")}, {"mode": 2})
-    with pytest.raises(InputError, match="mode = 3 is none of"):
-        decode(spoil([multiply], 4, 3 << 16))
+    load = build("load.weights", {k: Address(0) for k in ("src", "dst")}, {"format": 1})
+    with pytest.raises(InputError, match="format = 9 is none of"):
+        decode(spoil([load], 3, 9))
 
 
 @pytest.mark.parametrize("cut", [1, 8, INSTRUCTION_BYTES, INSTRUCTION_BYTES + 15])

@@ -1,11 +1,13 @@
 """Decoders refuse damaged data and say what is wrong with it."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.sparsity.patterns import HP, NM
+from compiler.sparsity.patterns import HP, NM, Unstructured
 from compiler.storage.formats import FORMATS
 from hw_targets.errors import InputError
 from runtime.decoders import decode, expand, geometry
@@ -60,6 +62,55 @@ def test_damaged_hp_mark(data: np.ndarray, message: str) -> None:
         decode(2, data, *HP_SHAPE)
 
 
+KEPT = (2, 6, 1, 1, 0, 0, 0, 4)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (bytes_of(0xE9, 0x08, 0x10), "csr: 8 bytes expected, 7 found"),
+        (bytes_of(0xEF, 0x08, 0x10, 0x01), "csr: column 7 of row 0 is not below 6"),
+        (bytes_of(0xCD, 0x08, 0x10, 0x01), "csr: the columns of row 0 do not ascend"),  # 5, 1, 3, 4
+        (bytes_of(0xE9, 0xF8, 0x10, 0x01), "csr columns: the padding bits are not zero"),
+        (bytes_of(0xE9, 0x08, 0x11, 0x01), "csr: the row starts run from 1 to 4"),
+        (bytes_of(0xE9, 0x08, 0xD0, 0x00), "csr: the row starts run from 0 to 3"),
+        (bytes_of(0xE9, 0x08, 0x28, 0x01), "csr: row 1 starts at 5 and ends before, at 4"),
+    ],
+)
+def test_damaged_csr(data: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        decode(3, data, *KEPT)
+
+
+@pytest.mark.parametrize(
+    ("data", "shape", "message"),
+    [
+        (bytes_of(0x22), KEPT, "bitmap: 6 bytes expected, 5 found"),
+        (bytes_of(0x22, 0x02), KEPT, "bitmap: 3 of the marks are set, 4 values are stored"),
+        (bytes_of(0x22, 0x16), KEPT, "bitmap marks: the padding bits are not zero"),
+        (bytes_of(0x23, 0x06), NM_SHAPE, "bitmap: row 0 marks 2 of group 0, which keeps 1"),
+        (bytes_of(0x22, 0x06), (2, 6), "bitmap: 0 values in a matrix of 2 x 6 are not possible"),
+    ],
+)
+def test_damaged_bitmap(data: np.ndarray, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        decode(4, data, *shape)
+
+
+@pytest.mark.parametrize(
+    ("counts", "indices", "message"),
+    [
+        ((2, 2), (1, 5, 3), "10 bytes expected, 9 found"),
+        ((2, 1), (1, 5, 3, 4), "its counts add up to 3, not to 4"),
+        ((2, 2), (1, 6, 3, 4), "index 6 of row 0 leaves its window"),
+        ((2, 2), (1, 5, 4, 4), "do not ascend"),
+    ],
+)
+def test_damaged_unstructured_layout(counts: tuple[int, ...], indices: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        expand(np.array([*counts, *VALUES, *indices], np.uint8), 3, *KEPT)
+
+
 def test_parameters_are_checked() -> None:
     with pytest.raises(InputError, match="format 9 is unknown"):
         decode(9, bytes_of(), 2, 6)
@@ -73,8 +124,8 @@ def test_parameters_are_checked() -> None:
         decode(2, bytes_of(), 2, 6, 1, 2)
     with pytest.raises(InputError, match="dense: 12 bytes expected, 4 found"):
         decode(0, bytes_of(), 2, 6)
-    with pytest.raises(InputError, match="weight layout 3 is unknown"):
-        expand(bytes_of(), 3, 2, 6)
+    with pytest.raises(InputError, match="weight layout 4 is unknown"):
+        expand(bytes_of(), 4, 2, 6)
     with pytest.raises(InputError, match="nm layout: 6 bytes expected"):
         expand(bytes_of(), 1, *NM_SHAPE)
     with pytest.raises(InputError, match="select 15"):
@@ -94,6 +145,22 @@ def test_any_damage_is_an_error_or_another_valid_matrix(noise: bytes, seed: int)
     except InputError:
         return
     assert expand(layout, 2, *shape).shape == (9, 21)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from(["csr", "bitmap"]), st.binary(min_size=1, max_size=4), st.integers(0, 2**16))
+def test_damage_of_unstructured_data(name: str, noise: bytes, seed: int) -> None:
+    pattern = Unstructured(Fraction(1, 5))
+    rng = np.random.default_rng(seed)
+    codes = pattern.project(rng.integers(-127, 128, (9, 70)).astype(np.int8))
+    data = FORMATS[name].encode(codes, pattern)
+    data[rng.integers(0, data.size, len(noise))] = np.frombuffer(noise, np.uint8)
+    shape = (9, 70, 1, 1, 0, 0, 0, 126)
+    try:
+        layout = decode(FORMATS[name].code, data, *shape)
+    except InputError:
+        return
+    assert expand(layout, 3, *shape).shape == (9, 70)
 
 
 def test_wide_windows_take_two_bytes_per_entry() -> None:

@@ -19,7 +19,8 @@ def parse(text: str):
     return Parser(ctx, text).parse_attribute()
 
 
-SPECS = ["nm:2:4", "nm:1:8,along=out", "hp:0.75", "hp:0.6", "hp:rows=4,window=in,keep=1/4,fine=dense"]
+SPECS = ["nm:2:4", "nm:1:8,along=out", "hp:0.75", "hp:0.6", "hp:rows=4,window=in,keep=1/4,fine=dense", "block:4x1:0.75"]
+SPECS += ["block:16x32:0.9", "unstructured:0.75", "unstructured:1/3", "unstructured:0.9999"]
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -43,6 +44,8 @@ def test_spelling() -> None:
     assert str(stored) == f"#hpcc_storage.hp_mark<of = {full}>"
     assert str(storage_attribute_of(FORMATS["dense"], Dense())) == "#hpcc_storage.dense"
     assert pattern_of(TensorType(f32, [4, 4])) == Dense()
+    assert str(attribute_of(parse_pattern("block:4x1:0.75"))) == "#hpcc_sparsity.block<4x1, keep = 1/4>"
+    assert str(attribute_of(parse_pattern("unstructured:0.75"))) == "#hpcc_sparsity.unstructured<density = 0.25>"
 
 
 @pytest.mark.parametrize(

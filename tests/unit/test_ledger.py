@@ -21,6 +21,7 @@ ACCELERATOR = replace(load_target("fpga-u280").accelerator, cores=3, outputs=32,
 DENSE = parse_pattern("dense")
 NM = parse_pattern("nm:2:4")
 HP = parse_pattern("hp:0.75")
+ANYWHERE = parse_pattern("unstructured:0.75")
 PAGE = (Path(__file__).parents[2] / "docs" / "LEDGER.md").read_text(encoding="utf-8")
 
 
@@ -29,7 +30,9 @@ def weight(
 ) -> Weight:
     """A weight as `encode` leaves it: plain numbers, no module."""
     fields = pattern.parameters(ins)
-    mode = mode or {"dense": MatrixMode.DENSE, "nm": MatrixMode.NM, "hp": MatrixMode.HP}[pattern.name]
+    mode = mode or {"dense": MatrixMode.DENSE, "nm": MatrixMode.NM, "hp": MatrixMode.HP}.get(
+        pattern.name, MatrixMode.UNSTRUCTURED
+    )
     plan = WeightPlan(
         "w",
         outs,
@@ -51,7 +54,7 @@ def cycles(**counts: int) -> LayerCycles:
 
 
 BUSY = cycles(matrix=90, vector=10)
-REACHED: dict[Reason, tuple[LayerCycles, Weight | None, Pattern]] = {
+REACHED: dict[Reason, tuple[LayerCycles, Weight | None, Pattern | None]] = {
     Reason.NO_WEIGHTS: (BUSY, None, NM),
     Reason.DENSE: (BUSY, weight(DENSE), DENSE),
     Reason.OUT_OF_SCOPE: (BUSY, weight(DENSE), NM),
@@ -64,13 +67,22 @@ REACHED: dict[Reason, tuple[LayerCycles, Weight | None, Pattern]] = {
     Reason.SHORT_ROWS: (BUSY, weight(NM, outs=95), NM),
     Reason.UNEVEN_K: (BUSY, weight(NM, ins=382), NM),
     Reason.WINDOW: (BUSY, weight(parse_pattern("nm:1:8")), NM),
+    Reason.IMBALANCE: (BUSY, weight(ANYWHERE), ANYWHERE),
 }
 
 
 @pytest.mark.parametrize("reason", Reason, ids=lambda reason: reason.value)
 def test_every_reason_is_reached(reason: Reason) -> None:
     assert reason in REACHED, "a new reason needs a layer that has it"
-    assert reason_of(*REACHED[reason], ACCELERATOR) is reason
+    assert reason_of(*REACHED[reason], ACCELERATOR, 2.5 if reason is Reason.IMBALANCE else 1.0) is reason
+
+
+def test_imbalance_is_what_costs_more_than_a_tenth() -> None:
+    assert reason_of(BUSY, weight(ANYWHERE), ANYWHERE, ACCELERATOR, 1.11) is Reason.IMBALANCE
+    assert reason_of(BUSY, weight(ANYWHERE), ANYWHERE, ACCELERATOR, 1.1) is Reason.FULL
+    waiting = cycles(matrix=40, vector=60)
+    assert reason_of(waiting, weight(ANYWHERE), ANYWHERE, ACCELERATOR, 2.0) is Reason.VECTOR
+    assert reason_of(BUSY, weight(DENSE), None, ACCELERATOR) is Reason.DENSE, "auto found no pattern"
 
 
 def test_matrix_binds_from_half_of_the_cycles_on() -> None:

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.sparsity.patterns import HP, NM, Dense, Pattern, parse_pattern
+from compiler.sparsity.patterns import HP, NM, Block, Dense, Pattern, Unstructured, parse_pattern
 from compiler.sparsity.recover import recover_kept
+from compiler.sparsity.saliency import fill_evenly, keep_largest_of_all
+from compiler.sparsity.unbalanced import decimal_text, density_of, share_of
 from hw_targets.errors import InputError, UsageError
 
 FAST = settings(max_examples=50, deadline=None)
@@ -33,6 +35,17 @@ def patterns(draw: st.DrawFn) -> Pattern:
     return HP(rows, window, draw(st.sampled_from([keep, window])), n, m)
 
 
+DENSITIES = st.fractions(Fraction(1, 1000), 1, max_denominator=1000)
+
+
+@st.composite
+def unbalanced_patterns(draw: st.DrawFn) -> Pattern:
+    density = draw(DENSITIES)
+    if draw(st.booleans()):
+        return Unstructured(density)
+    return Block(draw(st.integers(1, 9)), draw(st.integers(1, 9)), density)
+
+
 @st.composite
 def weights(draw: st.DrawFn) -> np.ndarray:
     shape = draw(st.integers(1, 40)), draw(st.integers(1, 90))
@@ -54,7 +67,7 @@ def test_mask_keeps_what_the_closed_form_says(pattern: Pattern, w: np.ndarray) -
 
 
 @FAST
-@given(patterns(), weights())
+@given(patterns() | unbalanced_patterns(), weights())
 def test_projection_is_idempotent_and_passes_the_check(pattern: Pattern, w: np.ndarray) -> None:
     projected = pattern.project(w)
     pattern.check(projected)
@@ -62,13 +75,13 @@ def test_projection_is_idempotent_and_passes_the_check(pattern: Pattern, w: np.n
 
 
 @FAST
-@given(patterns(), weights())
+@given(patterns() | unbalanced_patterns(), weights())
 def test_memory_layout_does_not_matter(pattern: Pattern, w: np.ndarray) -> None:
     assert np.array_equal(pattern.mask(np.asfortranarray(w)), pattern.mask(w))
 
 
 @FAST
-@given(patterns(), weights())
+@given(patterns() | unbalanced_patterns(), weights())
 def test_canonical_form_has_the_same_masks(pattern: Pattern, w: np.ndarray) -> None:
     simple = pattern.canonical()
     assert np.array_equal(simple.mask(w), pattern.mask(w))
@@ -76,7 +89,7 @@ def test_canonical_form_has_the_same_masks(pattern: Pattern, w: np.ndarray) -> N
 
 
 @FAST
-@given(patterns())
+@given(patterns() | unbalanced_patterns())
 def test_print_and_parse_are_inverse(pattern: Pattern) -> None:
     assert parse_pattern(pattern.spec()) == pattern
     assert type(pattern).parse(pattern.body()) == pattern
@@ -193,6 +206,15 @@ def test_words() -> None:
         ("hp:rows=4,window=in,keep=8,fine=dense", "a share of the row"),
         ("hp:rows=4,window=32,keep=3/0,fine=dense", "a fraction like 1/4"),
         ("dense:2", "takes no arguments"),
+        ("unstructured", "'' is no number"),
+        ("unstructured:75", "from 0 to below 1"),
+        ("unstructured:1", "from 0 to below 1"),
+        ("unstuctured:0.5", "did you mean 'unstructured'?"),
+        ("block:4x1", "does not read as block:RxC:S"),
+        ("block:4:0.75", "does not read as RxC"),
+        ("block:4x0:0.75", "at least 1"),
+        ("block:4x1:-1", "from 0 to below 1"),
+        ("block:4x1,keep=0", "does not lie above 0"),
     ],
 )
 def test_bad_spellings_are_one_clear_line(spec: str, message: str) -> None:
@@ -249,3 +271,92 @@ def test_a_given_saliency_ranks() -> None:
     w = np.array([[4.0, 3.0, 2.0, 1.0]], np.float32)
     assert NM(2, 4).mask(w, w[:, ::-1]).tolist() == [[False, False, True, True]]
     assert HP(1, 4, 2, 1, 2).mask(w, w[:, ::-1]).tolist() == [[False, False, False, True]]
+
+
+# ---- block and unstructured -----------------------------------------------------------------------------------------
+
+
+@FAST
+@given(DENSITIES, weights())
+def test_unstructured_equals_a_plain_sort(density: Fraction, w: np.ndarray) -> None:
+    flat = np.abs(w).reshape(-1)
+    kept = -(-density.numerator * w.size // density.denominator)
+    expected = sorted(sorted(range(w.size), key=lambda i: (-flat[i], i))[:kept])
+    mask = Unstructured(density).mask(w)
+    assert np.flatnonzero(mask).tolist() == expected
+    assert Unstructured(density).kept(*w.shape) == kept
+
+
+@FAST
+@given(unbalanced_patterns().filter(lambda p: isinstance(p, Block)), st.integers(0, 2**31))
+def test_block_equals_a_plain_loop(pattern: Block, seed: int) -> None:
+    w = np.random.default_rng(seed).integers(-3, 4, size=(11, 23)).astype(np.float32)  # exact sums, many ties
+    corners = [(r, c) for r in range(0, 11, pattern.rows) for c in range(0, 23, pattern.cols)]
+    sums = [(w[r : r + pattern.rows, c : c + pattern.cols] ** 2).sum() for r, c in corners]
+    kept = -(-pattern.keep.numerator * len(corners) // pattern.keep.denominator)
+    expected = np.zeros(w.shape, bool)
+    for number in sorted(range(len(corners)), key=lambda i: (-sums[i], i))[:kept]:
+        r, c = corners[number]
+        expected[r : r + pattern.rows, c : c + pattern.cols] = True
+    mask = pattern.mask(w)
+    assert np.array_equal(mask, expected)
+    assert mask.sum() <= pattern.kept(*w.shape)
+    if 11 % pattern.rows == 0 and 23 % pattern.cols == 0:
+        assert mask.sum() == pattern.kept(*w.shape)
+
+
+@FAST
+@given(unbalanced_patterns(), weights(), st.sampled_from([0.0, 0.5, 1.0]))
+def test_slots_cover_the_weights_and_are_as_many_as_kept(pattern: Pattern, w: np.ndarray, zeros: float) -> None:
+    w = pattern.project(np.where(np.random.default_rng(0).random(w.shape) < zeros, 0, w))
+    slots = pattern.slots(w)
+    assert slots.sum() == pattern.kept(*w.shape)
+    assert slots[w != 0].all()
+
+
+def test_slots_of_zeros_do_not_crowd_one_row() -> None:
+    slots = Unstructured(Fraction(1, 4)).slots(np.zeros((16, 64), np.int8))
+    assert set(slots.sum(axis=1)) == {16}
+
+
+@FAST
+@given(st.integers(1, 3000), st.data())
+def test_a_found_density_says_the_count(count: int, data: st.DataObject) -> None:
+    kept = data.draw(st.integers(1, count))
+    density = density_of(kept, count)
+    assert share_of(count, density) == kept
+    assert Fraction(decimal_text(density)) == density
+
+
+def test_exact_decimals() -> None:
+    # As a float 1 - 0.9 lies above 0.1, and would keep one weight more.
+    assert parse_pattern("unstructured:0.9").kept(10, 100) == 100
+    assert parse_pattern("unstructured:0.9").kept(7, 101) == 71
+    assert parse_pattern("block:4x1:0.75").kept(312, 1200) == 312 * 300
+    assert parse_pattern("block:4x1:0.75").kept(6, 2) == 4  # four blocks, of which one stays
+    assert parse_pattern("block:16x16:0.5").kept(17, 17) == 289  # two of four; a tail counts as a whole one
+    assert str(decimal_text(Fraction(1, 3))) == "1/3"
+
+
+def test_ties_of_whole_tensors_keep_the_lower_index() -> None:
+    ones = np.ones((2, 4), np.float32)
+    assert Unstructured(Fraction(3, 8)).mask(ones).tolist() == [[True, True, True, False], [False] * 4]
+    assert Block(1, 2, Fraction(1, 2)).mask(ones).tolist() == [[True] * 4, [False] * 4]
+    assert keep_largest_of_all(np.arange(3), 0).sum() == 0
+    assert fill_evenly(np.array([True, False]), 1).tolist() == [True, False]
+
+
+def test_words_of_unbalanced_patterns() -> None:
+    words = "unstructured (keeps 25 % of each matrix, anywhere, 75 % zeros)"
+    assert parse_pattern("unstructured:0.75").describe() == words
+    words = "blocks of 4 outputs x 1 input (keeps 25 % of them, anywhere, 75 % zeros)"
+    assert parse_pattern("block:4x1:0.75").describe() == words
+    assert parse_pattern("block:1x1:0.75").canonical() == Unstructured(Fraction(1, 4))
+    assert parse_pattern("unstructured:0").canonical() == Dense() == parse_pattern("block:2x2:0").canonical()
+
+
+def test_violations_of_unbalanced_patterns() -> None:
+    with pytest.raises(InputError, match=r"12 of 16 weights are not zero; unstructured:0.5 keeps 8 of them"):
+        parse_pattern("unstructured:0.5").check(np.array([[1, 1, 1, 0]] * 4))
+    with pytest.raises(InputError, match=r"3 of 4 blocks of 2x2 .* block:2x2:0.5 keeps 2"):
+        parse_pattern("block:2x2:0.5").check(np.array([[1, 1, 1, 0]] * 2 + [[1, 0, 0, 0]] * 2))

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 from compiler.sparsity.patterns import parse_pattern
-from compiler.storage.formats import candidates
+from compiler.storage.formats import FORMATS, candidates, compute_mode
 from hw_targets import numerics
 from hw_targets.asm import assemble
 from hw_targets.check import Semaphore, check_program
 from hw_targets.codec import Place, Resolved, expand
 from hw_targets.errors import InputError
 from hw_targets.extents import Extent, operand_extents
-from hw_targets.isa import FUNCTIONS, Memory, Queue
+from hw_targets.isa import FUNCTIONS, MatrixMode, Memory, Queue
 from runtime.simulator.functional import DEFAULTS, Options, Simulator
 from runtime.simulator.machine import POISON, DramRegion, Memories, read_bf16, write_bf16
 from tests.unit.hand_programs import INS, LINEAR_SEMAPHORES, OUTS, SIZES, LinearData, linear
 
 SPECS = ["dense", "nm:2:4", "nm:1:4", "hp:rows=8,window=8,keep=4,fine=2:4", "hp:rows=5,window=10,keep=8,fine=1:4"]
+SPECS += ["nm:2:4,along=out", "block:4x1:0.75", "block:3x5:0.5", "unstructured:0.75", "unstructured:0.05"]
 BOTH = [Options(poison=True), Options(poison=True, from_bytes=True)]
 RANDOM = np.random.default_rng(7)
 
@@ -64,19 +65,25 @@ def linear_machine(data: LinearData, options: Options, program: Any, stored: Any
     return sim
 
 
+EVERY_FORMAT = [(spec, f.name) for spec in SPECS for f in candidates(parse_pattern(spec))]
+
+
 @pytest.mark.parametrize("options", BOTH)
-@pytest.mark.parametrize("spec", SPECS)
-def test_a_linear_in_every_layout(spec: str, options: Options) -> None:
+@pytest.mark.parametrize(("spec", "name"), EVERY_FORMAT)
+def test_a_linear_in_every_format(spec: str, name: str, options: Options) -> None:
     """Weights go through encoder, decoder, weight memory and array; 24 inputs make tails for a window of 10."""
     data = LinearData()
     pattern = parse_pattern(spec)
     codes = np.where(pattern.mask(data.codes.astype(np.float32)), data.codes, np.int8(0))
-    (storage, *_) = [f for f in candidates(pattern) if (f.name == "dense") == (spec == "dense")]
+    storage = FORMATS[name]
     stored = np.asarray(storage.encode(codes, pattern))
-    p = pattern.parameters(INS)
-    fields = f"n={p.n} m={p.m} block_rows={p.block_rows} window={p.window} keep={p.keep}"
-    mode = {"dense": "dense", "nm": "nm", "hp_mark": "hp"}[storage.name]
-    program = linear(f"format={storage.name} {fields}", f"mode={mode} {fields}", stored.size)
+    fields, mode = "n=1 m=1", compute_mode(storage, pattern)
+    if mode in (MatrixMode.NM, MatrixMode.HP):
+        p = pattern.parameters(INS)
+        fields = f"n={p.n} m={p.m} block_rows={p.block_rows} window={p.window} keep={p.keep}"
+    elif mode is MatrixMode.UNSTRUCTURED:
+        fields += f" kept={pattern.kept(OUTS, INS)}"
+    program = linear(f"format={name} {fields}", f"mode={mode} {fields}", stored.size)
     sim = linear_machine(data, options, program, stored)
     for _ in range(2):
         sim.run()

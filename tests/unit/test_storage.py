@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.sparsity.patterns import HP, NM, Dense, Pattern, parse_pattern
-from compiler.storage.formats import FORMATS, candidates, compute_bytes, compute_mode
+from compiler.sparsity.base import Dense, Pattern
+from compiler.sparsity.patterns import HP, NM, Block, Unstructured, parse_pattern
+from compiler.storage.bits import width_of
+from compiler.storage.formats import FORMATS, Format, candidates, compute_bytes, compute_mode, stored_groups
 from hw_targets.errors import InputError
+from hw_targets.isa import MatrixMode
 from runtime.decoders import compute_bytes as machine_compute_bytes
 from runtime.decoders import decode, expand
 
@@ -20,11 +23,14 @@ FAST = settings(max_examples=50, deadline=None)
 def patterns(draw: st.DrawFn) -> Pattern:
     m = draw(st.sampled_from([1, 2, 3, 4, 5, 8, 16]))
     n = draw(st.integers(1, m))
-    kind = draw(st.sampled_from(["dense", "nm", "hp", "hp", "hp-in"]))
+    kind = draw(st.sampled_from(["dense", "nm", "nm", "hp", "hp", "hp-in", "block", "unstructured", "unstructured"]))
     if kind == "dense":
         return Dense()
     if kind == "nm":
-        return NM(n, m)
+        return NM(n, m, draw(st.sampled_from(["in", "in", "out"])))
+    if kind in ("block", "unstructured"):
+        density = draw(st.fractions(Fraction(1, 500), 1, max_denominator=500))
+        return Block(draw(st.integers(1, 9)), draw(st.integers(1, 9)), density) if kind == "block" else Unstructured(density)
     rows = draw(st.integers(1, 9))
     if kind == "hp-in":
         return HP(rows, "in", Fraction(draw(st.integers(1, 8)), 8), n, m)
@@ -50,13 +56,22 @@ def test_round_trip_and_sizes(pattern: Pattern, outs: int, ins: int, seed: int, 
         assert 8 * data.size == size.value_bits + size.metadata_bits == 8 * size.total_bytes
         stored = outs * ins if storage.name == "dense" else pattern.kept(outs, ins)
         assert size.value_bits == 8 * stored
-        p = pattern.parameters(ins)
-        shape = (p.n, p.m, p.block_rows, p.window, p.keep)
+        shape = fields_of(storage, pattern, outs, ins)
         layout = decode(storage.code, data, outs, ins, *shape)
-        mode = ["dense", "nm", "hp"].index(compute_mode(storage))
-        layout_pattern = Dense() if storage.name == "dense" else pattern
-        assert layout.size == compute_bytes(layout_pattern, outs, ins) == machine_compute_bytes(mode, outs, ins, *shape)
+        mode = list(MatrixMode).index(compute_mode(storage, pattern))
+        assert layout.size == compute_bytes(storage, pattern, outs, ins)
+        assert layout.size == machine_compute_bytes(mode, outs, ins, *shape)
         assert np.array_equal(expand(layout, mode, outs, ins, *shape), codes)
+
+
+def fields_of(storage: Format, pattern: Pattern, outs: int, ins: int) -> tuple[int, ...]:
+    """n, m, block_rows, window, keep, kept of the instructions."""
+    if compute_mode(storage, pattern) is MatrixMode.UNSTRUCTURED:
+        return (1, 1, 0, 0, 0, pattern.kept(outs, ins))
+    if not stored_groups(storage, pattern):
+        return (1, 1, 0, 0, 0, 0)
+    p = pattern.parameters(ins)
+    return (p.n, p.m, p.block_rows, p.window, p.keep, 0)
 
 
 EXAMPLE = np.array([[0, 5, 0, 0, 0, -3], [0, 0, 0, 7, 2, 0]], np.int8)
@@ -70,6 +85,16 @@ def test_the_worked_example_of_the_page() -> None:
     packed = FORMATS["nm"].encode(EXAMPLE, nm)
     assert packed.tobytes().hex(" ") == "05 fd 07 02 35"
     assert decode(1, packed, 2, 6, 1, 4).tobytes().hex(" ") == "05 fd 07 02 11 03"
+    anywhere = Unstructured(Fraction(1, 3))
+    rows = FORMATS["csr"].encode(EXAMPLE, anywhere)
+    assert rows.tobytes().hex(" ") == "05 fd 07 02 e9 08 10 01"
+    places = FORMATS["bitmap"].encode(EXAMPLE, anywhere)
+    assert places.tobytes().hex(" ") == "05 fd 07 02 22 06"
+    kept = (1, 1, 0, 0, 0, 4)
+    for code, data in ((3, rows), (4, places)):
+        assert decode(code, data, 2, 6, *kept).tobytes().hex(" ") == "02 02 05 fd 07 02 01 05 03 04"
+    marked = FORMATS["bitmap"].encode(EXAMPLE, nm)
+    assert decode(4, marked, 2, 6, 1, 4).tobytes().hex(" ") == "05 fd 07 02 11 03"
 
 
 def test_sizes_of_a_bert_matrix() -> None:
@@ -78,6 +103,13 @@ def test_sizes_of_a_bert_matrix() -> None:
     assert hp.metadata_bits == 48 * 24 * 16 * 5 + 3072 * 384
     nm = FORMATS["nm"].size_bits(3072, 768, NM(2, 4))
     assert nm.total_bytes == 3072 * 384 + 3072 * 384 // 4
+    sparse = Unstructured(Fraction(1, 10))
+    kept = -(-3072 * 768 // 10)
+    csr, bitmap = (FORMATS[name].size_bits(3072, 768, sparse) for name in ("csr", "bitmap"))
+    assert csr.value_bits == bitmap.value_bits == 8 * kept
+    assert csr.metadata_bits == -(-kept * 10 // 8) * 8 + -(-3073 * width_of(kept + 1) // 8) * 8
+    assert width_of(kept + 1) == 18
+    assert bitmap.metadata_bits == 3072 * 768
 
 
 def test_a_slice_of_blocks_and_windows_is_a_matrix_of_its_own() -> None:
@@ -93,9 +125,20 @@ def test_candidates() -> None:
     names = {
         spec: [f.name for f in candidates(parse_pattern(spec, kind="cpu"))] for spec in ("dense", "nm:2:4", "nm:2:32")
     }
-    assert names == {"dense": ["dense"], "nm:2:4": ["nm", "dense"], "nm:2:32": ["dense"]}
-    assert [f.name for f in candidates(parse_pattern("hp:0.75"))] == ["hp_mark", "dense"]
-    assert [f.name for f in candidates(NM(2, 4, "out"))] == ["dense"]
+    anywhere = ["bitmap", "csr", "dense"]
+    assert names == {"dense": ["dense"], "nm:2:4": ["nm", *anywhere], "nm:2:32": anywhere}
+    assert [f.name for f in candidates(parse_pattern("hp:0.75"))] == ["hp_mark", *anywhere]
+    assert [f.name for f in candidates(NM(2, 4, "out"))] == anywhere
+    assert [f.name for f in candidates(parse_pattern("block:4x1:0.75"))] == anywhere
+
+
+def test_layouts_of_formats() -> None:
+    bitmap, csr = FORMATS["bitmap"], FORMATS["csr"]
+    assert compute_mode(bitmap, NM(2, 4)) is MatrixMode.NM
+    assert compute_mode(csr, NM(2, 4)) is MatrixMode.UNSTRUCTURED
+    for pattern in (NM(2, 4, "out"), NM(2, 32), parse_pattern("hp:0.75"), parse_pattern("unstructured:0.75")):
+        assert compute_mode(bitmap, pattern) is MatrixMode.UNSTRUCTURED
+    assert compute_bytes(bitmap, parse_pattern("unstructured:0.75"), 768, 768) == 768 * 24 + 2 * 768 * 192
 
 
 def test_codes_that_break_the_pattern_are_refused() -> None:
@@ -105,3 +148,8 @@ def test_codes_that_break_the_pattern_are_refused() -> None:
         FORMATS["hp_mark"].encode(EXAMPLE, NM(2, 4))
     with pytest.raises(InputError, match="only int8"):
         FORMATS["dense"].encode(EXAMPLE.astype(np.float32), Dense())
+    for name in ("csr", "bitmap"):
+        with pytest.raises(InputError, match="4 of 12 weights are not zero; unstructured:0.75 keeps 3"):
+            FORMATS[name].encode(EXAMPLE, parse_pattern("unstructured:0.75"))
+        with pytest.raises(InputError, match="does not store dense"):
+            FORMATS[name].encode(EXAMPLE, Dense())

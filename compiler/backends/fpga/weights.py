@@ -9,11 +9,12 @@ from xdsl.ir import Attribute, SSAValue
 
 from compiler.dialects import nn
 from compiler.dialects.storage import StorageAttr
-from compiler.storage.formats import compute_bytes, compute_mode
+from compiler.sparsity.base import Parameters
+from compiler.storage.formats import compute_bytes, compute_mode, stored_groups
 from hw_targets.errors import InputError
 from hw_targets.isa import MatrixMode, StorageCode
 
-NO_PATTERN = {"n": 1, "m": 1, "block_rows": 0, "window": 0, "keep": 0}
+NO_PATTERN = {"n": 1, "m": 1, "block_rows": 0, "window": 0, "keep": 0, "kept": 0}
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def plan_weight(value: SSAValue) -> WeightPlan:
             "HPCC1403", f"weight {owner.key.data!r} has no storage format", hint="run the stage `encode` before `tile`"
         )
     format, pattern = encoding.format, encoding.pattern
-    mode = compute_mode(format)
-    fields = pattern.parameters(ins)
+    mode = compute_mode(format, pattern)
+    fields = pattern.parameters(ins) if stored_groups(format, pattern) else Parameters()
     return WeightPlan(
         owner.key.data,
         outs,
@@ -85,7 +86,7 @@ def plan_weight(value: SSAValue) -> WeightPlan:
         format.name,
         mode.value,
         format.size_bits(outs, ins, pattern).total_bytes,
-        outs * ins if mode is MatrixMode.DENSE else compute_bytes(pattern, outs, ins),
+        compute_bytes(format, pattern, outs, ins),
         encoding=encoding,
         pattern_fields={
             "n": fields.n,
@@ -93,7 +94,6 @@ def plan_weight(value: SSAValue) -> WeightPlan:
             "block_rows": fields.block_rows,
             "window": fields.window,
             "keep": fields.keep,
-        }
-        if mode is not MatrixMode.DENSE
-        else dict(NO_PATTERN),
+            "kept": pattern.kept(outs, ins) if mode is MatrixMode.UNSTRUCTURED else 0,
+        },
     )

@@ -4,12 +4,17 @@
 // RUN: hpcc-opt %t.mlir -p 'hpcc-sparsify{spec="hp:0.75"}' | filecheck %s --check-prefix=HP
 // RUN: hpcc-opt %t.mlir -p 'hpcc-sparsify{spec="nm:1:16"}' | filecheck %s --check-prefix=WIDE
 // RUN: hpcc-opt %t.mlir -p 'hpcc-sparsify{spec="dense"}' | filecheck %s --check-prefix=DENSE
+// RUN: hpcc-opt %t.mlir -p 'hpcc-sparsify{spec="auto"}' | filecheck %s --check-prefix=DENSE
+// RUN: hpcc-opt %t.mlir -p 'hpcc-sparsify{spec="block:4x1:0.75"}' | filecheck %s --check-prefix=BLOCK
+// RUN: hpcc-opt %t.mlir -p 'hpcc-sparsify{spec="unstructured:0.75"}' | filecheck %s --check-prefix=ANYWHERE
 
 builtin.module attributes {"hpcc.weights" = "WEIGHTS"} {
   func.func @main(%x: tensor<1x4x64xf32>) -> tensor<1x4x128xf32> {
     // A linear inside a block is pruned: a new key, and the pattern in the type.
     // CHECK: hpcc_nn.weight "q.nm:2:4" digest "{{[0-9a-f]+}}" : tensor<64x64xf32, #hpcc_sparsity.nm<2:4>>
     // HP: #hpcc_sparsity.hp<rows = 64, window = 32, keep = 16, fine = 2:4>
+    // BLOCK: hpcc_nn.weight "q.block:4x1:0.75" digest "{{[0-9a-f]+}}" : tensor<64x64xf32, #hpcc_sparsity.block<4x1, keep = 1/4>>
+    // ANYWHERE: hpcc_nn.weight "q.unstructured:0.75" {{.*}} : tensor<64x64xf32, #hpcc_sparsity.unstructured<density = 0.25>>
     // WIDE: hpcc_nn.weight "q.nm:1:16"
     // DENSE-NOT: hpcc_sparsity
     %q = hpcc_nn.weight "q" digest "1" : tensor<64x64xf32>

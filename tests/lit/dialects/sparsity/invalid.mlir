@@ -14,3 +14,15 @@ func.func private @odd_keep(tensor<8x64xf32, #hpcc_sparsity.hp<rows = 64, window
 // -----
 func.func private @sugar(tensor<8x64xf32, #hpcc_sparsity.hp<0.75>>)
 // CHECK: hp:0.75 has no list of shapes
+
+// -----
+func.func private @shape(tensor<8x64xf32, #hpcc_sparsity.block<4, keep = 1/4>>)
+// CHECK: block: '4' does not read as RxC, out x in
+
+// -----
+func.func private @empty(tensor<8x64xf32, #hpcc_sparsity.block<4x1, keep = 0>>)
+// CHECK: block: a share of 0 that stays does not lie above 0 and at most at 1
+
+// -----
+func.func private @above_one(tensor<8x64xf32, #hpcc_sparsity.unstructured<density = 1.5>>)
+// CHECK: unstructured: a share of 3/2 that stays does not lie above 0 and at most at 1

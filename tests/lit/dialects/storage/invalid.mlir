@@ -10,3 +10,7 @@ func.func private @along_out(tensor<8x64xi8, #hpcc_storage.nm<of = #hpcc_sparsit
 // -----
 func.func private @wide_group(tensor<8x64xi8, #hpcc_storage.nm<of = #hpcc_sparsity.nm<2:32>>>)
 // CHECK: the format 'nm' does not store #hpcc_sparsity.nm<2:32>
+
+// -----
+func.func private @csr_of_dense(tensor<8x64xi8, #hpcc_storage.csr>)
+// CHECK: the format 'csr' does not store

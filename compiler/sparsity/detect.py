@@ -1,0 +1,74 @@
+"""Which pattern the weights of a matrix already have: `--sparsity auto`. Plain numpy; nothing is changed.
+
+Of the patterns that fit, the one with the fewest stored bytes is taken. N:M and HP run without loss, blocks are easier to
+keep than single weights; so a pattern further down this list must save a tenth of the bytes to be taken instead, or a few
+weights that happen to be 0 would turn every 2:4 matrix into an unstructured one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+import numpy as np
+
+from compiler.sparsity.base import Dense, Pattern
+from compiler.sparsity.patterns import FPGA_SHAPES, NM, Block, Unstructured
+from compiler.sparsity.saliency import Mask, Matrix
+from compiler.sparsity.unbalanced import density_of
+from hw_targets.errors import InputError
+
+LEAST_ZEROS = Fraction(1, 10)
+"""A matrix with a smaller share of zeros is dense."""
+SAVING = Fraction(9, 10)
+"""What a pattern that runs less well must store of the bytes of one that runs better."""
+GROUPS = (2, 4, 8, 16)
+BLOCKS = ((64, 64), (32, 32), (16, 16), (64, 1), (8, 8), (32, 1), (16, 1), (4, 4), (1, 16), (8, 1), (1, 8), (4, 1), (1, 4))
+"""Block shapes that are looked for, large ones first: where two fit equally well, the larger says more."""
+
+StoredBytes = Callable[[Pattern, int, int], int]
+
+
+def fits(pattern: Pattern, w: Matrix) -> bool:
+    """Whether w has no weight that the pattern has not."""
+    try:
+        pattern.check(w)
+    except InputError:
+        return False
+    return True
+
+
+def detect(w: Matrix, stored_bytes: StoredBytes) -> Pattern:
+    """The pattern of w[out, in]; `stored_bytes(pattern, outs, ins)` are those of the smallest format of a pattern."""
+    used = w != 0
+    weights = int(np.count_nonzero(used))
+    if w.size - weights < LEAST_ZEROS * w.size:
+        return Dense()
+
+    def size(pattern: Pattern) -> int:
+        return stored_bytes(pattern, *w.shape)
+
+    best: Pattern = Unstructured(density_of(max(weights, 1), w.size))
+    blocks = [block for block in (_block(used, *shape) for shape in BLOCKS) if block.keep < 1]
+    block = min(blocks, key=size, default=best)
+    if size(block) * SAVING <= size(best):
+        best = block
+    worth = [p for p in _balanced(used) if p.kept(*w.shape) >= weights and size(p) * SAVING <= size(best)]
+    return next((p for p in sorted(worth, key=size) if fits(p, used)), best).canonical()
+
+
+def _block(used: Mask, rows: int, cols: int) -> Block:
+    """The share of blocks that have weights."""
+    blocks = Block(rows, cols, Fraction(1)).used_blocks(used)
+    return Block(rows, cols, density_of(max(int(np.count_nonzero(blocks)), 1), blocks.size))
+
+
+def _balanced(used: Mask) -> Iterator[Pattern]:
+    """N:M patterns that the full groups fit, and the shapes of HP."""
+    outs, ins = used.shape
+    for m in GROUPS:
+        if ins >= m:
+            groups = used[:, : ins // m * m].reshape(outs, -1, m)
+            fullest = int(np.count_nonzero(groups, axis=-1).max())
+            yield from (NM(n, m) for n in range(max(fullest, 1), m))
+    yield from (shape for shape in FPGA_SHAPES if shape.canonical() is shape)
