@@ -11,7 +11,7 @@ from compiler.dialects import nn
 from compiler.dialects.storage import StorageAttr
 from compiler.sparsity.base import Parameters
 from compiler.storage.formats import compute_bytes, compute_mode, stored_groups
-from hw_targets.errors import InputError
+from hw_targets.errors import InfeasibleError, InputError
 from hw_targets.isa import MatrixMode, StorageCode
 
 NO_PATTERN = {"n": 1, "m": 1, "block_rows": 0, "window": 0, "keep": 0, "kept": 0}
@@ -35,14 +35,24 @@ class WeightPlan:
     pattern_fields: dict[str, int] = field(default_factory=lambda: dict(NO_PATTERN))
 
     def rows(self, first: int, count: int) -> WeightPlan:
-        """The plan of output rows [first, first + count) alone; `first` lies at a row block of the pattern."""
+        """The plan of output rows [first, first + count) alone; `first` lies at a row block of the pattern.
+
+        Raises InfeasibleError for a pattern whose rows keep different numbers of weights: the size of a part would
+        depend on the data.
+        """
         if (first, count) == (0, self.outs):
             return self
         encoding = self.encoding
         assert isinstance(encoding, StorageAttr)
+        if self.mode == MatrixMode.UNSTRUCTURED.value:
+            raise InfeasibleError(
+                "HPCC3003",
+                f"weight {self.key!r} takes {self.compute_bytes:,} bytes on chip and does not fit; of"
+                f" {encoding.pattern.spec()} only whole matrices are loaded",
+                hint="hp and nm weights are cut into parts; or take a larger target",
+            )
         stored = encoding.format.size_bits(count, self.ins, encoding.pattern).total_bytes
-        dense = self.mode == MatrixMode.DENSE.value
-        on_chip = count * self.ins if dense else compute_bytes(encoding.pattern, count, self.ins)
+        on_chip = compute_bytes(encoding.format, encoding.pattern, count, self.ins)
         return replace(self, outs=count, first=self.first + first, part=True, stored_bytes=stored, compute_bytes=on_chip)
 
     def chunk_rows(self, limit: int, step: int) -> int:
