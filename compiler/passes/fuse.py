@@ -19,6 +19,7 @@ from compiler.passes.fusion.masks import MaskProver
 from compiler.passes.fusion.match import Scope
 from compiler.passes.fusion.pointwise import fuse_activations, fuse_layer_norms
 from compiler.passes.fusion.roles import assign_roles
+from compiler.passes.fusion.stored import fuse_stored
 from compiler.passes.fusion.tokens import fuse_embeddings, fuse_mean_pools, fuse_take_tokens
 from compiler.weights import store_of
 
@@ -32,6 +33,7 @@ class FusePass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         load_meanings()
         scope = Scope(main_function(op).body.block, store_of(ctx, op))
+        fuse_stored(scope)
         simplify_reshapes(scope)
         fuse_layer_norms(scope)
         fuse_activations(scope)

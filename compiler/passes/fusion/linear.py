@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from xdsl.dialects.builtin import StringAttr, TensorType
 from xdsl.ir import Operation, SSAValue
+from xdsl.irdl import IRDLOperation
 
 from compiler.dialects import nn
 from compiler.passes.fusion.match import (
@@ -28,32 +29,58 @@ UNNAMED = "unnamed"
 
 @dataclass(frozen=True)
 class Matrix:
-    """A stored matrix as the right operand of a product: x [.., ins] times it gives [.., outs]."""
+    """A stored matrix as the right operand of a product: x [.., ins] times it gives [.., outs].
+
+    Of a dequantised one, `weight` are the codes and `scale` is what they are multiplied with, in the orientation
+    [outs, ins] or, if `scale_turned`, [ins, outs].
+    """
 
     weight: nn.WeightOp
     outs: int
     ins: int
     stored: str
+    scale: SSAValue | None = None
+    scale_turned: bool = False
 
-    def op(self) -> nn.WeightOp:
+    def ops(self, scope: Scope) -> list[IRDLOperation]:
+        """Operations that make the matrix out x in; the last one is the linear's weight."""
         type = TensorType(nn.element_type_of(self.weight.result), [self.outs, self.ins])
         op = nn.WeightOp(self.weight.key.data, self.weight.digest.data, type, stored=self.stored)
         op.location = self.weight.location
-        return op
+        if self.scale is None:
+            return [op]
+        scale = _scale(scope, self)
+        return [op, scale, nn.DequantizeOp(op.result, scale.result)]
+
+
+def _scale(scope: Scope, matrix: Matrix) -> nn.WeightOp:
+    """The scale of codes out x in, with two axes."""
+    assert matrix.scale is not None
+    array = scope.array(matrix.scale)
+    assert array is not None
+    array = array.reshape((1,) * (2 - array.ndim) + array.shape)
+    owner = matrix.scale.owner
+    key = owner.key.data if isinstance(owner, nn.WeightOp) else f"{matrix.weight.key.data}.factor"
+    return scope.weight(f"{key}.turned", array.T) if matrix.scale_turned else scope.weight(key, array)
 
 
 def right_matrix(value: SSAValue, *, transposed: bool = False) -> Matrix | None:
     """The stored matrix behind `value`, through transpositions, which are layouts and move nothing."""
     while (transpose := made_by(value, nn.TransposeOp)) is not None and transpose.permutation == (1, 0):
         value, transposed = transpose.x, not transposed
-    weight = made_by(value, nn.WeightOp)
+    weight, scale = nn.stored_weight(value), None
     if weight is None or len(nn.shape_of(value)) != 2 or not is_f32(value):
         return None
+    if isinstance(value.owner, nn.DequantizeOp):
+        scale = value.owner.scale
+    scale_turned = not transposed
     first, second = nn.shape_of(value)
     if weight.transposed:
         transposed = not transposed
         first, second = second, first
-    return Matrix(weight, first, second, "oi") if transposed else Matrix(weight, second, first, "io")
+    if transposed:
+        return Matrix(weight, first, second, "oi", scale, scale_turned)
+    return Matrix(weight, second, first, "io", scale, scale_turned)
 
 
 def fuse_linears(scope: Scope) -> None:
@@ -93,11 +120,11 @@ def _replace_product(scope: Scope, op: nn.MatMulOp | nn.GemmOp, x: SSAValue, mat
         if addend is not None and nn.shape_of(add.result) == nn.shape_of(op.result):
             bias = _bias(scope, addend, matrix.outs)
             last = add if bias is not None else op
-    weight = matrix.op()
+    weight = matrix.ops(scope)
     extra = [bias] if isinstance(bias, nn.WeightOp) else []
     operand = result_of(bias) if isinstance(bias, nn.WeightOp) else bias
-    linear = nn.LinearOp(UNNAMED, x, weight.result, operand, type_of(last.result))
-    scope.replace(last, [weight, *extra, linear], location=op)
+    linear = nn.LinearOp(UNNAMED, x, result_of(weight[-1]), operand, type_of(last.result))
+    scope.replace(last, [*weight, *extra, linear], location=op)
 
 
 def _sink_reshapes(scope: Scope) -> None:
