@@ -1,9 +1,9 @@
 """Cycles of one instruction on one accelerator, from its immediates alone: never from the values it computes on.
 
 An instruction occupies its queue for `busy` cycles and its result is complete `latency` cycles after that, so that
-the next instruction of the queue follows without a bubble. The step formulas are those of docs/ACCELERATOR.md; the
-pipeline depths are design estimates for fp32 units at 250 to 350 MHz on UltraScale+ and are listed here, in one
-place.
+the next instruction of the queue follows without a bubble. The pipeline depths below are design
+estimates for fp32 units at 250 to 350 MHz on UltraScale+, not synthesis results. Not modelled: a fine pattern whose
+groups are wider than the selectors (`selector`:1).
 """
 
 from __future__ import annotations

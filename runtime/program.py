@@ -26,7 +26,7 @@ from runtime.bundle import Bundle, load_bundle, save_bundle
 from runtime.host import HostSegment
 from runtime.ledger import LayerCycles, Roofline, attribute, roofline
 from runtime.manifest import BorderEntry, DeviceEntry, Manifest, TensorEntry
-from runtime.simulator.functional import Options, Simulator
+from runtime.simulator.functional import DEFAULTS, Options, Simulator
 from runtime.simulator.machine import DramRegion, read_bf16, write_bf16
 from runtime.simulator.timing import Timing, simulate_timing
 
@@ -52,14 +52,14 @@ class RunResult:
 class Program:
     """A checked bundle, ready to run. Building it raises InputError for a program that breaks a rule."""
 
-    def __init__(self, bundle: Bundle, options: Options = Options(), threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, options: Options = DEFAULTS, threads: int = 0) -> None:
         bundle.check()
         self.bundle = bundle
         self.options = options
         self.threads = threads
 
     @classmethod
-    def load(cls, path: Path | str, options: Options = Options(), threads: int = 0) -> Program:
+    def load(cls, path: Path | str, options: Options = DEFAULTS, threads: int = 0) -> Program:
         """The program of a bundle folder. Raises InputError naming the damaged file."""
         return cls(load_bundle(Path(path)), options, threads)
 

@@ -97,12 +97,13 @@ def _work(program: Program) -> dict[str, _Work]:
 def layer_rows(
     program: Program, encoded: ModuleOp | None, dense: Sequence[LayerCycles] | None, asked: Pattern
 ) -> tuple[LayerPart, ...]:
-    """The ledger in order of execution; its cycles add up to the program's."""
+    """The ledger in program order; its cycles add up to the program's."""
     weights = weights_by_layer(encoded)
     work = _work(program)
     dense_cycles = {entry.layer: entry.total for entry in dense} if dense is not None else {}
     rows: list[LayerPart] = []
-    for entry in program.layers():
+    order = {layer: number for number, layer in enumerate(dict.fromkeys(program.manifest.layers))}
+    for entry in sorted(program.layers(), key=lambda entry: order.get(entry.layer, len(order))):
         done = work.get(entry.layer, _Work())
         weight = weights.get(entry.layer)
         if_dense = dense_cycles.get(entry.layer, 0) if dense is not None else None

@@ -137,7 +137,7 @@ def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
             _size(layer.value_bytes + layer.metadata_bytes) if layer.op == "linear" else "",
             f"{layer.cycles:,}",
             f"{layer.cycles_if_dense:,}" if layer.cycles_if_dense is not None else "does not fit",
-            f"{layer.speedup:.2f}x" if layer.speedup is not None else "",
+            f"{layer.speedup:.2f}x" if layer.speedup is not None and layer.op == "linear" else "",
             layer.reason.value,
         )
     if_dense = report.cycles_if_dense

@@ -123,6 +123,9 @@ class Options:
     from_bytes: bool = False
 
 
+DEFAULTS = Options()
+
+
 class Simulator:
     """A machine with one program prepared. `run` executes it once on what lies in DRAM.
 
@@ -135,7 +138,7 @@ class Simulator:
         program: Sequence[Resolved],
         sizes: Mapping[Memory, int],
         dram: Sequence[DramRegion],
-        options: Options = Options(),
+        options: Options = DEFAULTS,
         place_of: Callable[[Resolved], str] = lambda instruction: instruction.place,
     ) -> None:
         self.memories = Memories(sizes, dram)
@@ -385,14 +388,15 @@ def _embed(sim: Simulator, i: Resolved) -> Step:
     write, quantize = _writer(sim, i), _quantizer(sim, i)
     eps = i.number("eps")
 
-    def step() -> None:
-        total = numerics.embed(np.stack([read_bf16(view) for view in views]))
-        if norm and columns is not None:
-            y = numerics.layer_norm(total, columns[0], columns[1], eps)
-        else:
-            y = numerics.bf16(total)
+    def write_both(y: AnyArray) -> None:
         write(y)
         quantize(y)
+
+    def step() -> None:
+        total = numerics.embed(np.stack([read_bf16(view) for view in views]))
+        if not norm or columns is None:
+            return write_both(numerics.bf16(total))
+        return write_both(numerics.layer_norm(total, columns[0], columns[1], eps))
 
     return step
 

@@ -83,7 +83,7 @@ class Memories:
         """The array that holds bytes place.base .. end, and where they begin in it."""
         if place.memory is not Memory.DRAM:
             data = self.chip[place.memory]
-            if 0 <= place.base and end <= data.size:
+            if place.base >= 0 and end <= data.size:
                 return data, place.base
         for region in self.dram if place.memory is Memory.DRAM else ():
             if region.offset <= place.base and end <= region.end:

@@ -1,4 +1,4 @@
-"""Small programs written by hand for the tests of assembler, checker, simulators and bundles: no compiler is involved."""
+"""Small programs written by hand for the tests of assembler, checker, simulators and bundles: without a compiler."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
 from hw_targets import numerics
 from hw_targets.asm import assemble
 from hw_targets.check import Semaphore
@@ -47,14 +48,15 @@ load.weights src=0x0 dst=0x40 outs=16 ins=24 stored_bytes={stored} {pattern} sig
 load.copy src=0x1000 dst=0x0 rows=2 row_bytes=64 to_param=1 signal=0       ; node 1
 vector.quantize x=0x0:48 codes=0x400:24 scale=0x500:4 rows=4 cols=24 group=24 wait=0 signal=2 ; node 1
 matrix.multiply x=0x400:24 w=0x40 acc=0x0:64 rows=4 outs=16 ins=24 {mode} wait=1,2 signal=3 ; node 1
-vector.finish acc=0x0:64 row_scale=0x500:4 columns=0x0:64 out=0x600:64 rows=4 cols=16 out_f32=1 wait=3,0 signal=4 ; node 1
+vector.finish acc=0x0:64 row_scale=0x500:4 columns=0x0:64 out=0x600:64 rows=4 cols=16 out_f32=1 \
+wait=3,0 signal=4 ; node 1
 store.copy src=0x600:64 dst=0x3000:64 rows=4 row_bytes=64 wait=4           ; node 1
 control.halt
 """
 """y = quantised(x) W^T * scales + bias: 4 x 24 bf16 in, 4 x 16 fp32 out."""
 
 
-def linear(pattern: str = "format=dense n=1 m=1", mode: str = "mode=dense n=1 m=1", stored: int = 384) -> list[Instruction]:
+def linear(pattern: str = "n=1 m=1", mode: str = "n=1 m=1", stored: int = OUTS * INS) -> list[Instruction]:
     return assemble(LINEAR.format(pattern=pattern, mode=mode, stored=stored))
 
 

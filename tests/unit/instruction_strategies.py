@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from hw_targets.codec import ENUMS, build
 from hw_targets.isa import FUNCTIONS, Address, Function, Immediate, Instruction
-from hypothesis import strategies as st
 
 WORDS = st.integers(0, 2**32 - 1)
 STRIDES = st.integers(-(2**31), 2**31 - 1) | st.just(0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hand_programs import linear
+from hypothesis import given, settings
+
 from hw_targets.asm import assemble, disassemble
 from hw_targets.codec import build, decode, encode
 from hw_targets.errors import InputError
 from hw_targets.isa import Address, Instruction
-from hypothesis import given, settings
-from instruction_strategies import programs
+from tests.unit.hand_programs import linear
+from tests.unit.instruction_strategies import programs
 
 
 @settings(max_examples=50, deadline=None)

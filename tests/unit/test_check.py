@@ -6,7 +6,9 @@ import time
 from dataclasses import replace
 
 import pytest
-from hand_programs import LINEAR_SEMAPHORES, SIZES, linear
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hw_targets.asm import assemble
 from hw_targets.check import Semaphore, check_program
 from hw_targets.codec import build, expand
@@ -14,9 +16,8 @@ from hw_targets.errors import InputError
 from hw_targets.extents import Extent, extent, operand_extents, overlap
 from hw_targets.isa import FUNCTIONS, Address, Function, Instruction, MatrixMode, Memory, Queue
 from hw_targets.layout import Layout
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from runtime import decoders
+from tests.unit.hand_programs import LINEAR_SEMAPHORES, SIZES, linear
 
 
 def edit(program: list[Instruction], position: int, **changes: object) -> list[Instruction]:
@@ -183,8 +184,8 @@ def test_overlap_is_exact(pairs: list[tuple[Extent, Extent]]) -> None:
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.name)
 def test_every_operand_has_an_extent(function: Function) -> None:
     """The shape texts of the table are all understood, and grow with the sizes they name."""
-    values = {i.name: 8 for i in function.immediates} | {"mode": 0, "format": 0, "n": 1, "m": 1, "tables": 2, "group": 4}
-    values = {i.name: values[i.name] for i in function.immediates if i.bits > 1}
+    special = {"mode": 0, "format": 0, "activation": 0, "n": 1, "m": 1, "tables": 2, "group": 4}
+    values = {i.name: special.get(i.name, 8) for i in function.immediates if i.bits > 1}
     operands = {o.name: Address(0x100, 0) for o in function.operands}
     resolved = expand([build(function.name, operands, values), build("control.halt")])[0] if operands else None
     for operand in function.operands:

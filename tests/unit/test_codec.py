@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hw_targets import isa_docs
 from hw_targets.codec import HEADER, build, decode, encode, expand
 from hw_targets.errors import InputError
 from hw_targets.isa import FUNCTIONS, IMMEDIATE_WORDS, INSTRUCTION_BYTES, OPERAND_SLOTS, Address, Instruction
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from instruction_strategies import programs
+from tests.unit.instruction_strategies import programs
 
 HALT = build("control.halt")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hand_programs import INS, LinearData, linear, linear_bundle, linear_manifest
+
 from hw_targets import numerics
 from hw_targets.asm import assemble
 from hw_targets.errors import InputError, MissingToolError
@@ -17,6 +17,7 @@ from runtime.bundle import Bundle, add_file, digest, load_bundle, save_bundle
 from runtime.manifest import BorderEntry, DeviceEntry, DramEntry, HostEntry, TensorEntry, parse_manifest
 from runtime.program import Program
 from runtime.simulator.functional import Options
+from tests.unit.hand_programs import INS, LinearData, linear, linear_bundle, linear_manifest
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ from xdsl.rewriter import Rewriter
 
 from compiler.dialects import nn
 from compiler.interpreters import load_meanings
-from compiler.interpreters.evaluate import evaluate, main_of, names, run_op
+from compiler.interpreters.evaluate import evaluate, run_op
+from compiler.module import main_function
+from compiler.module import names_of
 from compiler.passes.quantize import QuantizePass
 from compiler.passes.verify_stage import VerifyStagePass, check_dominance
 from compiler.weights import WeightStore, attach_store
@@ -140,7 +142,7 @@ def encoder(weights: Mapping[str, np.ndarray] | None = None) -> tuple[ModuleOp, 
         EMBED + LAYER + HEAD,
         encoder_weights() if weights is None else weights,
     )
-    for op in main_of(module).body.block.ops:
+    for op in main_function(module).body.block.ops:
         if isinstance(op, nn.LinearOp | nn.AttentionOp):
             op.location = node(f"/{op.role.data}")
     return module, ctx
@@ -154,7 +156,7 @@ def encoder_inputs() -> dict[str, np.ndarray]:
 
 
 def ops_of(module: ModuleOp, kind: type) -> list:
-    return [op for op in main_of(module).body.block.ops if isinstance(op, kind)]
+    return [op for op in main_function(module).body.block.ops if isinstance(op, kind)]
 
 
 def relative_l2(got: np.ndarray, reference: np.ndarray) -> float:
@@ -199,9 +201,9 @@ def test_locations_are_those_of_the_replaced_ops():
 
 def test_outputs_keep_their_types():
     module = quantized(*encoder())
-    returned = main_of(module).body.block.last_op
+    returned = main_function(module).body.block.last_op
     assert isinstance(returned, ReturnOp)
-    assert [v.type for v in returned.arguments] == list(main_of(module).function_type.outputs)
+    assert [v.type for v in returned.arguments] == list(main_function(module).function_type.outputs)
     hidden, pooled, scores = (v.owner for v in returned.arguments)
     assert isinstance(hidden, nn.CastOp)
     assert isinstance(pooled, nn.MeanPoolOp)
@@ -422,13 +424,13 @@ def fake_quantize(x: np.ndarray) -> np.ndarray:
 def plainly_quantized(module: ModuleOp, store: WeightStore, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The yardstick: fp32 everywhere but for linears, whose inputs are int8 per token and weights int8 per channel."""
     load_meanings()
-    main = main_of(module)
+    main = main_function(module)
     arguments = main.body.block.args
-    values = {a: inputs[n] for a, n in zip(arguments, names(main, "input_names", len(arguments)), strict=True)}
+    values = {a: inputs[n] for a, n in zip(arguments, names_of(main, "input_names"), strict=True)}
     for op in main.body.block.ops:
         args = [values[operand] for operand in op.operands]
         if isinstance(op, ReturnOp):
-            return dict(zip(names(main, "output_names", len(args)), args, strict=True))
+            return dict(zip(names_of(main, "output_names"), args, strict=True))
         if isinstance(op, nn.LinearOp):
             args[:2] = fake_quantize(args[0]), fake_quantize(args[1])
         values.update(zip(op.results, run_op(op, args, store), strict=True))

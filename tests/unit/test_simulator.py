@@ -6,25 +6,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from compiler.sparsity.patterns import parse_pattern
 from compiler.storage.formats import candidates
-from hand_programs import INS, LINEAR_SEMAPHORES, OUTS, SIZES, LinearData, linear
 from hw_targets import numerics
 from hw_targets.asm import assemble
-from hw_targets.check import check_program
+from hw_targets.check import Semaphore, check_program
 from hw_targets.codec import Place, Resolved, expand
 from hw_targets.errors import InputError
 from hw_targets.extents import Extent, operand_extents
 from hw_targets.isa import FUNCTIONS, Memory, Queue
-from runtime.simulator.functional import Options, Simulator
+from runtime.simulator.functional import DEFAULTS, Options, Simulator
 from runtime.simulator.machine import POISON, DramRegion, Memories, read_bf16, write_bf16
+from tests.unit.hand_programs import INS, LINEAR_SEMAPHORES, OUTS, SIZES, LinearData, linear
 
 SPECS = ["dense", "nm:2:4", "nm:1:4", "hp:rows=8,window=8,keep=4,fine=2:4", "hp:rows=5,window=10,keep=8,fine=1:4"]
 BOTH = [Options(poison=True), Options(poison=True, from_bytes=True)]
 RANDOM = np.random.default_rng(7)
 
 
-def machine(text: str, options: Options = Options()) -> Simulator:
+def machine(text: str, options: Options = DEFAULTS) -> Simulator:
     dram = DramRegion("all", 0, np.zeros(SIZES[Memory.DRAM], np.uint8))
     return Simulator(expand(assemble(text + "\ncontrol.halt")), SIZES, [dram], options)
 
@@ -34,7 +35,7 @@ def put(sim: Simulator, memory: Memory, base: int, values: Any, pitch: int = 0) 
     sim.memories.view(Place(memory, base, pitch), array.dtype.type, array.shape)[...] = array
 
 
-def get(sim: Simulator, memory: Memory, base: int, dtype: type[np.generic], shape: tuple[int, ...], pitch: int = 0) -> Any:
+def get(sim: Simulator, memory: Memory, base: int, dtype: Any, shape: tuple[int, ...], pitch: int = 0) -> Any:
     return sim.memories.view(Place(memory, base, pitch), dtype, shape).copy()
 
 
@@ -66,7 +67,7 @@ def linear_machine(data: LinearData, options: Options, program: Any, stored: Any
 @pytest.mark.parametrize("options", BOTH)
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_linear_in_every_layout(spec: str, options: Options) -> None:
-    """Weights go through the encoder, the decoder, the weight memory and the array: 24 inputs make tails for window 10."""
+    """Weights go through encoder, decoder, weight memory and array; 24 inputs make tails for a window of 10."""
     data = LinearData()
     pattern = parse_pattern(spec)
     codes = np.where(pattern.mask(data.codes.astype(np.float32)), data.codes, np.int8(0))
@@ -151,7 +152,8 @@ def test_a_matrix_loaded_twice_in_turn_with_another() -> None:
 def test_finish(norm: int, activation: str, residual: bool) -> None:
     text = (
         "vector.finish acc=0x0:80 row_scale=0x0:8 columns=0x0:64 out=0x400:48 codes=0x800:20 scale=0x900:16 "
-        f"{'residual=0x100:40 ' if residual else ''}rows=3 cols=16 group=8 norm={norm} activation={activation} eps=1e-12"
+        f"{'residual=0x100:40 ' if residual else ''}rows=3 cols=16 group=8 "
+        f"norm={norm} activation={activation} eps=1e-12"
     )
     sim = machine(text)
     acc, columns = scores(3, 16), RANDOM.uniform(0.1, 1, (4, 16)).astype(np.float32)
@@ -173,13 +175,14 @@ def test_finish(norm: int, activation: str, residual: bool) -> None:
 
 
 def test_attention_of_one_head() -> None:
-    """K and V into the weight memory, scores, probabilities, context: heads of 8 features beside others, one key masked."""
+    """K and V into the weight memory, scores, probabilities, context: 8 features beside others, one key masked."""
     text = """
 vector.quantize x=0x0:32 codes=0x400:16 scale=0x500:8 rows=5 cols=8 group=8
 vector.quantize x=0x100:32 codes=0x0:8 codes_in_weights=1 scale=0x540:8 rows=5 cols=8 group=8
 vector.quantize_columns x=0x200:32 mask=0x600 codes=0x200:5 scale=0x580 rows=5 cols=8
 matrix.multiply x=0x400:16 w=0x0:8 acc=0x0:20 rows=5 outs=5 ins=8 n=1 m=1
-vector.softmax acc=0x0:20 row_scale=0x500:8 col_scale=0x540:8 mask=0x600 p=0x700:5 l=0x780 rows=5 cols=5 score_scale=0.353
+vector.softmax acc=0x0:20 row_scale=0x500:8 col_scale=0x540:8 mask=0x600 p=0x700:5 l=0x780 rows=5 cols=5 \
+score_scale=0.353
 matrix.multiply x=0x700:5 w=0x200:5 acc=0x100:32 x_unsigned=1 rows=5 outs=8 ins=5 n=1 m=1
 vector.context acc=0x100:32 l=0x780 v_scale=0x580 out=0x800:32 rows=5 cols=8
 """
@@ -190,7 +193,8 @@ vector.context acc=0x100:32 l=0x780 v_scale=0x580 out=0x800:32 rows=5 cols=8
         put_bf16(sim, base, value, 32)
     put(sim, Memory.ACT, 0x600, mask)
     sim.run()
-    (qc, qs), (kc, ks), (vc, vs) = numerics.quantize_rows(q, 8), numerics.quantize_rows(k, 8), numerics.quantize_columns(v, mask)
+    (qc, qs), (kc, ks) = numerics.quantize_rows(q, 8), numerics.quantize_rows(k, 8)
+    vc, vs = numerics.quantize_columns(v, mask)
     p, sums = numerics.softmax(numerics.matmul_i32(qc, kc), qs[:, 0], ks[:, 0], float(np.float32(0.353)), mask)
     expected = numerics.context(numerics.matmul_i32(p, np.ascontiguousarray(vc.T)), sums, vs)
     assert (p[:, 3] == 0).all()
@@ -391,3 +395,63 @@ def test_multiplications_are_joined_only_over_unchanged_operands(options: Option
         sim.run()
         found = np.stack([get(sim, Memory.ACC, 0x40 * i, np.int32, (4,)) for i in range(5)])
         np.testing.assert_array_equal(found, np.concatenate([old[:2], new, old[2:]]).astype(int) @ w.T.astype(int))
+
+
+# ---- any schedule ---------------------------------------------------------------------------------------------------
+
+RING = """
+control.loop count=6
+  load.copy src=0x0(+0x20) dst=0x0{step} rows=1 row_bytes=32 wait=1 signal=0
+  vector.quantize x=0x0{step} codes=0x100 scale=0x200(+0x4) rows=1 cols=16 group=16 wait=0,3 signal=1,2
+  matrix.multiply x=0x100 w=0x0 acc=0x0(+0x10) rows=1 outs=4 ins=16 n=1 m=1 wait=2 signal=3
+control.end
+control.halt
+"""
+"""One input buffer (or six, with a step) and one buffer of codes between three queues."""
+
+
+def ring(credits: int) -> tuple[Semaphore, ...]:
+    return (
+        Semaphore("full", 0, Queue.LOAD, Queue.VECTOR),
+        Semaphore("empty", credits, Queue.VECTOR, Queue.LOAD),
+        Semaphore("codes", 0, Queue.VECTOR, Queue.MATRIX),
+        Semaphore("free", 1, Queue.MATRIX, Queue.VECTOR),
+    )
+
+
+def run_in_any_order(text: str, semaphores: tuple[Semaphore, ...], seed: int) -> Any:
+    """Execute queue heads that may start, picked at random; an instruction happens at once. The accumulators."""
+    random = np.random.default_rng(seed)
+    program = expand(assemble(text))
+    dram = DramRegion("all", 0, np.random.default_rng(3).integers(0, 120, SIZES[Memory.DRAM]).astype(np.uint8))
+    sim = Simulator(program, SIZES, [dram], Options(from_bytes=True))
+    sim.memories.chip[Memory.WEIGHTS][:64] = np.arange(64)
+    counts = [semaphore.initial for semaphore in semaphores]
+    queues = {queue: [entry for entry in sim._steps if entry[0].queue is queue] for queue in Queue}
+    while any(queues.values()):
+        ready = [q for q, waiting in queues.items() if waiting and all(counts[s] for s in waiting[0][0].waits)]
+        instruction, step = queues[ready[random.integers(len(ready))]].pop(0)
+        for semaphore in instruction.waits:
+            counts[semaphore] -= 1
+        step()
+        for semaphore in instruction.signals:
+            counts[semaphore] += 1
+            assert counts[semaphore] <= 15
+    return get(sim, Memory.ACC, 0, np.int32, (24,))
+
+
+def test_what_the_checker_accepts_computes_the_same_in_any_order() -> None:
+    for step, credits in (("", 1), ("(+0x20)", 6)):
+        text = RING.format(step=step)
+        check_program(assemble(text), ring(credits), SIZES)
+        results = [run_in_any_order(text, ring(credits), seed).tolist() for seed in range(8)]
+        assert results[0] != [0] * 24
+        assert all(result == results[0] for result in results)
+
+
+def test_what_the_checker_rejects_may_not() -> None:
+    """Two credits for one buffer: some orders read what the next load wrote."""
+    text = RING.format(step="")
+    with pytest.raises(InputError, match="HPCC1227"):
+        check_program(assemble(text), ring(2), SIZES)
+    assert len({tuple(run_in_any_order(text, ring(2), seed).tolist()) for seed in range(8)}) > 1

@@ -7,7 +7,9 @@ from collections import defaultdict
 from dataclasses import replace
 
 import pytest
-from hand_programs import LINEAR_SEMAPHORES, linear
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hw_targets.asm import assemble
 from hw_targets.check import Semaphore
 from hw_targets.codec import Resolved, expand
@@ -17,11 +19,10 @@ from hw_targets.layout import Layout
 from hw_targets.load import load_target
 from hw_targets.target import Accelerator, Target
 from hw_targets.timing import DIVIDE, MATRIX_FILL, VECTOR_FILL, cost, cycles, matrix_steps, transfer
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from runtime.ledger import Cause, attribute, roofline
 from runtime.simulator.timing import Timing, Wait, _Channels, simulate_timing
 from runtime.trace import chrome_trace
+from tests.unit.hand_programs import LINEAR_SEMAPHORES, linear
 
 U280 = load_target("fpga-u280")
 ARRAY = replace(U280.accelerator, cores=3, tokens=16, outputs=32, multipliers=8, window=32, lanes=128, queue_depth=32)
@@ -95,7 +96,10 @@ FINISH = "vector.finish acc=0x0 row_scale=0x0 columns=0x0 rows=32 cols=768"
         ("vector.quantize x=0x0 codes=0x0 scale=0x0 rows=32 cols=768 group=768", 384),
         ("vector.quantize x=0x0 codes=0x0 scale=0x0 rows=32 cols=8 group=4", 16),  # 128 divisions on 8 dividers
         ("vector.quantize_columns x=0x0 codes=0x0 scale=0x0 rows=128 cols=64", 128),
-        ("vector.embed rows_in=0x0 columns=0x0 out=0x0 codes=0x0 scale=0x0 rows=32 cols=768 group=768 tables=3 norm=1", 1152),
+        (
+            "vector.embed rows_in=0x0 columns=0x0 out=0x0 codes=0x0 scale=0x0 rows=32 cols=768 group=768 tables=3 norm=1",
+            6 * 192,
+        ),
         ("vector.pool x=0x0 mask=0x0 out=0x0 rows=128 cols=768", 768),
     ],
 )
