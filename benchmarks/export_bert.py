@@ -74,8 +74,26 @@ def encoder_of(model: str, attention: str) -> torch.nn.Module:
         torch.manual_seed(SEED)
         config = BertConfig(**SIZES[model])
         config._attn_implementation = attention
-        return BertModel(config).eval()
+        return _made_lively(BertModel(config)).eval()
     return AutoModel.from_pretrained(model, attn_implementation=attention).eval()
+
+
+def _made_lively(model: torch.nn.Module) -> torch.nn.Module:
+    """Numbers with which every part shows in the outputs.
+
+    With BertConfig's own initialisation (matrices of deviation 0.02, biases 0) attention is uniform, layers add next to
+    nothing to the embeddings, and a dropped bias changes no bit. So: matrices that keep the scale of their input, scores
+    of a deviation near 1, biases and norm parameters that are not 0 and 1.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "embeddings.weight" in name:
+                continue
+            if parameter.dim() == 2:
+                parameter.normal_(0.0, parameter.shape[1] ** -0.5)
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model
 
 
 def export(model: torch.nn.Module, path: Path, exporter: str, fixed: tuple[int, int] | None) -> None:

@@ -23,12 +23,14 @@ from xdsl.passes import ModulePass
 from compiler.dialects import nn
 from compiler.interpreters.nn_float import constant_array, dequantized
 from compiler.module import main_function
-from compiler.weights import WeightStore, store_of
+from compiler.weights import WeightStore, row_major, store_of
 from hw_targets import numerics
 from hw_targets.errors import InfeasibleError, InputError
 
 Array = NDArray[Any]
 
+_MATRIX_BLOCK = 128
+"""Rows of a weight matrix coded at a time: their fp32 intermediates fit a core's cache."""
 _TABLE_BLOCK = 4096
 """Rows of an embedding table converted at a time: the table may be most of the model, its fp32 copies need not be."""
 
@@ -240,9 +242,12 @@ class _Quantizer:
             if imported is not None:
                 return imported
             key, array = self._values(value, before)
-            matrix = np.ascontiguousarray(array, dtype=np.float32)
-            _check_finite(key, matrix)
-            codes, scale = numerics.quantize_weights(matrix)
+            matrix = row_major(np.asarray(array, dtype=np.float32))
+            codes, scale = np.empty(matrix.shape, np.int8), np.empty(len(matrix), np.float32)
+            for start in range(0, len(matrix), _MATRIX_BLOCK):
+                rows = slice(start, start + _MATRIX_BLOCK)
+                _check_finite(key, matrix[rows])
+                codes[rows], scale[rows] = numerics.quantize_weights(matrix[rows])
             assert isinstance(value.type, TensorType)
             type = TensorType(i8, codes.shape, value.type.encoding)
             return (
@@ -268,7 +273,7 @@ class _Quantizer:
         assert isinstance(owner.codes.type, TensorType)
         type = TensorType(i8, codes.shape, owner.codes.type.encoding)
         return (
-            self._add_weight(f"{key}.codes", np.ascontiguousarray(codes), type, before, value),
+            self._add_weight(f"{key}.codes", row_major(codes), type, before, value),
             self._add_weight(f"{scale_key}.rows", scale, TensorType(f32, scale.shape), before, value),
         )
 

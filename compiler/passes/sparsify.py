@@ -8,7 +8,7 @@ left dense although its role is in scope says why in the attribute `hpcc.left_de
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +21,15 @@ from xdsl.utils.arg_spec import ArgSpec
 
 from compiler.dialects.nn import DequantizeOp, LinearOp, QLinearOp, WeightOp, shape_of, stored_weight
 from compiler.dialects.sparsity import attribute_of, pattern_of
-from compiler.sparsity.patterns import Dense, Pattern, parse_pattern
-from compiler.weights import Array, WeightStore, content_digest, store_of
+from compiler.sparsity.patterns import HP, NM, Dense, Pattern, parse_pattern
+from compiler.weights import Array, WeightStore, content_digest, row_major, store_of
 from hw_targets.errors import UsageError
 
 PRUNABLE = re.compile(r"layer\.\d+\.(attn\.(q|k|v|o)|ffn\.(up|gate|down))")
 """Roles pruned by default: the linears inside encoder and decoder blocks."""
 
 LEFT_DENSE = "hpcc.left_dense"
+_CACHED_ROWS = 256
 MIN_GROUPS = 4
 """A row of fewer groups than this stays dense."""
 
@@ -138,17 +139,30 @@ def _why_none(reasons: dict[LinearOp, str]) -> str:
 def _prune(weight: WeightOp, store: WeightStore, pattern: Pattern) -> str:
     """Add the pruned matrix, in the stored layout, and return its key. Codes are ranked by what they stand for; those
     that are pruned become 0."""
-    matrix = logical(store.get(weight.key.data), weight)
+    matrix = row_major(logical(store.get(weight.key.data), weight))
     dequantize = _dequantize_of(weight)
-    if dequantize is None:
-        projected = pattern.project(matrix)
-    else:
-        scale = stored_weight(dequantize.scale)
-        assert scale is not None
-        projected = np.where(pattern.mask(matrix * logical(store.get(scale.key.data), scale)), matrix, matrix.dtype.type(0))
+    scale = None if dequantize is None else stored_weight(dequantize.scale)
+    factor = None if scale is None else np.broadcast_to(logical(store.get(scale.key.data), scale), matrix.shape)
+    projected = np.empty_like(matrix)
+    for rows in _row_blocks(pattern, len(matrix)):
+        values = matrix[rows]
+        mask = pattern.mask(values if factor is None else values * factor[rows])
+        projected[rows] = np.where(mask, values, matrix.dtype.type(0))
     pattern.check(projected)
-    stored = np.ascontiguousarray(logical(projected, weight))  # transposing twice gives the stored layout
+    stored = row_major(logical(projected, weight))  # transposing twice gives the stored layout
     return store.add(f"{weight.key.data}.{pattern.spec()}", stored)
+
+
+def _row_blocks(pattern: Pattern, outs: int) -> Iterator[slice]:
+    """Rows whose masks do not depend on each other, some hundred at a time: their scores fit a core's cache."""
+    match pattern:
+        case NM() if pattern.along == "in":
+            step = _CACHED_ROWS
+        case HP():
+            step = -(-_CACHED_ROWS // pattern.rows) * pattern.rows
+        case _:
+            step = max(outs, 1)
+    return (slice(start, start + step) for start in range(0, outs, step))
 
 
 def _replace(weight: WeightOp, key: str, store: WeightStore, pattern: Pattern) -> None:
