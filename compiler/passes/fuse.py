@@ -14,7 +14,7 @@ from xdsl.passes import ModulePass
 from compiler.interpreters import load_meanings
 from compiler.module import main_function
 from compiler.passes.fusion.attention import fuse_attentions
-from compiler.passes.fusion.linear import fuse_linears, simplify_reshapes
+from compiler.passes.fusion.linear import fuse_linears, simplify_movements, simplify_reshapes, sink_reshapes
 from compiler.passes.fusion.masks import MaskProver
 from compiler.passes.fusion.match import Scope
 from compiler.passes.fusion.pointwise import fuse_activations, fuse_layer_norms
@@ -35,11 +35,13 @@ class FusePass(ModulePass):
         scope = Scope(main_function(op).body.block, store_of(ctx, op))
         fuse_stored(scope)
         simplify_reshapes(scope)
+        simplify_movements(scope)
         fuse_layer_norms(scope)
         fuse_activations(scope)
         fuse_linears(scope)
         prover = MaskProver(scope)
         fuse_attentions(scope, prover)
+        sink_reshapes(scope)
         fuse_embeddings(scope)
         fuse_mean_pools(scope, prover)
         fuse_take_tokens(scope)

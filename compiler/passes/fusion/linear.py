@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from xdsl.dialects.builtin import StringAttr, TensorType
 from xdsl.ir import Operation, SSAValue
 from xdsl.irdl import IRDLOperation
@@ -95,7 +96,7 @@ def fuse_linears(scope: Scope) -> None:
         if matrix is not None and plain and is_f32(op.a) and (op.c is None or bias is not None):
             _replace_product(scope, op, op.a, matrix, bias)
     scope.sweep()
-    _sink_reshapes(scope)
+    sink_reshapes(scope)
 
 
 Bias = SSAValue | nn.WeightOp
@@ -127,7 +128,7 @@ def _replace_product(scope: Scope, op: nn.MatMulOp | nn.GemmOp, x: SSAValue, mat
     scope.replace(last, [*weight, *extra, linear], location=op)
 
 
-def _sink_reshapes(scope: Scope) -> None:
+def sink_reshapes(scope: Scope) -> None:
     """linear(reshape(x)) -> reshape(linear(x)) where the reshape only regroups rows, as exporters of Gemm write it."""
     for op in scope.each(nn.LinearOp):
         reshape = made_by(op.x, nn.ReshapeOp)
@@ -153,6 +154,26 @@ def simplify_reshapes(scope: Scope) -> None:
             _keep_name(op, op.x)
             op.result.replace_all_uses_with(op.x)
     scope.sweep()
+
+
+def simplify_movements(scope: Scope) -> None:
+    """Transpositions that undo each other, with reshapes between them -> a reshape: what they do is run, not matched."""
+    for op in scope.each(nn.TransposeOp):
+        chain: list[nn.TransposeOp | nn.ReshapeOp] = [op]
+        while isinstance(before := chain[-1].x.owner, nn.TransposeOp | nn.ReshapeOp):
+            chain.append(before)
+            if isinstance(before, nn.TransposeOp) and _is_still(scope, chain[::-1]):
+                scope.replace(op, [nn.ReshapeOp(before.x, type_of(op.result))])
+                break
+    simplify_reshapes(scope)
+
+
+def _is_still(scope: Scope, chain: list[nn.TransposeOp | nn.ReshapeOp]) -> bool:
+    """Whether a chain of movements, from its first on, leaves the row-major order as it was."""
+    indices = plain = np.arange(math.prod(nn.shape_of(chain[0].x))).reshape(nn.shape_of(chain[0].x))
+    for op in chain:
+        indices = scope.run(op, [indices])
+    return np.array_equal(indices.reshape(-1), plain.reshape(-1))
 
 
 def _keep_name(op: nn.ReshapeOp | nn.ExpandOp, value: SSAValue) -> None:

@@ -13,11 +13,13 @@ _Arithmetic = nn.CastOp | nn.BinaryOp | nn.UnaryOp | nn.ReshapeOp
 
 def fuse_stored(scope: Scope) -> None:
     """Cast(int8) * scale -> dequantize, which keeps the codes; what else is computed from weights alone -> a weight."""
+    made = {_evaluate(scope, op) for op in scope.each(nn.ReshapeOp) if _is_stored_work(op)}
     for op in scope.each(nn.BinaryOp):
         if op.kind.data is nn.BinaryKind.MUL and is_f32(op.result):
             _dequantize(scope, op)
     scope.sweep()
-    made = {_evaluate(scope, op) for op in list(scope.block.ops) if isinstance(op, _Arithmetic) and _is_stored_work(op)}
+    rest = (op for op in list(scope.block.ops) if isinstance(op, _Arithmetic))
+    made |= {_evaluate(scope, op) for op in rest if _is_stored_work(op)}
     scope.sweep()
     scope.store.release(made - {op.key.data for op in scope.each(nn.WeightOp)})
 
