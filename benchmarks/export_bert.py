@@ -7,6 +7,9 @@ hpcc's, see benchmarks/workloads.py). Batch and sequence stay dynamic unless `--
     python benchmarks/export_bert.py MODEL_FOLDER OUT_FILE --exporter dynamo --head pool --attention eager
 """
 
+# torch is no dependency of hpcc, so a type checker may not find it.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import argparse
@@ -116,7 +119,7 @@ def export(model: torch.nn.Module, path: Path, exporter: str, fixed: tuple[int, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", help=f"one of {', '.join(SIZES)}, or a folder of transformers")
     parser.add_argument("out", type=Path, help="the .onnx file to write")
     parser.add_argument("--exporter", default="torchscript", choices=list(OPSETS))

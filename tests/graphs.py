@@ -254,9 +254,7 @@ class _Graph:
         types = self.parameter("embeddings.type", 2, spec.hidden)
         total = self.op("Gather", [words, "input_ids"], "embeddings")
         if spec.token_types != "none":
-            ids = (
-                "token_type_ids" if spec.token_types == "input" else self.constant(np.zeros((self.batch, s)), np.int64)
-            )
+            ids = "token_type_ids" if spec.token_types == "input" else self.constant(np.zeros((self.batch, s)), np.int64)
             total = self.op("Add", [total, self.op("Gather", [types, ids], "embeddings")], "embeddings")
         if spec.position == "folded":
             rows = self.constant(self.stored(positions)[None, :s])

@@ -286,8 +286,8 @@ def _dequantize_linear(n: NodeImport) -> list[SSAValue]:
     if n.attribute("block_size", 0) or len(along) > 1:
         raise Unsupported("scales per block")
     axis = n.attribute("axis", 1) % max(rank, 1)
-    shape = [-1 if a == axis else 1 for a in range(rank)] if along not in ((), (1,)) else []
-    shape = [along[0] if size == -1 else size for size in shape]
+    is_per_tensor = math.prod(along) == 1
+    shape = [] if is_per_tensor else [math.prod(along) if a == axis else 1 for a in range(rank)]
     value = n.emit(nn.CastOp(codes, tensor_type(codes, nn.shape_of(codes), nn.element_type_of(scale))))
     zero = n.constant(2)
     if zero is not None and zero.any():
@@ -620,9 +620,7 @@ class ModelImport:
             self._name(output, result, mark[0])
 
     def _is_gone(self, made: SSAValue, mark: int) -> bool:
-        return isinstance(made.owner, nn.WeightOp | nn.ConstantOp) and all(
-            made.owner is not op for op in self.constants
-        )
+        return isinstance(made.owner, nn.WeightOp | nn.ConstantOp) and all(made.owner is not op for op in self.constants)
 
     def _convert(self, node: ir.Node) -> list[SSAValue]:
         converter = CONVERTERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None

@@ -27,9 +27,7 @@ from compiler.weights import attach_store
 from hw_targets.errors import MissingToolError
 
 BATCH, TOKENS = 2, 48
-EXPORTS = [
-    "-".join(parts) for parts in itertools.product(("torchscript", "dynamo"), ("sdpa", "eager"), ("pooler", "pool"))
-]
+EXPORTS = ["-".join(parts) for parts in itertools.product(("torchscript", "dynamo"), ("sdpa", "eager"), ("pooler", "pool"))]
 
 pytestmark = pytest.mark.slow
 

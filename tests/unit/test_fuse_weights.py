@@ -230,9 +230,7 @@ def test_a_convolution_over_several_positions_goes_to_the_host(tmp_path: Path) -
     onnx.save(model, str(path))
     imported = import_onnx(path, {})
     opaque = [op for op in imported.module.walk() if isinstance(op, nn.OpaqueOp)]
-    assert [(op.op_type.data, op.reason.data) for op in opaque] == [
-        ("Conv", "a convolution over more than one position")
-    ]
+    assert [(op.op_type.data, op.reason.data) for op in opaque] == [("Conv", "a convolution over more than one position")]
 
 
 @given(st.integers(1, 9), st.integers(1, 40), st.booleans(), st.booleans())
