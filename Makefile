@@ -1,4 +1,4 @@
-# make demo | test | test-all | bench | lint | docs
+# make demo | test | test-all | bench | lint | format | docs | clean
 # A virtual environment in .venv; uv makes it faster where it is installed, plain venv and pip do otherwise.
 
 PYTHON ?= python3
@@ -65,7 +65,7 @@ format: $(VENV)/.dev
 	@$(BIN)/ruff format
 
 docs: $(VENV)/.base
-	@$(BIN)/python -m hw_targets.docs
+	@$(BIN)/python -m compiler.tools.pages
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

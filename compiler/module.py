@@ -15,7 +15,7 @@ def main_function(module: ModuleOp) -> FuncOp:
     for op in module.ops:
         if isinstance(op, FuncOp) and op.sym_name.data == MAIN and op.body.blocks:
             return op
-    raise InputError("HPCC1201", "the module has no function @main", hint="start from an ONNX file or a dumped stage")
+    raise InputError("HPCC1420", "the module has no function @main", hint="start from an ONNX file or a dumped stage")
 
 
 def names_of(function: FuncOp, attribute: str) -> list[str]:

@@ -1,0 +1,84 @@
+"""hpcc from Python: compile a model, load a bundle, run either. `import hpcc` is cheap; heavy imports wait for a call.
+
+import hpcc
+
+compiled = hpcc.compile("model.onnx", "fpga-u280", shapes={"input_ids": (1, 128)}, sparsity="hp:0.75")
+print(compiled.report.cycles, compiled.report.cycles_if_dense)
+result = compiled.run({"input_ids": ids, "attention_mask": mask})
+
+program = hpcc.load("model.fpga-u280.hp-0.75.hpcc")
+outputs = program.run({"input_ids": ids, "attention_mask": mask}).outputs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from hw_targets.errors import HpccError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from compiler.tools.compiled import Compiled
+    from runtime.program import Program
+
+__all__ = ["HpccError", "compile", "load"]
+
+AnyPath = str | PathLike[str]
+
+
+def compile(
+    model: AnyPath,
+    target: AnyPath,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    sparsity: str | None = None,
+    inputs: AnyPath | Mapping[str, NDArray[Any]] | None = None,
+    output: AnyPath | None = None,
+    verify: bool = True,
+) -> Compiled:
+    """Compile an .onnx file for a target (a shipped name or a .toml file), simulate it and verify the results.
+
+    `shapes` binds inputs by name, as `--shape`; `sparsity` is a specification as for `--sparsity`, None changes no
+    weight; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one batch up. The
+    bundle is written to `output`, nowhere if that is None. The result has `program`, `report`, `run_report`, `outputs`
+    (those of `inputs`, by name), `run` and `save`.
+
+    Raises HpccError, as InputError (a file or the compilation is at fault), UsageError (an argument is),
+    InfeasibleError (the target is too small), VerificationError or MissingToolError; each has a `code`.
+    """
+    from os import fspath
+
+    from compiler.tools.options import Options
+    from compiler.tools.session import Session
+
+    options = Options(
+        model=fspath(model),
+        target=fspath(target),
+        shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
+        sparsity=sparsity,
+        inputs=inputs if inputs is None or isinstance(inputs, Mapping) else fspath(inputs),
+        output=None if output is None else fspath(output),
+        verify=verify,
+        quiet=True,
+    )
+    return Session(options).compile()
+
+
+def load(bundle: AnyPath) -> Program:
+    """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged."""
+    from pathlib import Path
+
+    from runtime.program import Program
+
+    return Program.load(Path(bundle))
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from compiler.tools.hpcc import installed_version
+
+        return installed_version()
+    raise AttributeError(f"module 'hpcc' has no attribute {name!r}")

@@ -56,9 +56,7 @@ def line_of(instruction: Instruction, nodes: Sequence[str] = ()) -> str:
     parts = [instruction.name]
     parts += [f"{name}={_address_text(address)}" for name, address in instruction.operands]
     parts += [
-        f"{name}={_value_text(fields[name], value)}"
-        for name, value in instruction.immediates
-        if _bits(fields[name], value)
+        f"{name}={_value_text(fields[name], value)}" for name, value in instruction.immediates if _bits(fields[name], value)
     ]
     for key, numbers in (("wait", instruction.waits), ("signal", instruction.signals)):
         if numbers:

@@ -135,9 +135,7 @@ def _finish(instruction: Resolved, clock: Clock, tokens: Sequence[_Tokens]) -> N
         most = semaphore.initial + len(state.signals) - done
         if most > SEMAPHORE_MAX:
             message = f"{state.title} can reach {most}, above its maximum {SEMAPHORE_MAX}"
-            raise _error(
-                "HPCC1224", message, instruction, f"{semaphore.producer} must wait for {semaphore.consumer} first"
-            )
+            raise _error("HPCC1224", message, instruction, f"{semaphore.producer} must wait for {semaphore.consumer} first")
 
 
 # ---- fields and bounds ----------------------------------------------------------------------------------------------
@@ -183,9 +181,7 @@ def _check_bounds(instruction: Resolved, region: Extent, writes: bool, sizes: Ma
         raise _error("HPCC1226", message, instruction)
     if region.rows > 1 and region.pitch < region.row_bytes:
         verb = "writes" if writes else "reads"
-        raise _error(
-            "HPCC1226", f"{verb} rows of {region.row_bytes} bytes only {region.pitch} bytes apart", instruction
-        )
+        raise _error("HPCC1226", f"{verb} rows of {region.row_bytes} bytes only {region.pitch} bytes apart", instruction)
 
 
 # ---- hazards --------------------------------------------------------------------------------------------------------

@@ -221,9 +221,7 @@ def decode(data: bytes) -> list[Instruction]:
         raise InputError("HPCC1205", f"this is no hpcc program: it begins with {magic!r}, not {MAGIC!r}")
     if version != ISA_VERSION:
         hint = "compile the model again, or use the release that wrote it"
-        raise InputError(
-            "HPCC1206", f"the program is of ISA version {version}, this release runs {ISA_VERSION}", hint=hint
-        )
+        raise InputError("HPCC1206", f"the program is of ISA version {version}, this release runs {ISA_VERSION}", hint=hint)
     if reserved:
         raise InputError("HPCC1205", "reserved bits of the header are set")
     body = len(data) - HEADER.size

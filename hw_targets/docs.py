@@ -63,9 +63,7 @@ Not modelled: wires between SLRs, placement inside an SLR, SLRs of different siz
 def page() -> str:
     """The text of docs/TARGETS.md."""
     limits = ", ".join(f"{name} {bytes_ >> 20} MiB" for name, bytes_ in resources.LIMITS.items())
-    introduction = INTRODUCTION.format(
-        tile_rows=resources.TILE_ROWS, lanes=1024 * resources.LANES_PER_MAC, limits=limits
-    )
+    introduction = INTRODUCTION.format(tile_rows=resources.TILE_ROWS, lanes=1024 * resources.LANES_PER_MAC, limits=limits)
     sections = [introduction, _model(), _keys(), *(_target(name) for name in target_files())]
     return "\n".join(sections)
 

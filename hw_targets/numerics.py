@@ -188,9 +188,7 @@ def matmul_i32(x: AnyArray, w: AnyArray) -> I32:
 # ---- VECTOR ---------------------------------------------------------------------------------------------------------
 
 
-def finish(
-    acc: AnyArray, row_scale: AnyArray, col_scale: AnyArray, bias: AnyArray | None, residual: AnyArray | None
-) -> F32:
+def finish(acc: AnyArray, row_scale: AnyArray, col_scale: AnyArray, bias: AnyArray | None, residual: AnyArray | None) -> F32:
     """f32(acc) * (row_scale * col_scale) + bias + residual: acc i32 [R, C], scales f32 [R] and [C], to fp32 [R, C]."""
     scale = ftz(np.asarray(row_scale, np.float32)[:, None] * np.asarray(col_scale, np.float32))
     y = np.asarray(acc, np.int32).astype(np.float32)

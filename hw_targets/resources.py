@@ -109,9 +109,7 @@ class Violation:
 
     def __str__(self) -> str:
         if self.resource == "mean":
-            return (
-                f"the mean use of BRAM, URAM and DSP is {self.used} %, {self.over} above the limit of {self.allowed} %"
-            )
+            return f"the mean use of BRAM, URAM and DSP is {self.used} %, {self.over} above the limit of {self.allowed} %"
         return (
             f"{self.resource.upper()}: {self.used:,} used, {self.over:,} more than the {self.allowed:,} "
             f"({CEILINGS[self.resource]} % of {self.usable:,} usable)"
@@ -303,9 +301,7 @@ def _arrays(target: Target, asked: dict[str, int | None]) -> Iterator[Accelerato
     """Candidate arrays with memories still of size 0."""
     fixed = {name: asked[name] or default for name, default in DEFAULTS.items()}
     cores = asked["cores"] or target.device.slrs
-    for tokens, outputs in product(
-        _choices(asked["tokens"], TOKEN_CHOICES), _choices(asked["outputs"], OUTPUT_CHOICES)
-    ):
+    for tokens, outputs in product(_choices(asked["tokens"], TOKEN_CHOICES), _choices(asked["outputs"], OUTPUT_CHOICES)):
         macs = cores * tokens * outputs * fixed["multipliers"]
         lanes = asked["lanes"] or _power_of_two_at_least(macs * LANES_PER_MAC)
         yield Accelerator(

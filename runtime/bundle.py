@@ -61,6 +61,7 @@ class Bundle:
         """Everything that can be checked before running. Raises InputError naming the section."""
         _check_map(self)
         _check_segments(self)
+        _ = self.target  # Raises InputError for a damaged snapshot.
         try:
             expanded = self.expanded
         except InputError as error:
@@ -141,6 +142,10 @@ def digest(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
+def _own_digest(manifest: Manifest) -> str:
+    return digest(manifest.model_copy(update={"digest": ""}).text().encode())
+
+
 def save_bundle(bundle: Bundle, path: Path, extras: Mapping[str, str | bytes] | None = None) -> Manifest:
     """Check the bundle and write it to folder `path`; `extras` are further files (report.json, trace.json).
 
@@ -155,7 +160,9 @@ def save_bundle(bundle: Bundle, path: Path, extras: Mapping[str, str | bytes] | 
         WEIGHTS: np.ascontiguousarray(bundle.weights).data if bundle.weights.size else b"",
         **bundle.host,
     }
-    manifest = bundle.manifest.model_copy(update={"digests": {name: digest(data) for name, data in files.items()}})
+    digests = {name: digest(data) for name, data in files.items()}
+    manifest = bundle.manifest.model_copy(update={"digests": digests})
+    manifest = manifest.model_copy(update={"digest": _own_digest(manifest)})
     files[MANIFEST] = manifest.text().encode()
     for name, data in (extras or {}).items():
         files[name] = data.encode() if isinstance(data, str) else data
@@ -225,6 +232,9 @@ def load_bundle(path: Path) -> Bundle:
         bundle.check()
     except InputError as error:
         raise InputError(error.code, error.message, where=f"{path}/{error.where}", hint=error.hint) from error
+    # Last, so that what is structurally wrong is said in its own words.
+    if _own_digest(manifest) != manifest.digest:
+        raise _edited(path / MANIFEST)
     return bundle
 
 
@@ -248,7 +258,9 @@ def _map_weights(path: Path) -> Bytes:
 
 def _check_digest(path: Path, name: str, data: bytes | memoryview, manifest: Manifest) -> None:
     if digest(data) != manifest.digests[name]:
-        message = "the file is not the one that was written with this bundle"
-        raise InputError(
-            "HPCC1245", message, where=str(path / name), hint="it is truncated or was edited; compile again"
-        )
+        raise _edited(path / name)
+
+
+def _edited(file: Path) -> InputError:
+    message = "the file is not the one that was written with this bundle"
+    return InputError("HPCC1245", message, where=str(file), hint="it is truncated or was edited; compile again")

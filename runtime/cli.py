@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hw_targets.command_line import Parser, internal_error
 from hw_targets.errors import HpccError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ PERCENTILE = 0.9
 
 def main_run(arguments: Sequence[str] | None = None) -> int:
     """`hpcc-run`: exit status."""
-    parser = argparse.ArgumentParser(prog="hpcc-run", description="Run a compiled program on the simulator.")
+    parser = Parser(prog="hpcc-run", description="Run a compiled program on the simulator.")
     parser.add_argument("bundle", type=Path, help="folder written by hpcc")
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input name, first axis samples")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="where the outputs go")
@@ -44,24 +45,23 @@ def main_run(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--timing-only", action="store_true", help="count cycles without values")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
-    options = parser.parse_args(arguments)
-    return _guarded(lambda: _run(options), options.debug)
+    return _guarded(parser, _run, arguments)
 
 
 def main_objdump(arguments: Sequence[str] | None = None) -> int:
     """`hpcc-objdump`: exit status."""
-    parser = argparse.ArgumentParser(prog="hpcc-objdump", description="Show what a compiled program consists of.")
+    parser = Parser(prog="hpcc-objdump", description="Show what a compiled program consists of.")
     parser.add_argument("bundle", type=Path, help="folder written by hpcc")
     parser.add_argument("--sections", action="store_true", help="files, segments and memory map, no instructions")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
-    options = parser.parse_args(arguments)
-    return _guarded(lambda: _objdump(options), options.debug)
+    return _guarded(parser, _objdump, arguments)
 
 
-def _guarded(command: Callable[[], None], debug: bool) -> int:
-    """Run a command; a user's error is one line and its exit status."""
+def _guarded(parser: Parser, command: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None) -> int:
+    """Parse and run a command; a user's error is one line and its exit status."""
+    debug = "--debug" in (sys.argv if arguments is None else arguments)
     try:
-        command()
+        command(parser.parse_args(arguments))
         sys.stdout.flush()
     except HpccError as error:
         if debug:
@@ -72,6 +72,11 @@ def _guarded(command: Callable[[], None], debug: bool) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough; keep the interpreter from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(internal_error(error), file=sys.stderr)
+        return HpccError.exit_status
     return 0
 
 
@@ -226,16 +231,12 @@ def sections(bundle: Bundle) -> str:
         lines.append(f"device {title}:")
         for border in borders:
             shape = "x".join(map(str, border.shape))
-            lines.append(
-                f"  {border.offset:#012x} {border.name}: {shape} {border.device_dtype} ({border.dtype} outside)"
-            )
+            lines.append(f"  {border.offset:#012x} {border.name}: {shape} {border.device_dtype} ({border.dtype} outside)")
     lines.append("memories:")
     lines += [f"  {memory}: {size:,} bytes" for memory, size in manifest.sizes.items()]
     lines.append("dram:")
     for region in sorted(manifest.dram, key=lambda r: r.offset):
-        lines.append(
-            f"  {region.offset:#012x}..{region.end:#012x} {region.kind:8} {region.name} ({region.bytes:,} bytes)"
-        )
+        lines.append(f"  {region.offset:#012x}..{region.end:#012x} {region.kind:8} {region.name} ({region.bytes:,} bytes)")
     lines.append("semaphores:")
     for number, s in enumerate(manifest.semaphores):
         lines.append(f"  {number:2} {s.name}: {s.producer} -> {s.consumer}, initially {s.initial}")

@@ -171,9 +171,7 @@ def _decode_hp_mark(data: Bytes, outs: int, m: int, window: int, shape: Geometry
     counts = np.add.reduceat(marks, shape.first, axis=1)
     if (counts != shape.quota).any():
         row, group = np.argwhere(counts != shape.quota)[0]
-        raise _error(
-            f"hp_mark: row {row} marks {counts[row, group]} of group {group}, which keeps {shape.quota[group]}"
-        )
+        raise _error(f"hp_mark: row {row} marks {counts[row, group]} of group {group}, which keeps {shape.quota[group]}")
     positions = np.nonzero(marks)[1].reshape(outs, shape.slots)
     return np.concatenate([data[:values], _pack_selects((positions - shape.group_start).astype(np.uint8)), stored])
 
@@ -274,4 +272,4 @@ def _expect_coarse(what: str, block_rows: int) -> None:
 
 
 def _error(message: str) -> InputError:
-    return InputError("HPCC1220", message)
+    return InputError("HPCC1820", message)

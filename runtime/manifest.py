@@ -126,7 +126,8 @@ Segment = Annotated[HostEntry | DeviceEntry, Field(discriminator="kind")]
 
 
 class Manifest(Strict):
-    """The whole file. `digests` are blake2b (32 bytes, hex) of the bundle's other files; `save` fills them in."""
+    """The whole file. `digests` are blake2b (32 bytes, hex) of the bundle's other files, `digest` is that of this
+    file's canonical text with `digest` empty; `save` fills them in."""
 
     schema_version: int = SCHEMA_VERSION
     hpcc_version: str
@@ -143,6 +144,7 @@ class Manifest(Strict):
     model_outputs: tuple[TensorEntry, ...]
     segments: tuple[Segment, ...]
     digests: dict[str, str] = {}
+    digest: str = ""
 
     @property
     def semaphore_table(self) -> tuple[Semaphore, ...]:

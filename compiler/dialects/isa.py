@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     FloatAttr,
     IntegerAttr,
+    IntegerType,
     NameLoc,
     StringAttr,
     f32,
@@ -26,6 +27,7 @@ from xdsl.printer import Printer
 from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
+from compiler.dialects.tile import DRAM_KINDS, ELEMENT_BYTES, check_immediate, check_semaphores
 from hw_targets import isa
 
 
@@ -37,8 +39,8 @@ class InstructionOp(IRDLOperation):
     function = prop_def(StringAttr)
     addresses = prop_def(DictionaryAttr)
     immediates = prop_def(DictionaryAttr)
-    waits = opt_prop_def(DenseArrayBase)
-    signals = opt_prop_def(DenseArrayBase)
+    waits = opt_prop_def(DenseArrayBase.constr(i64))
+    signals = opt_prop_def(DenseArrayBase.constr(i64))
     layer = prop_def(StringAttr)
 
     def __init__(self, instruction: isa.Instruction, layer: str) -> None:
@@ -83,8 +85,7 @@ class InstructionOp(IRDLOperation):
             odd = sorted(self.immediates.data.keys() ^ fields.keys())
             raise VerifyException(f"immediates of {row.name}: {', '.join(odd)} missing or unknown")
         for name, attr in self.immediates.data.items():
-            if isinstance(attr, IntegerAttr) and not 0 <= attr.value.data < 1 << fields[name].bits:
-                raise VerifyException(f"immediate {name!r} = {attr.value.data} does not fit {fields[name].bits} bits")
+            check_immediate(fields[name], attr)
         known = {operand.name for operand in row.operands}
         needed = {operand.name for operand in row.operands if not operand.optional}
         present = self.addresses.data.keys()
@@ -95,9 +96,7 @@ class InstructionOp(IRDLOperation):
             if not isinstance(numbers, DenseArrayBase) or len(numbers) != 2 + isa.LOOP_LEVELS:
                 raise VerifyException(f"operand {name!r} is [base, pitch, stride, stride]")
         for numbers, limit in ((self.waits, isa.MAX_WAITS), (self.signals, isa.MAX_SIGNALS)):
-            values = _tuple(numbers)
-            if len(values) > limit or any(not 0 <= v < isa.SEMAPHORES for v in values):
-                raise VerifyException(f"at most {limit} semaphores of {isa.SEMAPHORES}, not {list(values)}")
+            check_semaphores(numbers, limit)
 
     @classmethod
     def parse(cls, parser: Parser) -> InstructionOp:
@@ -106,6 +105,8 @@ class InstructionOp(IRDLOperation):
 
         def operand() -> None:
             name = parser.parse_identifier()
+            if name in addresses:
+                parser.raise_error(f"operand {name!r} is named twice")
             parser.parse_punctuation("=")
             numbers = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
             addresses[name] = DenseArrayBase.from_list(i64, numbers)
@@ -119,7 +120,8 @@ class InstructionOp(IRDLOperation):
             if parser.parse_optional_keyword(keyword):
                 numbers = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
                 properties[name] = DenseArrayBase.from_list(i64, numbers)
-        return InstructionOp.build(properties=properties)
+        extra = parser.parse_optional_attr_dict_with_keyword()
+        return InstructionOp.build(properties=properties, attributes={} if extra is None else dict(extra.data))
 
     def print(self, printer: Printer) -> None:
         printer.print_string(" ")
@@ -132,13 +134,14 @@ class InstructionOp(IRDLOperation):
         for keyword, numbers in (("wait", self.waits), ("signal", self.signals)):
             if numbers is not None:
                 printer.print_string(f" {keyword} {list(_tuple(numbers))}")
+        printer.print_op_attributes(self.attributes, print_keyword=True)
 
 
-def _numbers(values: Sequence[int]) -> DenseArrayBase | None:
+def _numbers(values: Sequence[int]) -> DenseArrayBase[IntegerType] | None:
     return DenseArrayBase.from_list(i64, list(values)) if values else None
 
 
-def _tuple(numbers: DenseArrayBase | None) -> tuple[int, ...]:
+def _tuple(numbers: DenseArrayBase[IntegerType] | None) -> tuple[int, ...]:
     return tuple(int(v) for v in numbers.get_values()) if numbers is not None else ()
 
 
@@ -200,6 +203,16 @@ class ImageOp(IRDLOperation):
                 "encoding": encoding,
             }
         )
+
+    def verify_(self) -> None:
+        if self.kind.data not in DRAM_KINDS:
+            raise VerifyException(f"DRAM kind {self.kind.data!r} is none of {', '.join(DRAM_KINDS)}")
+        if self.address.value.data < 0 or self.bytes.value.data < 1:
+            raise VerifyException("an image's bytes are at 0 or above and not none")
+        if str(self.element) not in ELEMENT_BYTES:
+            raise VerifyException(f"an image holds i8, i32, f32 or bf16, not {self.element}")
+        if self.kind.data == "weights" and self.encoding is None:
+            raise VerifyException("encoded weights have a storage format")
 
 
 def node_name(op: InstructionOp) -> str:

@@ -81,6 +81,14 @@ def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
     return tuple(result)
 
 
+def _sequence_shape(op: IRDLOperation, value: SSAValue) -> tuple[int, int, int]:
+    """Batch, tokens and features of a value."""
+    shape = shape_of(value)
+    if len(shape) != 3:
+        raise VerifyException(f"'{op.name}' takes batch x tokens x features, not {shape}")
+    return shape[0], shape[1], shape[2]
+
+
 def _expect_shape(op: IRDLOperation, value: SSAValue, shape: Sequence[int]) -> None:
     if shape_of(value) != tuple(shape):
         raise VerifyException(f"'{op.name}' expects shape {tuple(shape)}, the type says {shape_of(value)}")
@@ -529,9 +537,11 @@ class ConcatOp(IRDLOperation):
         shapes = [list(shape_of(value)) for value in self.inputs]
         if not 0 <= axis < len(shapes[0]):
             raise VerifyException(f"axis {axis} is outside the shape {tuple(shapes[0])}")
-        total = sum(shape[axis] for shape in shapes)
-        if any(s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes):
+        first = shapes[0]
+        others = [(len(s), s[:axis], s[axis + 1 :]) for s in shapes]
+        if any(other != (len(first), first[:axis], first[axis + 1 :]) for other in others):
             raise VerifyException("concatenated shapes differ outside the axis")
+        total = sum(shape[axis] for shape in shapes)
         _expect_shape(self, self.result, (*shapes[0][:axis], total, *shapes[0][axis + 1 :]))
 
 
@@ -800,7 +810,7 @@ class MeanPoolOp(IRDLOperation):
         super().__init__(operands=[x, mask], properties={"minimum": FloatAttr(minimum, f32)}, result_types=[type])
 
     def verify_(self) -> None:
-        b, s, d = shape_of(self.x)
+        b, s, d = _sequence_shape(self, self.x)
         _expect_shape(self, self.mask, (b, s))
         _expect_shape(self, self.result, (b, d))
 
@@ -820,7 +830,7 @@ class TakeTokenOp(IRDLOperation):
         super().__init__(operands=[x], properties={"index": IntegerAttr(index, 64)}, result_types=[type])
 
     def verify_(self) -> None:
-        b, s, d = shape_of(self.x)
+        b, s, d = _sequence_shape(self, self.x)
         if not 0 <= self.index.value.data < s:
             raise VerifyException(f"token {self.index.value.data} is outside a sequence of {s}")
         _expect_shape(self, self.result, (b, d))
@@ -869,6 +879,8 @@ class QuantizeOp(IRDLOperation):
 
     def verify_(self) -> None:
         x, scale = shape_of(self.x), shape_of(self.scale)
+        if not x or not scale:
+            raise VerifyException("a scale has a last axis of groups")
         _expect_shape(self, self.codes, x)
         expected = (x[0], 1, self.groups) if self.granularity.data is Granularity.SEQUENCE_HEAD else (*x[:-1], self.groups)
         _expect_shape(self, self.scale, expected)

@@ -57,7 +57,7 @@ ELEMENT_BYTES: dict[str, int] = {"i8": 1, "i32": 4, "f32": 4, "bf16": 2}
 def element_bytes(type: MemRefType) -> int:
     """Bytes of one element of a buffer type (i8, i32, f32 or bf16)."""
     element = type.element_type
-    if isinstance(element, IntegerType):
+    if isinstance(element, IntegerType) and element.width.data in (8, 32):
         return element.width.data // 8
     if isinstance(element, BFloat16Type):
         return 2
@@ -93,13 +93,24 @@ def row_stride(type: MemRefType) -> int:
     return first
 
 
-def _check_buffer(type: Attribute) -> MemRefType:
+def _check_buffer(type: Attribute, *, strided: bool = False) -> MemRefType:
+    """A buffer has static rows and columns, and without `strided` (a view) no gaps between its rows."""
     assert isinstance(type, MemRefType)
     memory_of(type)
     element_bytes(type)
-    if len(type.get_shape()) != 2:
+    shape, strides = type.get_shape(), type.get_strides()
+    if len(shape) != 2 or min(shape) < 1:
         raise VerifyException(f"a buffer has rows and columns, {type} has not")
+    if strides is None or strides[1] != 1 or strides[0] is None or strides[0] < 1:
+        raise VerifyException(f"a buffer's rows are a known distance apart and its columns adjacent, not in {type}")
+    if not strided and not isinstance(type.layout, NoneAttr):
+        raise VerifyException(f"a buffer has no layout but rows side by side, {type} is a view's type")
     return type
+
+
+def _check_address(address: IntegerAttr | None) -> None:
+    if address is not None and address.value.data < 0:
+        raise VerifyException(f"address {address.value.data} is negative")
 
 
 @irdl_op_definition
@@ -126,6 +137,9 @@ class AllocOp(IRDLOperation):
         type = _check_buffer(self.result.type)
         if memory_of(type) is isa.Memory.DRAM:
             raise VerifyException("DRAM regions are declared by hpcc_tile.dram")
+        if self.slots is not None and self.slots.value.data < 1:
+            raise VerifyException("a buffer has at least one slot")
+        _check_address(self.address)
 
 
 DRAM_KINDS = ("input", "output", "weights", "columns", "table", "ids")
@@ -168,6 +182,7 @@ class DramOp(IRDLOperation):
             raise VerifyException(f"DRAM kind {self.kind.data!r} is none of {', '.join(DRAM_KINDS)}")
         if memory_of(_check_buffer(self.result.type)) is not isa.Memory.DRAM:
             raise VerifyException("a DRAM region lies in dram")
+        _check_address(self.address)
 
 
 @irdl_op_definition
@@ -187,7 +202,7 @@ class ViewOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
-        source, result = _check_buffer(self.source.type), _check_buffer(self.result.type)
+        source, result = _check_buffer(self.source.type, strided=True), _check_buffer(self.result.type, strided=True)
         if memory_of(source) != memory_of(result) or source.element_type != result.element_type:
             raise VerifyException("a view keeps its source's memory and element type")
         if len(self.origin.data.results) != 2 or self.origin.data.num_dims != len(self.counters):
@@ -223,17 +238,44 @@ class ForOp(IRDLOperation):
         counter = parser.parse_argument(expect_type=False).resolve(IndexType())
         parser.parse_keyword("to")
         count = parser.parse_integer(allow_boolean=False)
-        return ForOp(count, parser.parse_region((counter,)))
+        op = ForOp(count, parser.parse_region((counter,)))
+        op.attributes.update(_parse_extra(parser))
+        return op
 
     def print(self, printer: Printer) -> None:
         printer.print_string(" ")
         printer.print_block_argument(self.body.block.args[0], print_type=False)
         printer.print_string(f" to {self.count.value.data} ")
-        printer.print_region(self.body, print_entry_block_args=False)
+        printer.print_region(self.body, print_entry_block_args=False, print_empty_block=False)
+        printer.print_op_attributes(self.attributes, print_keyword=True)
+
+
+def _parse_extra(parser: Parser) -> dict[str, Attribute]:
+    """Attributes of an op that its own syntax does not name."""
+    extra = parser.parse_optional_attr_dict_with_keyword()
+    return {} if extra is None else dict(extra.data)
 
 
 def _immediate(field: isa.Immediate, value: int | float) -> Attribute:
     return FloatAttr(float(value), f32) if field.is_float else IntegerAttr(int(value), 64)
+
+
+def check_immediate(field: isa.Immediate, attr: Attribute) -> None:
+    """A float field takes an f32, any other an integer that fits its bits. Raises VerifyException."""
+    if field.is_float:
+        if not isinstance(attr, FloatAttr) or not isinstance(attr.type, Float32Type):
+            raise VerifyException(f"immediate {field.name!r} is an f32, not {attr}")
+    elif not isinstance(attr, IntegerAttr):
+        raise VerifyException(f"immediate {field.name!r} is an integer, not {attr}")
+    elif not 0 <= attr.value.data < 1 << field.bits:
+        raise VerifyException(f"immediate {field.name!r} = {attr.value.data} does not fit {field.bits} bits")
+
+
+def check_semaphores(numbers: DenseArrayBase[IntegerType] | None, limit: int) -> None:
+    """At most `limit` different semaphores of those the machine has. Raises VerifyException."""
+    values = [int(v) for v in numbers.get_values()] if numbers is not None else []
+    if len(values) > limit or any(not 0 <= v < isa.SEMAPHORES for v in values):
+        raise VerifyException(f"at most {limit} semaphores of {isa.SEMAPHORES}, not {values}")
 
 
 @irdl_op_definition
@@ -247,8 +289,8 @@ class RunOp(IRDLOperation):
     immediates = prop_def(DictionaryAttr)
     layer = prop_def(StringAttr)
     stage = opt_prop_def(IntegerAttr[I64])
-    waits = opt_prop_def(DenseArrayBase)
-    signals = opt_prop_def(DenseArrayBase)
+    waits = opt_prop_def(DenseArrayBase.constr(i64))
+    signals = opt_prop_def(DenseArrayBase.constr(i64))
 
     def __init__(
         self,
@@ -297,9 +339,12 @@ class RunOp(IRDLOperation):
             raise VerifyException(f"{self.function.data!r} is no instruction")
         if len(self.names) != len(self.buffers):
             raise VerifyException("one name per operand")
+        if len(self.named) != len(self.names):
+            raise VerifyException(f"an operand of {row.name} is named twice")
         known = {operand.name: operand for operand in row.operands}
         values = self.immediates.data
         for name, value in self.named.items():
+            _check_buffer(value.type, strided=True)
             operand = known.get(name)
             if operand is None:
                 raise VerifyException(f"{row.name} has no operand {name!r}")
@@ -317,10 +362,13 @@ class RunOp(IRDLOperation):
         for name, attr in values.items():
             if name not in fields:
                 raise VerifyException(f"{row.name} has no immediate {name!r}")
-            if isinstance(attr, IntegerAttr) and not 0 <= attr.value.data < 1 << fields[name].bits:
-                raise VerifyException(f"immediate {name!r} = {attr.value.data} does not fit {fields[name].bits} bits")
+            check_immediate(fields[name], attr)
         for required in fields.keys() - values.keys():
             raise VerifyException(f"{row.name} needs immediate {required!r}")
+        if self.stage is not None and self.stage.value.data not in (0, 1):
+            raise VerifyException("a loop has two stages, 0 and 1")
+        for numbers, limit in ((self.waits, isa.MAX_WAITS), (self.signals, isa.MAX_SIGNALS)):
+            check_semaphores(numbers, limit)
 
     @classmethod
     def parse(cls, parser: Parser) -> RunOp:
@@ -350,7 +398,7 @@ class RunOp(IRDLOperation):
             if parser.parse_optional_keyword(keyword):
                 numbers = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
                 properties[prop] = DenseArrayBase.from_list(i64, numbers)
-        return RunOp.build(operands=[operands], properties=properties)
+        return RunOp.build(operands=[operands], properties=properties, attributes=_parse_extra(parser))
 
     def print(self, printer: Printer) -> None:
         printer.print_string(" ")
@@ -373,6 +421,7 @@ class RunOp(IRDLOperation):
         for keyword, numbers in (("wait", self.waits), ("signal", self.signals)):
             if numbers is not None:
                 printer.print_string(f" {keyword} {[int(v) for v in numbers.get_values()]}")
+        printer.print_op_attributes(self.attributes, print_keyword=True)
 
 
 def single_block(counter_hint: str | None = None) -> tuple[Region, Block]:

@@ -23,17 +23,13 @@ _ALWAYS = frozenset({"ConstantOfShape"})
 
 def _is_weight(value: ir.Value | None) -> bool:
     tensor = None if value is None else value.const_value
-    return (
-        tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 1 and tensor.size > MATRIX_LIMIT
-    )
+    return tensor is not None and tensor.dtype.is_floating_point() and len(tensor.shape) > 1 and tensor.size > MATRIX_LIMIT
 
 
 def _is_codes(value: ir.Value | None) -> bool:
     """Integer weights behind Cast x scale: matrices of 8-bit codes."""
     tensor = None if value is None else value.const_value
-    return (
-        tensor is not None and tensor.dtype.bitwidth <= 8 and len(tensor.shape) > 1 and tensor.dtype != ir.DataType.BOOL
-    )
+    return tensor is not None and tensor.dtype.bitwidth <= 8 and len(tensor.shape) > 1 and tensor.dtype != ir.DataType.BOOL
 
 
 def _should_fold(node: ir.Node) -> bool | None:

@@ -90,7 +90,7 @@ def host_segments(module: ModuleOp, model: ir.Model) -> list[HostSegment]:
 
 
 def extract(model: ir.Model, inputs: Iterable[str], outputs: Iterable[str]) -> onnx.ModelProto:
-    """The subgraph from `inputs` and initializers to `outputs`. Raises InputError HPCC1301 if there is none."""
+    """The subgraph from `inputs` and initializers to `outputs`. Raises InputError HPCC1010 if there is none."""
     values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
     borders = {name: values[name] for name in inputs if name in values}
     wanted = [_known(values, name) for name in outputs]
@@ -108,7 +108,7 @@ def extract(model: ir.Model, inputs: Iterable[str], outputs: Iterable[str]) -> o
 
 def _known(values: dict[str, ir.Value], name: str) -> ir.Value:
     if name not in values:
-        raise InputError("HPCC1301", f"the host part needs tensor {name!r}, which the ONNX graph does not name")
+        raise InputError("HPCC1010", f"the host part needs tensor {name!r}, which the ONNX graph does not name")
     return values[name]
 
 
@@ -126,7 +126,7 @@ def _slice(model: ir.Model, borders: set[ir.Value], wanted: list[ir.Value]) -> t
             continue
         node = value.producer()
         if node is None:
-            raise InputError("HPCC1301", f"the host part needs tensor {value.name!r}, which only the device has")
+            raise InputError("HPCC1010", f"the host part needs tensor {value.name!r}, which only the device has")
         if node not in nodes:
             nodes.add(node)
             stack += inputs_of_node(node)

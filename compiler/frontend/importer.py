@@ -37,6 +37,7 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.irdl import IRDLOperation
+from xdsl.utils.exceptions import VerifyException
 
 from compiler.dialects import nn
 from compiler.frontend.fold import fold
@@ -631,6 +632,9 @@ class ModelImport:
             return converter(NodeImport(self, node))
         except (IndexError, ValueError, ZeroDivisionError) as error:
             raise Unsupported(f"its attributes are unusual ({error})") from error
+        except VerifyException as error:
+            message = f"node {node.name!r} ({node.op_type}): {str(error).splitlines()[0]}"
+            raise InputError("HPCC1009", message, where=self.where, hint="do the --shape options fit the model?") from error
 
     def _opaque(self, node: ir.Node, reason: str) -> list[SSAValue]:
         inputs = [self._opaque_operand(value) for value in inputs_of_node(node)]
@@ -692,7 +696,7 @@ def import_onnx(path: Path, shapes: Shapes) -> Imported:
     """Read an ONNX file into a verified module whose @main has the model's inputs and outputs.
 
     `shapes` binds dynamic inputs by name; other inputs that share a symbolic dimension are bound with them.
-    Raises InputError (HPCC10xx) for the file, UsageError (HPCC23xx) for shapes that do not fit the model.
+    Raises InputError (HPCC10xx) for the file, UsageError (HPCC20xx) for shapes that do not fit the model.
     """
     source = open_onnx(Path(path))
     model, where = source.model, str(path)

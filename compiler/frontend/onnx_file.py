@@ -140,9 +140,7 @@ def open_onnx(path: Path) -> OnnxFile:
     try:
         proto = onnx.ModelProto.FromString(_skeleton(data, 0, len(data), _MODEL))
     except _Truncated as error:
-        raise InputError(
-            "HPCC1003", "the file is truncated", where=str(path), hint="copy or download it again"
-        ) from error
+        raise InputError("HPCC1003", "the file is truncated", where=str(path), hint="copy or download it again") from error
     except (_Malformed, DecodeError) as error:
         raise _not_onnx(path) from error
     if not proto.HasField("graph") or not proto.opset_import:
@@ -156,9 +154,7 @@ def open_onnx(path: Path) -> OnnxFile:
 
 
 def _not_onnx(path: Path) -> InputError:
-    return InputError(
-        "HPCC1002", "this is not an ONNX file", where=str(path), hint="expected a serialised ONNX ModelProto"
-    )
+    return InputError("HPCC1002", "this is not an ONNX file", where=str(path), hint="expected a serialised ONNX ModelProto")
 
 
 def _map(path: Path) -> memoryview:
@@ -167,9 +163,7 @@ def _map(path: Path) -> memoryview:
         hint = f"the folder holds {', '.join(near)}" if near else "check the path"
         raise InputError("HPCC1001", "no such file", where=str(path), hint=hint)
     if path.is_dir():
-        raise InputError(
-            "HPCC1002", "this is a folder, not an ONNX file", where=str(path), hint="name the .onnx file in it"
-        )
+        raise InputError("HPCC1002", "this is a folder, not an ONNX file", where=str(path), hint="name the .onnx file in it")
     try:
         with path.open("rb") as stream:
             if path.stat().st_size == 0:

@@ -46,9 +46,7 @@ class Preflight:
         titles = ("node", "op", "MACs", "when", "why it runs on the host")
         cells = [titles, *((r.onnx_node, r.op, f"{r.macs_share:.1%}", r.when, r.reason) for r in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
-        ]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
         return "\n".join([head, "", *lines])
 
 

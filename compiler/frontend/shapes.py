@@ -20,7 +20,7 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, colon, dims = text.rpartition(":")
     sizes = dims.split("x")
     if not colon or not name or not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise UsageError("HPCC2301", f"cannot read the shape {text!r}", hint="write --shape NAME:1x128")
+        raise UsageError("HPCC2021", f"cannot read the shape {text!r}", hint="write --shape NAME:1x128")
     return name, tuple(int(size) for size in sizes)
 
 
@@ -46,7 +46,7 @@ def _find(inputs: Mapping[str, ir.Value], name: str, where: str) -> ir.Value:
     if name not in inputs:
         near = difflib.get_close_matches(name, inputs, n=3, cutoff=0.4) or list(inputs)
         raise UsageError(
-            "HPCC2302",
+            "HPCC2022",
             f"--shape names {name!r}, which is no input of the model",
             where=where,
             hint=f"did you mean {', '.join(near)}?",
@@ -58,7 +58,7 @@ def _bind_input(value: ir.Value, sizes: tuple[int, ...], bound: dict[str, int], 
     given = "x".join(map(str, sizes))
     if value.shape is not None and value.shape.rank() != len(sizes):
         raise UsageError(
-            "HPCC2303",
+            "HPCC2023",
             f"--shape {value.name}:{given} has {len(sizes)} dimensions, the input has {value.shape.rank()}",
             where=where,
             hint=f"the model says {_text(value.shape)}",
@@ -67,7 +67,7 @@ def _bind_input(value: ir.Value, sizes: tuple[int, ...], bound: dict[str, int], 
         dim = value.shape[axis] if value.shape is not None else None
         if isinstance(dim, int) and dim != size:
             raise UsageError(
-                "HPCC2304",
+                "HPCC2024",
                 f"--shape {value.name}:{given} contradicts the model, whose dimension {axis} is fixed to {dim}",
                 where=where,
                 hint=f"the model says {_text(value.shape)}",
@@ -77,7 +77,7 @@ def _bind_input(value: ir.Value, sizes: tuple[int, ...], bound: dict[str, int], 
             continue
         if bound.setdefault(symbol, size) != size:
             raise UsageError(
-                "HPCC2304",
+                "HPCC2024",
                 f"--shape {value.name}:{given} binds {symbol} to {size}, another --shape to {bound[symbol]}",
                 where=where,
                 hint=f"inputs that share {symbol} share its size",

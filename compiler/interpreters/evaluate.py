@@ -53,11 +53,11 @@ def node_name(op: Operation) -> str:
 
 
 def run_op(op: Operation, args: list[Array], store: WeightStore) -> list[Array]:
-    """The results of one operation. Raises InputError HPCC1201 for an operation that only the host can run."""
+    """The results of one operation. Raises InputError HPCC1421 for an operation that only the host can run."""
     bf16 = _touches_bf16(op)
     meaning = _MEANINGS.get((type(op), bf16)) or _MEANINGS.get((type(op), not bf16))
     if meaning is None:
-        raise InputError("HPCC1201", f"{op.name} cannot be interpreted", where=f"node {node_name(op)!r}")
+        raise InputError("HPCC1421", f"{op.name} cannot be interpreted", where=f"node {node_name(op)!r}")
     return meaning(op, args, store)
 
 
@@ -66,11 +66,11 @@ def _bind(func: FuncOp, inputs: Mapping[str, Array]) -> dict[SSAValue, Array]:
     values: dict[SSAValue, Array] = {}
     for name, argument in zip(names_of(func, "input_names"), arguments, strict=True):
         if name not in inputs:
-            raise InputError("HPCC1203", f"input {name!r} is missing", hint=f"given are {', '.join(sorted(inputs))}")
+            raise InputError("HPCC1422", f"input {name!r} is missing", hint=f"given are {', '.join(sorted(inputs))}")
         assert isinstance(argument.type, TensorType)
         array = np.asarray(inputs[name])
         if array.shape != argument.type.get_shape():
-            raise InputError("HPCC1204", f"input {name!r} has shape {array.shape}, not {argument.type.get_shape()}")
+            raise InputError("HPCC1423", f"input {name!r} has shape {array.shape}, not {argument.type.get_shape()}")
         values[argument] = array
     return values
 

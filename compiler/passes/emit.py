@@ -27,6 +27,8 @@ class EmitPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         function = main_function(op)
+        if all(isinstance(inner, ReturnOp | ImageOp | LoopOp | InstructionOp) for inner in function.body.block.ops):
+            return  # emitted already
         block = Block(_emit(function.body.block.ops, ()))
         block.add_op(ReturnOp())
         function.body.detach_block(function.body.block)
@@ -43,6 +45,8 @@ def _emit(ops: Sequence[Operation] | object, counters: tuple[SSAValue, ...]) -> 
             result.append(_instruction(op, counters))
         elif isinstance(op, DramOp):
             result.append(_image(op))
+        elif not isinstance(op, AllocOp | ViewOp | ReturnOp):
+            raise InputError("HPCC1408", f"{op.name} is not a tile op", hint="run the stages in order: tile, schedule, emit")
     return result
 
 

@@ -143,7 +143,7 @@ class _Quantizer:
             return False
         kind = f" {op.kind.data.value}" if isinstance(op, nn.BinaryOp | nn.UnaryOp) else ""
         raise InputError(
-            "HPCC1301",
+            "HPCC1410",
             f"{op.name}{kind} has no integer form",
             where=_where(op),
             hint="run `hpcc-fuse` and `hpcc-partition` first: what they leave over belongs on the host",
@@ -219,7 +219,7 @@ class _Quantizer:
         if isinstance(owner, nn.DequantizeOp):
             key, codes = self._values(owner.codes, before)
             return key, dequantized(codes, self._values(owner.scale, before)[1])
-        raise InputError("HPCC1301", f"{before.name} takes a weight that is not constant", where=_where(before))
+        raise InputError("HPCC1410", f"{before.name} takes a weight that is not constant", where=_where(before))
 
     def _add_weight(self, key: str, array: Array, type: TensorType, before: Operation, like: SSAValue) -> SSAValue:
         key = self.store.add(key, array)
@@ -410,7 +410,7 @@ _CONVERTERS: dict[type[Operation], Callable[[_Quantizer, Any], SSAValue]] = {
 def _check_finite(key: str, array: Array) -> None:
     if not np.isfinite(array).all():
         raise InputError(
-            "HPCC1302",
+            "HPCC1411",
             "weights are not finite: NaN or infinity",
             where=f"weight {key!r}",
             hint="the exported file is damaged or training diverged",

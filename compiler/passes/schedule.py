@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -88,6 +88,14 @@ def _place(instance: Instance) -> tuple[str, int, Attribute]:
     return (instance.label, instance.address, instance.type)
 
 
+class _Move(NamedTuple):
+    """How far an operand's origin moves with each iteration of one loop."""
+
+    counter: SSAValue
+    row: int
+    col: int
+
+
 class _Writer:
     """Writes rolled tasks as `hpcc_tile` ops: one alloc per placed buffer, one view per operand."""
 
@@ -122,27 +130,27 @@ class _Writer:
         ops: list[Operation] = []
         operands: dict[str, SSAValue] = {}
         for number, (name, rect) in enumerate(task.operands.items()):
-            moves = [(counter, s[2 * number], s[2 * number + 1]) for counter, s in zip(counters, steps, strict=True)]
+            moves = [_Move(counter, s[2 * number], s[2 * number + 1]) for counter, s in zip(counters, steps, strict=True)]
             operands[name] = self._operand(rect, moves, ops)
         op = task.op
         run = RunOp(op.function.data, operands, op.values, op.layer.data, waits=task.waits, signals=task.signals)
         run.location = op.location
         return [*ops, run]
 
-    def _operand(self, rect: Rectangle, moves: list[tuple[SSAValue, int, int]], ops: list[Operation]) -> SSAValue:
+    def _operand(self, rect: Rectangle, moves: list[_Move], ops: list[Operation]) -> SSAValue:
         base = self._buffer(rect.instance)
-        moving = [(counter, row, col) for counter, row, col in moves if row or col]
+        moving = [move for move in moves if move.row or move.col]
         if not moving and (rect.row, rect.col) == (0, 0) and rect.type == base.type:
             return base
         exprs: list[AffineExpr] = []
-        for axis, constant in ((1, rect.row), (2, rect.col)):
+        for constant, steps in ((rect.row, [m.row for m in moving]), (rect.col, [m.col for m in moving])):
             expr: AffineExpr | None = None
-            for dim, move in enumerate(moving):
-                if move[axis]:
-                    term = AffineExpr.dimension(dim) * move[axis]
+            for dim, step in enumerate(steps):
+                if step:
+                    term = AffineExpr.dimension(dim) * step
                     expr = term if expr is None else expr + term
             exprs.append(AffineExpr.constant(constant) if expr is None else expr + constant if constant else expr)
-        view = ViewOp(base, [m[0] for m in moving], AffineMap(len(moving), 0, tuple(exprs)), rect.type)
+        view = ViewOp(base, [m.counter for m in moving], AffineMap(len(moving), 0, tuple(exprs)), rect.type)
         ops.append(view)
         return view.result
 

@@ -113,7 +113,7 @@ class VerifyStagePass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         rule = RULES.get(self.stage)
         if rule is None:
-            raise UsageError("HPCC2301", f"there is no stage {self.stage!r}", hint=f"stages: {', '.join(RULES)}")
+            raise UsageError("HPCC2304", f"there is no stage {self.stage!r}", hint=f"stages: {', '.join(RULES)}")
         for inner in op.walk():
             problem = _verify_op(inner)
             if not problem and not isinstance(inner, COMMON):
@@ -122,7 +122,7 @@ class VerifyStagePass(ModulePass):
                 else:
                     problem = rule.check(inner)
             if problem:
-                raise InputError("HPCC1202", f"'{inner.name}': {problem}", where=_where(inner))
+                raise InputError("HPCC1430", f"'{inner.name}': {problem}", where=_where(inner))
         check_dominance(op)
 
 
@@ -153,8 +153,8 @@ def _check_block(block: Block, visible: set[SSAValue]) -> None:
     for op in block.ops:
         for operand in op.operands:
             if operand not in scope:
-                what = "argument of another block" if isinstance(operand, BlockArgument) else "value"
-                raise InputError("HPCC1203", f"'{op.name}' uses a {what} that is not defined before it", where=_where(op))
+                what = "an argument of another block" if isinstance(operand, BlockArgument) else "a value"
+                raise InputError("HPCC1431", f"'{op.name}' uses {what} that is not defined before it", where=_where(op))
         isolated = isinstance(op, FuncOp | ModuleOp)
         for region in op.regions:
             for inner in region.blocks:

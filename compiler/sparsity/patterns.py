@@ -118,7 +118,7 @@ def _scores(w: Matrix, saliency: Scores | None) -> Scores:
     if saliency is None:
         return magnitudes(w)
     if saliency.shape != w.shape:
-        raise InputError("HPCC1203", f"a saliency of shape {saliency.shape} does not fit weights of shape {w.shape}")
+        raise InputError("HPCC1803", f"a saliency of shape {saliency.shape} does not fit weights of shape {w.shape}")
     return np.ascontiguousarray(saliency)
 
 
@@ -227,7 +227,7 @@ class NM(Pattern):
         first, last = group * self.m, min((group + 1) * self.m, used.shape[1]) - 1
         axes = ("column", "outputs") if self.along == "out" else ("row", "inputs")
         raise InputError(
-            "HPCC1204",
+            "HPCC1804",
             f"{axes[0]} {line}, group {group} ({axes[1]} {first} to {last}) holds {used[line, first : last + 1].sum()} "
             f"weights that are not zero; {self.spec()} keeps {group_quota(last - first + 1, self.n, self.m)}",
         )
@@ -447,7 +447,7 @@ class HP(Pattern):
                 row, window, group = np.argwhere(excess > 0)[0]
                 first = run.start + window * run.size
                 raise InputError(
-                    "HPCC1204",
+                    "HPCC1804",
                     f"row {row}, inputs {first} to {first + run.size - 1}: group {group} of {self.fine_m} kept inputs "
                     f"holds {excess[row, window, group]} weights too many for {self.spec()}",
                 )
@@ -461,7 +461,7 @@ class HP(Pattern):
         rows = (block * self.rows, min((block + 1) * self.rows, outs) - 1)
         first = run.start + window * run.size
         raise InputError(
-            "HPCC1204",
+            "HPCC1804",
             f"rows {rows[0]} to {rows[1]} use {counts[block, window]} of the inputs {first} to {first + run.size - 1}; "
             f"{self.spec()} keeps {run.keep}",
         )

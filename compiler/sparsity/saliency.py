@@ -24,10 +24,10 @@ PAIRWISE_LIMIT = 16
 def magnitudes(w: Matrix) -> NDArray[np.float32]:
     """|w| as contiguous float32, which orders single weights as w^2 does. Raises InputError on NaN and infinity."""
     if w.ndim != 2:
-        raise InputError("HPCC1201", f"a pattern applies to a matrix, not to an array of shape {w.shape}")
+        raise InputError("HPCC1801", f"a pattern applies to a matrix, not to an array of shape {w.shape}")
     result = np.ascontiguousarray(np.abs(w.astype(np.float32, copy=False)))
     if result.size and not np.isfinite(result.max()):
-        raise InputError("HPCC1202", "the weights hold NaN or infinity", hint="they cannot be ranked for pruning")
+        raise InputError("HPCC1802", "the weights hold NaN or infinity", hint="they cannot be ranked for pruning")
     return result
 
 

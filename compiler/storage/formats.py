@@ -156,7 +156,7 @@ def _as_bytes(codes: Matrix) -> Bytes:
 
 def _check_codes(codes: Matrix) -> None:
     if codes.ndim != 2 or codes.dtype != np.int8:
-        raise InputError("HPCC1210", f"only int8 matrices are encoded, not {codes.dtype} of shape {codes.shape}")
+        raise InputError("HPCC1810", f"only int8 matrices are encoded, not {codes.dtype} of shape {codes.shape}")
 
 
 def _kept_of(codes: Matrix, mask: Mask) -> tuple[Bytes, NDArray[np.intp]]:
@@ -167,11 +167,11 @@ def _kept_of(codes: Matrix, mask: Mask) -> tuple[Bytes, NDArray[np.intp]]:
 
 def _expect_nm(storage: Format, pattern: Pattern) -> NM:
     if not (isinstance(pattern, NM) and storage.holds(pattern)):
-        raise InputError("HPCC1211", f"the format '{storage.name}' does not store {pattern.spec()}")
+        raise InputError("HPCC1811", f"the format '{storage.name}' does not store {pattern.spec()}")
     return pattern
 
 
 def _expect_hp(storage: Format, pattern: Pattern) -> HP:
     if not (isinstance(pattern, HP) and storage.holds(pattern)):
-        raise InputError("HPCC1211", f"the format '{storage.name}' does not store {pattern.spec()}")
+        raise InputError("HPCC1811", f"the format '{storage.name}' does not store {pattern.spec()}")
     return pattern

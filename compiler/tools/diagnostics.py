@@ -6,7 +6,7 @@ import sys
 
 from xdsl.utils.exceptions import ParseError
 
-from hw_targets.errors import HpccError
+from hw_targets.errors import HpccError, InputError
 
 
 def line_of(error: BaseException) -> str:
@@ -14,10 +14,20 @@ def line_of(error: BaseException) -> str:
     if isinstance(error, HpccError):
         return str(error)
     if isinstance(error, ParseError):
-        location = error.span.get_location()
-        return f"{location.file}:{location.line}:{location.col}: error: {error.msg} [HPCC1003]"
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return f"error: {text[0]} [HPCC1004]"
+        return str(syntax_error(error))
+    return str(InputError("HPCC1022", _first_line(error)))
+
+
+def syntax_error(error: BaseException, file: str = "") -> InputError:
+    """The error of MLIR text that xDSL cannot parse or that breaks an op's own rules."""
+    if not isinstance(error, ParseError):
+        return InputError("HPCC1021", _first_line(error), where=file)
+    location = error.span.get_location()
+    return InputError("HPCC1021", error.msg.splitlines()[0], where=f"{location.file}:{location.line}:{location.col}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def report(error: BaseException) -> int:

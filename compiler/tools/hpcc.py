@@ -5,20 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
-from typing import NoReturn
 
+from compiler.tools.arguments import parse_shapes
+from compiler.tools.options import EMIT_FORMS, Options
+from hw_targets.command_line import Parser, internal_error
 from hw_targets.errors import HpccError, UsageError
-
-STAGES = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit")
-EMIT_FORMS = (*STAGES, "asm", "program")
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors of ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError("HPCC2000", message, hint="hpcc --help")
 
 
 def installed_version() -> str:
@@ -100,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(internal_error(error), file=sys.stderr)
+        return HpccError.exit_status
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -112,17 +110,19 @@ def _run(options: argparse.Namespace) -> int:
         return _print_pipeline(options)
     if options.model is None:
         raise UsageError("HPCC2003", "no model given", hint="hpcc MODEL.onnx --target fpga-u280")
-    if options.emit is not None and options.emit not in EMIT_FORMS:
-        raise UsageError("HPCC2004", f"--emit {options.emit!r} is no form", hint=", ".join(EMIT_FORMS))
-    if options.start is not None and options.start not in STAGES:
-        raise UsageError("HPCC2301", f"there is no stage {options.start!r}", hint=f"stages: {', '.join(STAGES)}")
-    if options.text is not None and options.tokenizer is None:
-        raise UsageError("HPCC2005", "--text needs a tokenizer", hint="--tokenizer tokenizer.json")
-    if options.text is not None and options.inputs is not None:
-        raise UsageError("HPCC2006", "--text and --inputs exclude each other")
+    if options.target is None:
+        raise UsageError("HPCC2008", "no target given", hint="--target fpga-u280; `hpcc --list-targets` lists them")
+    what = _what_to_do(options)
     from compiler.tools.session import run_command
 
-    return run_command(options)
+    return run_command(what)
+
+
+def _what_to_do(arguments: argparse.Namespace) -> Options:
+    """The parsed arguments that a run needs, without those that only this module acts on."""
+    known = {field.name for field in fields(Options)}
+    values = {name: value for name, value in vars(arguments).items() if name in known}
+    return Options(shapes=parse_shapes(arguments.shape), **values)
 
 
 def _list_targets(*, as_json: bool) -> int:

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, ClassVar
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from compiler.tools.arguments import parse_shapes
 from compiler.tools.diagnostics import report
 from compiler.universe import all_dialects, all_passes
-from compiler.weights import attach_store
-from hw_targets.errors import HpccError, InputError
+from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
+from hw_targets.command_line import Parser, internal_error
+from hw_targets.errors import HpccError, InputError, UsageError
 
 
 class HpccOptMain(xDSLOptMain):
@@ -46,22 +47,45 @@ class HpccOptMain(xDSLOptMain):
             attach_store(self.ctx, imported.store)
             return imported.module
 
-        self.available_frontends["onnx"] = parse_onnx
+        parse_text = self.available_frontends["mlir"]
+
+        def parse_mlir(stream: IO[bytes]) -> ModuleOp:
+            module = parse_text(stream)
+            self._find_weights(module)
+            return module
+
+        self.available_frontends |= {"onnx": parse_onnx, "mlir": parse_mlir}
+
+    def _find_weights(self, module: ModuleOp) -> None:
+        """A dump's weights lie beside it, wherever the tool is called from."""
+        name = module.attributes.get(MODULE_ATTRIBUTE)
+        if isinstance(name, StringAttr) and self.args.input_file:
+            path = Path(self.args.input_file).parent / name.data
+            if path.is_file():
+                attach_store(self.ctx, WeightStore.open(path))
 
     def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
         super().register_all_arguments(arg_parser)
+        arg_parser.prog = "hpcc-opt"
+        arg_parser.error = Parser(prog=arg_parser.prog).error
         arg_parser.add_argument(
             "--shape", action="append", default=[], metavar="NAME:AxB", help="bind an input's shape (.onnx input)"
         )
         arg_parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
 
+    def setup_pipeline(self) -> None:
+        try:
+            super().setup_pipeline()
+        except ValueError as error:
+            raise UsageError("HPCC2305", f"bad pass pipeline: {error}", hint="hpcc-opt --help lists the passes") from error
+
     def get_input_stream(self) -> tuple[IO[bytes], str]:
         try:
             stream, extension = super().get_input_stream()
         except OSError as error:
-            raise InputError("HPCC1001", f"cannot read the input: {error.strerror}", where=self.args.input_file) from error
+            raise InputError("HPCC1023", f"cannot read the input: {error.strerror}", where=self.args.input_file) from error
         if extension not in self.available_frontends:
-            raise InputError("HPCC1002", "neither .mlir nor .onnx", where=self.args.input_file)
+            raise InputError("HPCC1024", "neither .mlir nor .onnx", where=self.args.input_file)
         return stream, extension
 
 
@@ -71,15 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     try:
         HpccOptMain(description="hpcc modular optimizer driver", args=arguments).run()
+    except BrokenPipeError:
+        return 0
     except (HpccError, ParseError, DiagnosticException, VerifyException, ValueError) as error:
         if debug:
             raise
         return report(error)
     except BaseException as error:  # xDSL's pipeline parser raises a BaseException for bad text
-        if debug or type(error).__name__ != "ArgSpecParseError":
+        if debug or isinstance(error, SystemExit | KeyboardInterrupt):
             raise
-        print(f"error: bad pass pipeline: {str(error).splitlines()[-1]} [HPCC2303]", file=sys.stderr)
-        return 2
+        if type(error).__name__ == "ArgSpecParseError":
+            return report(UsageError("HPCC2303", f"bad pass pipeline: {str(error).splitlines()[-1]}"))
+        return report(internal_error(error))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class InputSet:
-    """`arrays` hold `count` samples on their first axis; `kind` is "npz", "text" or "made up"."""
+    """`arrays` hold `count` samples on their first axis; `kind` is "npz", "arrays", "text" or "made up"."""
 
     kind: str
     source: str
@@ -51,18 +52,32 @@ def _filled(array: Array, size: int) -> Array:
     return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)]) if missing else array
 
 
+def given(inputs: str | Mapping[str, Array], specs: Sequence[InputSpec]) -> InputSet:
+    """Inputs as the user gave them: the path of an .npz file, or arrays by name."""
+    if isinstance(inputs, str):
+        return from_npz(Path(inputs), specs)
+    return _fitted("arrays", "arrays", {name: np.asarray(array) for name, array in inputs.items()}, specs, "inputs")
+
+
 def from_npz(path: Path, specs: Sequence[InputSpec]) -> InputSet:
     """Read arrays by input name. Raises InputError naming the array that does not fit and how."""
     where = str(path)
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise InputError("HPCC1502", "not an .npz file (a zip of arrays by name)", where=where, hint="numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files if name != "labels"}
     except FileNotFoundError as error:
         raise InputError("HPCC1501", "there is no such file", where=where) from error
-    except (OSError, ValueError, EOFError) as error:
+    except ValueError as error:  # what a pickled object raises
         raise InputError("HPCC1502", "not an .npz file of plain arrays", where=where, hint="numpy.savez") from error
-    except Exception as error:  # zipfile has errors of its own for damaged archives
-        raise InputError("HPCC1502", f"not an .npz file: {error}", where=where, hint="numpy.savez") from error
+    except Exception as error:  # zipfile and zlib have errors of their own for damaged archives
+        raise InputError("HPCC1502", f"cannot read the arrays: {error}", where=where, hint="numpy.savez") from error
+    return _fitted("npz", path.name, arrays, specs, where)
+
+
+def _fitted(kind: str, source: str, arrays: Mapping[str, Array], specs: Sequence[InputSpec], where: str) -> InputSet:
+    """The arrays checked against the model's inputs; InputError for a wrong name, dtype, shape, count or id."""
     known = {spec.name: spec for spec in specs}
     for name in arrays:
         if name not in known:
@@ -77,7 +92,7 @@ def from_npz(path: Path, specs: Sequence[InputSpec]) -> InputSet:
     if len(set(counts.values())) != 1:
         said = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise InputError("HPCC1505", f"the inputs differ in their number of samples: {said}", where=where)
-    return InputSet("npz", path.name, None, next(iter(counts.values())), fitted)
+    return InputSet(kind, source, None, next(iter(counts.values())), fitted)
 
 
 def _fit(array: Array, spec: InputSpec, where: str) -> Array:
@@ -118,7 +133,8 @@ def from_text(path: Path, tokenizer: Path, specs: Sequence[InputSpec], max_lengt
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError("HPCC1501", f"cannot read the text: {error}", where=str(path)) from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError("HPCC1513", f"cannot read the text: {reason}", where=str(path)) from error
     if not lines:
         raise InputError("HPCC1509", "the file holds no sentence", where=str(path))
     try:

@@ -14,6 +14,7 @@ from compiler.passes.sparsify import PRUNABLE, pruning_summary
 from compiler.sparsity.patterns import Dense, Pattern
 from compiler.storage.formats import candidates
 from compiler.tools.report import EXPLANATIONS, LayerPart, Reason
+from hw_targets.isa import MatrixMode
 from hw_targets.target import Accelerator
 from hw_targets.timing import matrix_macs
 from runtime.ledger import Cause, LayerCycles
@@ -156,6 +157,8 @@ def reason_of(entry: LayerCycles, weight: Weight | None, asked: Pattern, acceler
         if isinstance(asked, Dense):
             return Reason.DENSE
         return Reason.LEFT_DENSE if weight.left_dense else Reason.OUT_OF_SCOPE
+    if weight.plan.mode == MatrixMode.DENSE.value:
+        return Reason.STORED_DENSE
     if entry.cycles[Cause.MATRIX] < MATRIX_SHARE * entry.total:
         waits = {cause: count for cause, count in entry.cycles.items() if cause is not Cause.MATRIX}
         worst = max(waits, key=lambda cause: waits[cause])

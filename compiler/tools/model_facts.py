@@ -62,7 +62,7 @@ def read_facts(module: ModuleOp, pattern: str, where: str) -> ModelFacts:
     known = module.attributes.get(ATTRIBUTE)
     if not isinstance(known, StringAttr):
         raise InputError(
-            "HPCC1206", "the module does not say which model it is", where=where, hint="use a file of --dump-stages"
+            "HPCC1433", "the module does not say which model it is", where=where, hint="use a file of --dump-stages"
         )
     facts = json.loads(known.data)
     entry = ModelEntry(

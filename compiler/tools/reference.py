@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ class Distance:
 def token_rows(value: Array, mask: Array | None) -> Array:
     """Rows [tokens, features] of a result; of [batch, tokens, features] only those with a nonzero mask."""
     if value.ndim >= 3 and mask is not None and mask.shape == value.shape[:2]:
-        return value[mask != 0].reshape(int((mask != 0).sum()), -1)
+        return value[mask != 0].reshape(int((mask != 0).sum()), prod(value.shape[2:]))
     return value.reshape(-1, value.shape[-1]) if value.ndim >= 2 else value.reshape(1, -1)
 
 
@@ -117,7 +118,8 @@ def cosines(a: Array, b: Array) -> NDArray[np.float64]:
     norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
     dots = (x * y).sum(-1)
     same = (x == y).all(-1)
-    return np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), same.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # infinities: the cosine is NaN, and the row fails
+        return np.where(norms > 0, dots / np.where(norms > 0, norms, 1.0), same.astype(np.float64))
 
 
 def distance(

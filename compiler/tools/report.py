@@ -27,6 +27,7 @@ class Reason(StrEnum):
     NO_WEIGHTS = "no weights"
     OUT_OF_SCOPE = "out of scope"
     LEFT_DENSE = "too few inputs"
+    STORED_DENSE = "stored dense"
     FULL = "compute bound"
     VECTOR = "vector bound"
     LOAD = "memory bound"
@@ -41,6 +42,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.NO_WEIGHTS: "works on activations only, which have no pattern",
     Reason.OUT_OF_SCOPE: "embeddings, poolers and heads are not pruned by default",
     Reason.LEFT_DENSE: "fewer inputs than four groups of the pattern, so it stayed dense",
+    Reason.STORED_DENSE: "no format of this target stores the pattern smaller, so the zeros are multiplied too",
     Reason.FULL: "MATRIX is busy almost all of the time and skips what the pattern leaves out",
     Reason.VECTOR: "MATRIX waits for norm, activation, softmax or quantisation; more vector lanes would help",
     Reason.LOAD: "MATRIX waits for weights from DRAM; a denser storage format or more bandwidth would help",
@@ -225,8 +227,10 @@ class RunReport(Form):
 
 
 NOT_MODELLED = (
-    "refresh and row misses of the DRAM",
-    "clock domain crossings and the wires between SLRs",
+    "bank and port conflicts of the on-chip memories",
+    "refresh and row misses of the DRAM, for which its efficiency stands",
+    "fine groups wider than the selectors",
+    "instruction fetch, clock domain crossings and the wires between SLRs",
     "power and temperature",
 )
 
@@ -236,8 +240,11 @@ def text_of(form: Form) -> str:
 
 
 def schemas() -> dict[str, Any]:
-    """JSON Schemas of both files."""
-    return {"report.json": Report.model_json_schema(), "run.json": RunReport.model_json_schema()}
+    """JSON Schemas of both files, as written."""
+    return {
+        "report.json": Report.model_json_schema(mode="serialization"),
+        "run.json": RunReport.model_json_schema(mode="serialization"),
+    }
 
 
 if __name__ == "__main__":

@@ -139,11 +139,15 @@ def _host_ops(program: Program, macs: int) -> tuple[forms.HostOpPart, ...]:
     )
 
 
-def build_run_report(run: RunFacts, program: Program, output: Path, model: str) -> forms.RunReport:
-    """run.json. Every latency says where it comes from; the host's time is added, never hidden."""
+def build_run_report(run: RunFacts, program: Program, output: Path | None, model: str) -> forms.RunReport:
+    """run.json; `output` is the bundle's place, if it gets one.
+
+    Every latency says where it comes from; the host's time is added, never hidden.
+    """
     batches = max(run.batches, 1)
     host_ms = sum(run.host_seconds.values()) * 1e3 / batches
     simulated = program.accelerator_ms + program.transfer_ms
+    paths = {"model": Path(model), "bundle": output}
     latency = {
         "accelerator_ms": forms.Milliseconds(ms=program.accelerator_ms, source="simulated"),
         "transfer_ms": forms.Milliseconds(ms=program.transfer_ms, source="estimated"),
@@ -174,7 +178,7 @@ def build_run_report(run: RunFacts, program: Program, output: Path, model: str) 
         simulate_seconds=run.simulate_seconds,
         reference_ms=run.reference_ms,
         peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        paths={"model": str(Path(model).resolve()), "bundle": str(output.resolve())},
+        paths={name: str(path.resolve()) for name, path in paths.items() if path is not None},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine={
             "system": platform.system(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -23,51 +22,51 @@ from compiler.frontend.importer import Imported, import_onnx
 from compiler.frontend.preflight import Preflight, preflight
 from compiler.interpreters.evaluate import evaluate
 from compiler.module import main_function, names_of
+from compiler.passes.verify_stage import VerifyStagePass
 from compiler.pipelines import STAGE_NAMES, Stage, stages_between
 from compiler.sparsity.patterns import Dense, Pattern, parse_pattern
 from compiler.tools import inputs as run_inputs
-from compiler.tools.arguments import parse_shapes
+from compiler.tools.compiled import Compiled
 from compiler.tools.dense_twin import dense_layers
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
+from compiler.tools.options import Options
 from compiler.tools.packaging import build_bundle
 from compiler.tools.reference import Distance, Reference, damage, distance
-from compiler.tools.report import text_of
 from compiler.tools.reporting import RunFacts, build_report, build_run_report
 from compiler.tools.stages import StageRunner, dump, load_dump, module_text, new_context
 from compiler.tools.stepwise import StepwiseCheck
 from compiler.tools.summary import Progress, print_summary
 from hw_targets.asm import disassemble
-from hw_targets.errors import InfeasibleError, InputError, UsageError, VerificationError
+from hw_targets.errors import InfeasibleError, InputError, UsageError
 from hw_targets.load import load_target
 from hw_targets.target import Target
-from runtime.bundle import MANIFEST, add_file
+from runtime.bundle import MANIFEST, Bundle
 from runtime.program import Program
-from runtime.trace import chrome_trace
 
 Array = NDArray[Any]
 AUTO = "auto"
 STOPS_WITH_PROGRAM = (None, "asm", "program")
 
 
-def run_command(options: argparse.Namespace) -> int:
-    """Do what the parsed command line asks for; returns the exit status."""
-    if options.target is None:
-        raise UsageError("HPCC2008", "no target given", hint="--target fpga-u280; `hpcc --list-targets` lists them")
+def run_command(options: Options) -> int:
+    """Do what the command line asks for; returns the exit status."""
     session = Session(options)
     try:
-        return session.run()
+        status = session.run()
     finally:
         session.progress.stop()
+    if options.time_passes:
+        session.print_times()
+    return status
 
 
 class Session:
     """The state of one run. What can fail early is checked before anything slow, and nothing is written before that."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: Options) -> None:
         self.options = options
         self.target: Target = load_target(options.target)
         self.asked: Pattern = _asked_pattern(options.sparsity, self.target.kind)
-        self.output: Path = _output_folder(options, self.target)
         self.progress = Progress(quiet=options.quiet)
         self.seconds: dict[str, float] = {}
         self.imported: Imported | None = None
@@ -80,8 +79,28 @@ class Session:
         self.stepwise: StepwiseCheck | None = None
         self.samples = run_inputs.InputSet("made up", "", None, 0, {})
 
+    def compile(self) -> Compiled:
+        """The program with its reports, simulated and verified as the options ask; a bundle only where they name one.
+
+        Raises VerificationError where the results are wrong; the bundle is kept for a look.
+        """
+        output = Path(self.options.output) if self.options.output is not None else None
+        if output is not None:
+            _check_output(output)
+        start = self._load()
+        self._stages(start, "emit")
+        compiled = self._compiled(self._bundle(), output)
+        if output is not None:
+            compiled.save(output)
+        compiled.raise_if_wrong(output)
+        return compiled
+
     def run(self) -> int:
+        """Do what the options ask for, print it, write the bundle; returns the exit status."""
         options = self.options
+        output = Path(options.output or default_output(options, self.target))
+        if options.makes_program:
+            _check_output(output)
         start = self._load()
         if start == "import" and options.emit != "import":
             self._stages("import", "fuse")
@@ -95,7 +114,16 @@ class Session:
             self._stages(start, last)
         if options.emit not in STOPS_WITH_PROGRAM:
             return self._print_module()
-        return self._program()
+        bundle = self._bundle()
+        if options.emit == "asm":
+            sys.stdout.write(disassemble(bundle.instructions, bundle.manifest.onnx_nodes))
+            return 0
+        return self._finish(self._compiled(bundle, output), output)
+
+    def print_times(self) -> None:
+        """What every stage took, on stderr."""
+        for name, seconds in (*self.seconds.items(), ("total", sum(self.seconds.values()))):
+            print(f"{name:<9} {seconds:8.3f} s", file=sys.stderr)
 
     # ---- the module -------------------------------------------------------------------------------------------------
 
@@ -106,14 +134,17 @@ class Session:
         began = time.perf_counter()
         self.progress.start("import")
         if options.start is not None:
+            if path.suffix == ".onnx":
+                raise UsageError("HPCC2014", f"{path.name} is no dumped stage", hint="leave --from out, or name one")
             self.ctx, self.module, self.store = load_dump(path)
+            VerifyStagePass(stage=options.start).apply(self.ctx, self.module)
             self.seconds["load"] = time.perf_counter() - began
             self._prepare_inputs()
             self._after_load(options.start)
             return options.start
         if path.suffix == ".mlir":
             raise UsageError("HPCC2009", f"{path.name} is a dumped stage", hint="say which: --from STAGE")
-        self.imported = import_onnx(path, parse_shapes(options.shape))
+        self.imported = import_onnx(path, options.shapes)
         self.module, self.store = self.imported.module, self.imported.store
         self.ctx = new_context(self.store)
         self.seconds["import"] = time.perf_counter() - began
@@ -138,15 +169,15 @@ class Session:
         limits = _id_limits(self.module)
         specs = [run_inputs.InputSpec(e.name, e.dtype, e.shape, limits.get(e.name)) for e in facts.inputs]
         if options.inputs is not None:
-            self.samples = run_inputs.from_npz(Path(options.inputs), specs)
-        elif options.text is not None:
+            self.samples = run_inputs.given(options.inputs, specs)
+        elif options.text is not None and options.tokenizer is not None:
             self.samples = run_inputs.from_text(Path(options.text), Path(options.tokenizer), specs, options.max_length)
         else:
             self.samples = run_inputs.made_up(specs)
         self.batches = self.samples.batches(specs[0].shape[0] if specs else 1)
 
     def _stages(self, first: str, last: str) -> None:
-        runner = StageRunner(self.ctx, str(self.options.target), self.asked.spec(), (self._after_stage,), self.seconds)
+        runner = StageRunner(self.ctx, self.options.target, self.asked.spec(), (self._after_stage,), self.seconds)
         for stage in stages_between(self.target.kind, first, last):
             self.progress.start(stage.name)
             runner.run(self.module, (stage,))
@@ -180,6 +211,7 @@ class Session:
         if self.stepwise is None:
             self.stepwise = StepwiseCheck(self.imported, self.store, self.batches[0])
         check = self.stepwise
+        said = len(check.lines)
         if name in ("import", "fuse", "sparsify"):
             check.float_stage(name, module, self._replaced())
         elif name == "quantize":
@@ -189,7 +221,8 @@ class Session:
         elif name in ("tile", "schedule"):
             check.tiles(name, module)
         if self.options.verbose:
-            print(check.lines[-1] if check.lines else "", file=sys.stderr)
+            for line in check.lines[said:]:
+                print(line, file=sys.stderr)
 
     # ---- answers without a program ----------------------------------------------------------------------------------
 
@@ -230,50 +263,54 @@ class Session:
 
     # ---- the program ------------------------------------------------------------------------------------------------
 
-    def _program(self) -> int:
-        options = self.options
+    def _bundle(self) -> Bundle:
         began = time.perf_counter()
         bundle = build_bundle(self.module, self.store, self.target, self._facts(), self.hosts)
-        if options.emit == "asm":
-            sys.stdout.write(disassemble(bundle.instructions, bundle.manifest.onnx_nodes))
-            return 0
-        program = Program(bundle)
         self.seconds["emit"] = self.seconds.get("emit", 0.0) + time.perf_counter() - began
+        return bundle
+
+    def _compiled(self, bundle: Bundle, output: Path | None) -> Compiled:
+        """Check the program, count its cycles, and unless the options stop before, run and verify it."""
+        options = self.options
+        program = Program(bundle)
         self.progress.start("simulate")
         report = build_report(
             program, self._facts().entry, self.samples, self.asked, self.encoded, self._dense_layers(program)
         )
-        listing = bundle.manifest
-        trace = chrome_trace(program.timing(), self.target.clock.mhz, listing.onnx_nodes, listing.layers)
-        program.save(self.output, {"report.json": text_of(report), "trace.json": trace})
         run = RunFacts(self.seconds)
+        outputs: Mapping[str, Array] = {}
         if options.emit != "program" and not options.timing_only:
-            self._simulate(program, run)
-        run_report = build_run_report(run, program, self.output, options.model)
-        add_file(self.output, "run.json", text_of(run_report))
+            outputs = self._simulate(program, run)
+        run_report = build_run_report(run, program, output, options.model)
+        return Compiled(program, report, run_report, outputs, run.failed)
+
+    def _finish(self, compiled: Compiled, output: Path) -> int:
+        """Write the bundle and say what came out. It is kept for a look where the verification failed."""
+        options = self.options
+        compiled.save(output)
         self.progress.stop()
         if options.json:
-            print(json.dumps({"report": report.model_dump(mode="json"), "run": run_report.model_dump(mode="json")}))
+            parts = {"report": compiled.report, "run": compiled.run_report}
+            print(json.dumps({name: part.model_dump(mode="json") for name, part in parts.items()}))
         elif not options.quiet:
-            print_summary(report, run_report, self.output, verbose=options.verbose)
-        if run.failed:
-            raise VerificationError("HPCC4001", run.failed, where=str(self.output), hint="the bundle is kept for a look")
+            print_summary(compiled.report, compiled.run_report, output, verbose=options.verbose)
+        compiled.raise_if_wrong(output)
         return 0
 
     def _dense_layers(self, program: Program) -> Any:
         """The yardstick of the ledger: the program itself where nothing is pruned."""
         if self.encoded is None or isinstance(self.asked, Dense):
             return program.layers()
-        return dense_layers(self.encoded, str(self.options.target), self.target)
+        return dense_layers(self.encoded, self.options.target, self.target)
 
-    def _simulate(self, program: Program, run: RunFacts) -> None:
-        """Values of every sample, compared with the integer reference and with ONNX Runtime."""
+    def _simulate(self, program: Program, run: RunFacts) -> Mapping[str, Array]:
+        """The outputs of every sample, compared with the integer reference and with ONNX Runtime."""
         result = program.run(self.samples.arrays)
         run.samples, run.batches = self.samples.count, result.batches
         run.simulate_seconds = result.simulate_seconds
         run.host_seconds = dict(result.host_seconds)
         if not self.options.verify:
-            return
+            return result.outputs
         self.progress.start("verify")
         if self.golden is not None:
             run.bit_exact = self._bit_exact(program, self.golden)
@@ -281,6 +318,7 @@ class Session:
                 run.failed = "the simulator's values differ from the integer reference"
         if self.imported is not None:
             self._compare(self.imported, result.outputs, run)
+        return result.outputs
 
     def _bit_exact(self, program: Program, golden: ModuleOp) -> bool:
         """Whether the device's outputs equal the whole-tensor interpreter's, bit for bit, batch by batch."""
@@ -321,23 +359,21 @@ def _asked_pattern(spec: str | None, kind: str) -> Pattern:
     return parse_pattern("dense" if spec in (None, AUTO) else spec, kind)
 
 
-def _output_folder(options: argparse.Namespace, target: Target) -> Path:
-    """The bundle's folder. Raises InputError where something else than a bundle is in the way."""
-    if options.output is not None:
-        path = Path(options.output)
-    else:
-        stem = Path(options.model).name.removesuffix(".onnx").removesuffix(".mlir")
-        spec = re.sub(r"[^A-Za-z0-9.]+", "-", options.sparsity or AUTO)
-        path = Path(f"{stem}.{target.name}.{spec}.hpcc")
-    if options.emit not in (None, "program") or options.check or options.list_layers:
-        return path
+def default_output(options: Options, target: Target) -> str:
+    """MODEL.TARGET.PATTERN.hpcc"""
+    stem = Path(options.model).name.removesuffix(".onnx").removesuffix(".mlir")
+    spec = re.sub(r"[^A-Za-z0-9.]+", "-", options.sparsity or AUTO)
+    return f"{stem}.{target.name}.{spec}.hpcc"
+
+
+def _check_output(path: Path) -> None:
+    """Raises InputError where something else than a bundle is in the way, or the place cannot be written to."""
     if path.exists() and not (path / MANIFEST).is_file():
         what = "is a folder but no bundle" if path.is_dir() else "is a file"
         raise InputError("HPCC1701", f"the output {what}; only a bundle is replaced", where=str(path), hint="-o DIR")
     parent = path.resolve().parent
     if not _writable(parent):
         raise InputError("HPCC1702", "cannot write there", where=str(parent), hint="-o DIR")
-    return path
 
 
 def _failure(found: Distance) -> str:

@@ -19,7 +19,7 @@ from compiler.dialects import nn, tile
 from compiler.dialects.isa import ImageOp
 from compiler.passes.verify_stage import VerifyStagePass
 from compiler.pipelines import Stage, all_passes
-from compiler.tools.diagnostics import line_of
+from compiler.tools.diagnostics import line_of, syntax_error
 from compiler.universe import all_dialects
 from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
 from hw_targets.errors import HpccError, InputError
@@ -70,7 +70,7 @@ class StageRunner:
         except HpccError:
             raise
         except VerifyException as error:
-            raise InputError("HPCC1205", f"stage {stage.name!r} made an invalid module: {line_of(error)}") from error
+            raise InputError("HPCC1432", f"stage {stage.name!r} made an invalid module: {line_of(error)}") from error
 
 
 def module_text(module: ModuleOp) -> str:
@@ -93,26 +93,32 @@ def weight_keys(module: ModuleOp) -> list[str]:
 
 
 def dump(module: ModuleOp, store: WeightStore, path: Path) -> None:
-    """Write `path` (.mlir) and the weights it refers to as a safetensors file beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `path` (.mlir) and the weights it refers to as a safetensors file beside it. Raises InputError."""
     weights = path.with_suffix(".safetensors")
-    store.save(weights, weight_keys(module))
     module.attributes[MODULE_ATTRIBUTE] = StringAttr(weights.name)
-    path.write_text(module_text(module), encoding="utf-8")
-    del module.attributes[MODULE_ATTRIBUTE]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.save(weights, weight_keys(module))
+        path.write_text(module_text(module), encoding="utf-8")
+    except OSError as error:
+        raise InputError("HPCC1703", f"cannot write the stage: {error.strerror}", where=str(path)) from error
+    finally:
+        del module.attributes[MODULE_ATTRIBUTE]
 
 
 def load_dump(path: Path) -> tuple[Context, ModuleOp, WeightStore]:
     """Read a module written by `dump`. Raises InputError for what cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("HPCC1001", f"cannot read the module: {error}", where=str(path)) from error
+    except OSError as error:
+        raise InputError("HPCC1020", f"cannot read the module: {error.strerror}", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise InputError("HPCC1020", "cannot read the module: it is no text", where=str(path)) from error
     ctx = new_context(WeightStore())
     try:
         module = Parser(ctx, text, str(path)).parse_module()
     except (ParseError, VerifyException) as error:
-        raise InputError("HPCC1003", line_of(error).split("error: ", 1)[-1], where=str(path)) from error
+        raise syntax_error(error, str(path)) from error
     name = module.attributes.pop(MODULE_ATTRIBUTE, None)
     store = WeightStore.open(path.parent / name.data) if isinstance(name, StringAttr) else WeightStore()
     attach_store(ctx, store)

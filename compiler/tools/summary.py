@@ -105,6 +105,7 @@ def _say_checks(console: Console, report: Report, run: RunReport) -> None:
         "made up": "made-up inputs: they say nothing about accuracy",
         "text": f"{report.inputs.count} texts of {report.inputs.source}",
         "npz": f"{report.inputs.count} samples of {report.inputs.source}",
+        "arrays": f"{report.inputs.count} samples given as arrays",
     }[report.inputs.kind]
     if run.simulate_seconds:
         say(f"  inputs     {source}; simulated in {run.simulate_seconds:.2f} s")

@@ -78,10 +78,9 @@ def test_errors_are_one_line(bundle: Path, tmp_path: Path, capsys: pytest.Captur
     assert "no input 'y'" in one_line(capsys)
 
 
-def test_the_command_line_is_at_fault(bundle: Path) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main_run([str(bundle), "--unknown"])
-    assert caught.value.code == 2
+def test_the_command_line_is_at_fault(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_run([str(bundle), "--unknown"]) == 2
+    assert one_line(capsys) == "error: unrecognized arguments: --unknown (hpcc-run --help) [HPCC2000]\n"
 
 
 def test_objdump_shows_instructions_that_assemble(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

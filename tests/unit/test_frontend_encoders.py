@@ -137,9 +137,7 @@ def test_weight_types_are_out_x_in_and_no_data_moves(spelling: str, tmp_path: Pa
     before = {key: imported.store.get(key) for key in imported.store.keys()}  # noqa: SIM118
     fuse(imported)
     up = next(
-        op
-        for op in main_function(imported.module).body.block.ops
-        if isinstance(op, nn.LinearOp) and "up" in op.role.data
+        op for op in main_function(imported.module).body.block.ops if isinstance(op, nn.LinearOp) and "up" in op.role.data
     )
     weight = up.weight.owner
     assert isinstance(weight, nn.WeightOp)

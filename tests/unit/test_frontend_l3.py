@@ -40,8 +40,7 @@ def test_import_and_fuse_agree_with_onnxruntime(l3_model: Path, batch: int) -> N
     def errors() -> dict[str, float]:
         found = evaluate(imported.module, imported.store, feed)
         return {
-            n: float(np.abs(found[n] - e).max() / np.sqrt(np.mean(np.square(e, dtype=float))))
-            for n, e in expected.items()
+            n: float(np.abs(found[n] - e).max() / np.sqrt(np.mean(np.square(e, dtype=float)))) for n, e in expected.items()
         }
 
     assert max(errors().values()) <= 1e-4

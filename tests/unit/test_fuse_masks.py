@@ -134,9 +134,7 @@ def test_two_inputs_are_not_one_mask() -> None:
 
 def test_products_of_two_entries_are_not_a_function_of_one() -> None:
     graph = Graph()
-    rows, columns = (
-        graph.cast(graph.reshape(graph.mask, *shape)) for shape in ((BATCH, 1, KEYS, 1), (BATCH, 1, 1, KEYS))
-    )
+    rows, columns = (graph.cast(graph.reshape(graph.mask, *shape)) for shape in ((BATCH, 1, KEYS, 1), (BATCH, 1, 1, KEYS)))
     assert graph.prover.table(graph.binary(nn.BinaryKind.MUL, rows, columns)) is None
 
 
@@ -150,9 +148,7 @@ def test_a_causal_part_keeps_the_mask_additive() -> None:
 
 def test_a_constant_zero_masks_nothing() -> None:
     graph = Graph()
-    assert graph.prover.additive_mask(graph.weight(np.zeros((1, 1, 1, KEYS), np.float32)), BATCH, KEYS) == Proof(
-        True, None
-    )
+    assert graph.prover.additive_mask(graph.weight(np.zeros((1, 1, 1, KEYS), np.float32)), BATCH, KEYS) == Proof(True, None)
 
 
 def test_a_true_constant_does_not_hide_the_mask() -> None:

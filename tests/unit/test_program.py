@@ -36,7 +36,8 @@ def rewrite(path: Path, name: str, content: bytes) -> None:
     (path / name).write_bytes(content)
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["digests"][name] = digest(content)
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    whole = parse_manifest(json.dumps({**manifest, "digest": ""}), "manifest.json")
+    (path / "manifest.json").write_text(json.dumps({**manifest, "digest": digest(whole.text().encode())}))
 
 
 # ---- saving and loading ---------------------------------------------------------------------------------------------
@@ -137,6 +138,7 @@ def test_cut_weights_with_a_right_digest(saved: Path) -> None:
         ("model_inputs", [], "reads 'x', which nothing before it makes"),
         ("dram", [], "lies in no input region"),
         ("sizes", {"dram": 100}, "behind the DRAM of 100 bytes"),
+        ("hpcc_version", "9.9", r"manifest\.json: error: the file is not the one that was written"),
     ],
 )
 def test_a_damaged_manifest(saved: Path, key: str, value: Any, message: str) -> None:

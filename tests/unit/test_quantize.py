@@ -18,8 +18,7 @@ from xdsl.rewriter import Rewriter
 from compiler.dialects import nn
 from compiler.interpreters import load_meanings
 from compiler.interpreters.evaluate import evaluate, run_op
-from compiler.module import main_function
-from compiler.module import names_of
+from compiler.module import main_function, names_of
 from compiler.passes.quantize import QuantizePass
 from compiler.passes.verify_stage import VerifyStagePass, check_dominance
 from compiler.weights import WeightStore, attach_store
@@ -321,7 +320,7 @@ def test_weights_that_are_not_finite_are_named(name: str, value: float):
     with pytest.raises(InputError, match="finite") as caught:
         QuantizePass().apply(*reversed(encoder(weights)))
     assert f"weight '{name}'" in str(caught.value)
-    assert caught.value.code == "HPCC1302"
+    assert caught.value.code == "HPCC1411"
 
 
 def test_an_op_without_integer_form_is_named_with_its_node():

@@ -94,9 +94,12 @@ def _rotate(instances: Sequence[Instance], base: int) -> int:
 def _ring(
     loads: Sequence[tuple[int, Instance]], spans: dict[Instance, tuple[int, int]], base: int, capacity: int
 ) -> tuple[list[int], int]:
-    """Place loaded instances round a ring; for each the earliest program position of its load, and the bytes used."""
+    """Place loaded instances round a ring; for each the earliest program position of its load, and the bytes used.
+
+    Raises InfeasibleError where the ring comes round to an instance that is still in use.
+    """
     cursor = base
-    live: list[tuple[int, int, int]] = []  # start, stop, last use
+    tenants: list[tuple[int, int, int]] = []  # start, stop, last use; a later, smaller tenant may cover one in part
     positions: list[int] = []
     used = base
     for number, (first_use, instance) in enumerate(loads):
@@ -104,15 +107,19 @@ def _ring(
         if cursor + size > capacity:
             cursor = base
         start, stop = cursor, cursor + size
-        evicted = [entry for entry in live if entry[0] < stop and start < entry[1]]
-        live = [entry for entry in live if entry not in evicted]
-        after_use = max((last + 1 for _, _, last in evicted), default=0)
+        after_use = max((last + 1 for low, high, last in tenants if low < stop and start < high), default=0)
         ahead = loads[number - PREFETCH][0] if number >= PREFETCH else 0
         positions.append(min(first_use, max(after_use, ahead)))
         if after_use > first_use:
-            raise AssertionError("a ring slot is still in use when its next tenant is needed")
+            live = sum(high - low for low, high, last in tenants if last >= first_use)
+            raise InfeasibleError(
+                "HPCC3002",
+                f"{size:,} bytes of {instance.memory.value} memory are needed"
+                f" while {live:,} of {capacity:,} bytes are in use",
+                hint="prune more, or take a larger target",
+            )
         instance.address = start
-        live.append((start, stop, spans[instance][1]))
+        tenants.append((start, stop, spans[instance][1]))
         cursor = stop
         used = max(used, stop)
     return positions, used
@@ -129,10 +136,10 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
 
     static = {
         memory: [(i, span) for i, span in spans.items() if i.memory is memory and i.slots == 1]
-        for memory in (Memory.ACT, Memory.DRAM)
+        for memory in (Memory.ACT, Memory.ACC)
     }
     rotating = {memory: [i for i in spans if i.memory is memory and i.slots > 1] for memory in (Memory.ACT, Memory.ACC)}
-    used[Memory.ACC] = _rotate(rotating[Memory.ACC], 0)
+    used[Memory.ACC] = _first_fit(static[Memory.ACC], _rotate(rotating[Memory.ACC], 0))
     _require(Memory.ACC, used[Memory.ACC], capacity[Memory.ACC], "accumulators")
     used[Memory.ACT] = _first_fit(static[Memory.ACT], _rotate(rotating[Memory.ACT], 0))
     _require(Memory.ACT, used[Memory.ACT], capacity[Memory.ACT], "activations")
@@ -147,7 +154,8 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
         loads.sort(key=lambda task: spans[task.operands["dst"].instance][0])
         uses = [(spans[task.operands["dst"].instance][0], task.operands["dst"].instance) for task in loads]
         largest = max((aligned(instance.bytes) for _, instance in uses), default=0)
-        _require(memory, floor[memory] + largest, capacity[memory], "keys, values and the largest weight")
+        what = "keys, values and the largest weight" if memory is Memory.WEIGHTS else "the largest layer's parameters"
+        _require(memory, floor[memory] + largest, capacity[memory], what)
         positions, used[memory] = _ring(uses, spans, floor[memory], capacity[memory])
         inserted += [(p, use[0], task) for p, use, task in zip(positions, uses, loads, strict=True)]
 
@@ -160,6 +168,7 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
         order.append(task)
     order += body[cursor:]
     used[Memory.DRAM] = _place_dram(order)
+    _require(Memory.DRAM, used[Memory.DRAM], capacity[Memory.DRAM], "weights, inputs and outputs")
     return order, used
 
 

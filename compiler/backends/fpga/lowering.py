@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import TypeVar
 
 from xdsl.dialects.builtin import (
     BFloat16Type,
@@ -27,6 +28,8 @@ from compiler.backends.fpga.weights import WeightPlan, plan_weight
 from compiler.dialects import nn
 from hw_targets.errors import InputError
 from hw_targets.isa import Activation, MatrixMode, Memory, StorageCode
+
+Kind = TypeVar("Kind", bound=Operation)
 
 SLOTS = 2
 """Places a temporary rotates through, so that one queue fills one while another drains the other."""
@@ -169,8 +172,7 @@ class Lowering:
         layer = "embeddings"
         shape = nn.shape_of(op.result)
         tokens, width = prod(shape[:-1]), shape[-1]
-        follower = next(iter(op.result.uses)).operation
-        assert isinstance(follower, nn.LayerNormOp | nn.CastOp)
+        follower = _follower(op, op.result, nn.LayerNormOp, nn.CastOp)
         columns = None
         eps = 0.0
         if isinstance(follower, nn.LayerNormOp):
@@ -183,6 +185,8 @@ class Lowering:
             tables.append(self.b.dram("table", _key(table), rows, width, bf16, [_key(table)]))
             ids.append(self._ids(id_value, tokens))
         out, quantised, group = self._chain_targets(follower.result, layer)
+        if out is None:  # the instruction always writes the sum
+            out = self.b.alloc(f"{layer}.out", Memory.ACT, tokens, width, bf16)
         for first, rows in self.b.tiles(tokens, self.sizes.tokens, "tile"):
             gathered = self.b.alloc("gathered", Memory.ACT, len(tables) * rows, width, bf16, SLOTS)
             for number, (table, id_buffer) in enumerate(zip(tables, ids, strict=True)):
@@ -212,7 +216,7 @@ class Lowering:
                     "tables": len(tables),
                     "table_bytes": rows * width * 2,
                     "norm": int(columns is not None),
-                    "codes_in_weights": 0,
+                    "codes_in_weights": int(quantised is not None and _in_weights(quantised.codes)),
                     "eps": eps,
                 },
                 layer,
@@ -334,8 +338,7 @@ class Lowering:
             )
         q, k, v = (self.quantised_of(value) for value in (op.q, op.k, op.v))
         mask = self.mask_of(op.mask) if op.mask is not None else None
-        follower = next(iter(op.result.uses)).operation
-        assert isinstance(follower, nn.CastOp)
+        follower = _follower(op, op.result, nn.CastOp)
         self.done.add(follower)
         context = self.b.alloc(f"{layer}.context", Memory.ACT, batch * queries, width, bf16)
         self.buffers[follower.result] = context
@@ -507,6 +510,20 @@ def _origin(value: SSAValue) -> SSAValue:
     ):
         value = value.owner.x
     return value
+
+
+def _follower(op: Operation, value: SSAValue, *kinds: type[Kind]) -> Kind:
+    """The one user of a value that its instruction computes too. Raises InputError where it is another."""
+    user = _only_user(value)
+    if isinstance(user, kinds):
+        return user
+    names = " or ".join(kind.name for kind in kinds)
+    raise InputError(
+        "HPCC1407",
+        f"{op.name} writes no fp32: one {names} must follow it",
+        where=location_name(op),
+        hint="an intermediate tensor that is a model output can be left off the ONNX graph",
+    )
 
 
 def _key(value: SSAValue) -> str:

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from xdsl.dialects.builtin import MemRefType
+from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Block, Operation, SSAValue
 
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, element_bytes, memory_of, row_stride
+from hw_targets.errors import InputError
 from hw_targets.isa import Memory, Queue
 
 
@@ -69,6 +73,11 @@ class Task:
     def queue(self) -> Queue:
         return self.op.row.queue
 
+    @property
+    def stage(self) -> int:
+        """0, or 1 for what a loop nest may put off until its next first stage is under way."""
+        return self.op.stage.value.data if self.op.stage is not None else 0
+
     def accesses(self) -> list[tuple[Rectangle, bool]]:
         """The rectangles this task touches, with whether it writes."""
         row = self.op.row
@@ -76,7 +85,10 @@ class Task:
 
 
 def flatten(block: Block) -> list[Task]:
-    """Unroll a tile-stage function body. Loops with a second stage are software-pipelined by one iteration."""
+    """Unroll a tile-stage function body. Loop nests with a second stage are software-pipelined by one unit.
+
+    Raises InputError for an op of another stage.
+    """
     return _Flattener().block(block, {})
 
 
@@ -111,6 +123,8 @@ class _Flattener:
             self._views[op.result] = (instance, row + first_row * step, col + first_col)
         elif isinstance(op, RunOp):
             return [Task(op, {name: self._rectangle(value) for name, value in op.named.items()})]
+        elif not isinstance(op, ReturnOp):
+            raise InputError("HPCC1408", f"{op.name} is not a tile op", hint="run the stages in order: tile, schedule, emit")
         return []
 
     def _rectangle(self, value: SSAValue) -> Rectangle:
@@ -122,16 +136,24 @@ class _Flattener:
         return Rectangle(instance, row, col, rows, cols * size, row_stride(type) * size, type)
 
     def _loop(self, loop: ForOp, counters: dict[SSAValue, int]) -> list[Task]:
-        iterations = [self.block(loop.body.block, {**counters, loop.counter: i}) for i in range(loop.count.value.data)]
-        if not any(isinstance(op, RunOp) and op.stage is not None for op in loop.body.block.ops):
-            return [task for iteration in iterations for task in iteration]
-        stages = [
-            ([t for t in iteration if t.op.stage is None], [t for t in iteration if t.op.stage is not None])
-            for iteration in iterations
-        ]
-        # The second stage of iteration i runs after the first of i + 1, so that MATRIX computes the next scores while
-        # VECTOR turns these into probabilities.
-        tasks = list(stages[0][0])
-        for (first, _), (_, second) in zip(stages[1:], stages[:-1], strict=True):
-            tasks += first + second
-        return tasks + stages[-1][1]
+        tasks: list[Task] = []
+        for i in range(loop.count.value.data):
+            tasks += self.block(loop.body.block, {**counters, loop.counter: i})
+        return tasks if counters else _pipelined(tasks)
+
+
+def _pipelined(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks of a whole loop nest, the second stage of each unit moved behind the first stage of the next.
+
+    So MATRIX computes the next scores while VECTOR turns these into probabilities. A unit is one run of first-stage
+    tasks and the second-stage tasks after it, whether a loop around them made it or a tail tile beside one.
+    """
+    units: list[tuple[list[Task], list[Task]]] = [([], [])]
+    for task in tasks:
+        if not task.stage and units[-1][1]:
+            units.append(([], []))
+        units[-1][task.stage].append(task)
+    result = list(units[0][0])
+    for (_, second), (first, _) in pairwise(units):
+        result += first + second
+    return result + units[-1][1]

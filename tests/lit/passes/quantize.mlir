@@ -4,7 +4,7 @@
 // RUN: hpcc-opt %t.mlir -p 'hpcc-sparsify{spec="nm:2:4"},hpcc-quantize' | filecheck %s --check-prefix=SPARSE
 // RUN: not hpcc-opt %t.mlir -p 'hpcc-quantize,hpcc-quantize' 2>&1 | filecheck %s --check-prefix=AGAIN
 
-// AGAIN: error: hpcc_nn.{{.*}} has no integer form {{.*}} [HPCC1301]
+// AGAIN: error: hpcc_nn.{{.*}} has no integer form {{.*}} [HPCC1410]
 
 builtin.module attributes {"hpcc.weights" = "WEIGHTS"} {
   func.func @main(%ids: tensor<1x4xi64>, %mask: tensor<1x4xi64>) -> tensor<1x4x128xf32> {

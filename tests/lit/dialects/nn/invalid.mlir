@@ -33,7 +33,7 @@ func.func @stored() {
 // -----
 
 func.func @large_constant() {
-  // CHECK: a constant of 17 elements belongs into the weight store
+  // CHECK: a constant of 17 elements (over 16) belongs into the weight store
   %0 = hpcc_nn.constant dense<1.0> : tensor<17xf32>
   func.return
 }

@@ -1,0 +1,66 @@
+"""What one run is asked to do: filled in by the command line and by `hpcc.compile`. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hw_targets.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STAGES = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit")
+EMIT_FORMS = (*STAGES, "asm", "program")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `hpcc`, by the names of the command line; a combination that makes no sense is a UsageError."""
+
+    model: str
+    """An .onnx file, or with `start` a dumped .mlir file."""
+    target: str
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    sparsity: str | None = None
+    inputs: str | Mapping[str, NDArray[Any]] | None = None
+    """An .npz file, or arrays by input name; the first axis counts samples."""
+    text: str | None = None
+    tokenizer: str | None = None
+    max_length: int | None = None
+    verify: bool = True
+    rtol: float = 0.0
+    atol: float | None = None
+    verify_each: bool = False
+    check: bool = False
+    list_layers: bool = False
+    output: str | None = None
+    emit: str | None = None
+    start: str | None = None
+    """The stage that a dumped file has reached (`--from`)."""
+    timing_only: bool = False
+    dump_stages: str | None = None
+    time_passes: bool = False
+    json: bool = False
+    verbose: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if self.emit is not None and self.emit not in EMIT_FORMS:
+            raise UsageError("HPCC2004", f"--emit {self.emit!r} is no form", hint=", ".join(EMIT_FORMS))
+        if self.start is not None and self.start not in STAGES:
+            raise UsageError("HPCC2015", f"there is no stage {self.start!r}", hint=f"stages: {', '.join(STAGES)}")
+        if self.text is not None and self.tokenizer is None:
+            raise UsageError("HPCC2005", "--text needs a tokenizer", hint="--tokenizer tokenizer.json")
+        if self.text is not None and self.inputs is not None:
+            raise UsageError("HPCC2006", "--text and --inputs exclude each other")
+        if self.max_length is not None and self.max_length < 1:
+            raise UsageError("HPCC2012", f"--max-length {self.max_length} leaves no token", hint="lengths start at 1")
+        if self.verify_each and self.start is not None:
+            raise UsageError("HPCC2013", "--verify-each needs the ONNX model to compare with", hint="leave --from out")
+
+    @property
+    def makes_program(self) -> bool:
+        """Whether the run ends with a bundle, not with text."""
+        return self.emit in (None, "program") and not self.check and not self.list_layers

@@ -1,0 +1,39 @@
+"""Writes the generated pages of docs/: `python -m compiler.tools.pages [FOLDER]`; a test holds each to its source."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from compiler.tools.report import schemas
+from hw_targets import docs, isa_docs, schema
+
+FOLDER = Path(__file__).parents[2] / "docs"
+
+
+def _text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "ISA.md": isa_docs.render,
+    "TARGETS.md": docs.page,
+    "schemas/report.schema.json": lambda: _text(schemas()["report.json"]),
+    "schemas/run.schema.json": lambda: _text(schemas()["run.json"]),
+    "schemas/target.schema.json": lambda: _text(schema.json_schema()),
+}
+"""Each page by its path below docs/, with the function that makes its text."""
+
+
+def write(folder: Path = FOLDER) -> None:
+    for name, render in PAGES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)

@@ -1,0 +1,405 @@
+"""Bad input is one line, the documented exit status, a stable code, and nothing written.
+
+The golden lines stand in tests/golden/errors.txt, one case a line: `name | status | line`. TMP stands for the folder
+of the test, LINE for a line number, `...` for text that other versions of a library may word differently.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+import hw_targets
+from compiler.tools import session
+from compiler.tools.hpcc_opt import main as hpcc_opt
+from runtime.cli import main_objdump, main_run
+from tests.e2e.harness import ROOT, TARGET, Done, call, digests, hpcc, unchanged
+from tests.graphs import Encoder, feeds, write
+
+Array = NDArray[Any]
+SMALL = Encoder(hidden=32, heads=2, intermediate=48, layers=1, vocabulary=50)
+TARGET_TEXT = (Path(hw_targets.__file__).parent / f"{TARGET}.toml").read_text(encoding="utf-8")
+SHAPE = ("--shape", "input_ids:2x7")
+COMPILE = ("dynamic.onnx", "--target", TARGET, *SHAPE)
+
+
+def golden() -> dict[str, tuple[int, str]]:
+    """Exit status and line by name of the case."""
+    lines = (ROOT / "tests" / "golden" / "errors.txt").read_text(encoding="utf-8").splitlines()
+    rows = [line.split(" | ", 2) for line in lines if line and not line.startswith("#")]
+    found = {name: (int(status), text) for name, status, text in rows}
+    assert len(found) == len(rows), "a case stands twice"
+    return found
+
+
+GOLDEN = golden()
+
+
+def expect(done: Done, name: str, folder: Path) -> None:
+    """The run failed as the golden line of `name` says."""
+    status, text = GOLDEN[name]
+    pattern = re.escape(text.replace("TMP", str(folder))).replace(re.escape("..."), ".*").replace(re.escape("LINE"), r"\d+")
+    assert re.fullmatch(pattern, done.line), f"\n  got  {done.line}\n  want {text}"
+    assert re.search(r" \[HPCC\d{4}\]$", done.line)
+    assert done.status == status
+    assert done.out == ""
+
+
+def toml(**changes: object) -> str:
+    """The shipped target with some keys replaced."""
+    text = TARGET_TEXT
+    for key, value in changes.items():
+        text, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+        assert count == 1, key
+    return text
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All the good and bad files; a test gets a copy."""
+    folder = tmp_path_factory.mktemp("shelf")
+    model = write(SMALL, folder / "dynamic.onnx", 2, 7, symbolic=True).read_bytes()
+    write(SMALL, folder / "static.onnx", 2, 7)
+    files: dict[str, bytes | str] = {
+        "half.onnx": model[: len(model) // 2],
+        "last byte gone.onnx": model[:-1],
+        "empty.onnx": b"",
+        "text.onnx": "This is no model.\n" * 20,
+        "picture.onnx": b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
+        "unknown key.toml": TARGET_TEXT.replace("lanes = ", "lane = "),
+        "no source.toml": TARGET_TEXT.replace('mhz = { value = 250, source = "unverified" }', "mhz = 250"),
+        "bad.toml": "name = = 3\n",
+        "small activations.toml": toml(cores=1, tokens=4, outputs=4, lanes=8, act_bytes=1024),
+        "small weights.toml": toml(cores=1, tokens=4, outputs=4, lanes=8, weight_bytes=1024),
+        "small memory.toml": toml(capacity_bytes='{ value = 1000, source = "made up" }'),
+        "too many dsps.toml": toml(cores=3, tokens=256, outputs=1024),
+        "text.txt": "A sentence.\n",
+        "no text.txt": "\n\n",
+        "no tokenizer.json": "{}\n",
+        "not an npz.npz": "no zip\n",
+        "module.mlir": "builtin.module {\n  hpcc_nn.nonsense\n}\n",
+        "no main.mlir": "builtin.module {\n}\n",
+        "occupied": "precious\n",
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (folder / "a folder").mkdir()
+    (folder / "a folder" / "precious").write_text("precious\n", encoding="utf-8")
+    given = feeds(SMALL, 4, 7)
+    arrays: Mapping[str, Mapping[str, Array]] = {
+        "good": given,
+        "wrong name": {**without(given, "input_ids"), "input_id": given["input_ids"]},
+        "missing": without(given, "attention_mask"),
+        "wrong dtype": {**given, "input_ids": given["input_ids"].astype(np.float32)},
+        "wrong length": {**given, "input_ids": given["input_ids"][:, :5]},
+        "wrong rank": {**given, "input_ids": given["input_ids"][0]},
+        "beyond the vocabulary": {**given, "input_ids": np.full((4, 7), 50)},
+        "negative": {**given, "input_ids": np.full((4, 7), -1)},
+        "other counts": {**given, "input_ids": given["input_ids"][:3]},
+        "pickle": {**given, "input_ids": np.array([{"code": "evil"}], dtype=object)},
+    }
+    for name, values in arrays.items():
+        np.savez(folder / f"{name}.npz", **values)  # pyright: ignore[reportArgumentType]
+    np.save(folder / "array.npy", given["input_ids"])
+    shutil.move(folder / "array.npy", folder / "array.npz")
+    whole = (folder / "good.npz").read_bytes()
+    (folder / "truncated.npz").write_bytes(whole[: len(whole) // 2])
+    assert hpcc(folder / "dynamic.onnx", "--target", TARGET, *SHAPE, "-q", "-o", folder / "older.hpcc").status == 0
+    return folder
+
+
+def without(arrays: Mapping[str, Array], name: str) -> dict[str, Array]:
+    return {key: value for key, value in arrays.items() if key != name}
+
+
+@pytest.fixture
+def place(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "place"
+    shutil.copytree(shelf, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def compiling(*arguments: str) -> tuple[str, ...]:
+    return (*COMPILE, *arguments)
+
+
+def model(name: str) -> tuple[str, ...]:
+    return (name, "--target", TARGET, *SHAPE)
+
+
+def target(name: str) -> tuple[str, ...]:
+    return ("dynamic.onnx", "--target", name, *SHAPE)
+
+
+def inputs(name: str) -> tuple[str, ...]:
+    return compiling("--inputs", f"{name}.npz")
+
+
+HPCC: dict[str, tuple[str, ...]] = {
+    "not an ONNX file: text": model("text.onnx"),
+    "not an ONNX file: picture": model("picture.onnx"),
+    "a folder for a model": model("a folder"),
+    "truncated model": model("half.onnx"),
+    "model without its last byte": model("last byte gone.onnx"),
+    "empty model": model("empty.onnx"),
+    "missing model": model("nowhere/model.onnx"),
+    "no model": ("--target", TARGET),
+    "no target": ("dynamic.onnx",),
+    "unknown target": target("fpga-u28"),
+    "missing target file": target("nowhere.toml"),
+    "unknown key": target("unknown key.toml"),
+    "number without source": target("no source.toml"),
+    "target file that is no TOML": target("bad.toml"),
+    "unbound shape": ("dynamic.onnx", "--target", TARGET),
+    "contradicting shape": ("static.onnx", "--target", TARGET, "--shape", "input_ids:2x8"),
+    "shapes at odds": compiling("--shape", "attention_mask:2x8"),
+    "wrong rank of a shape": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:2x7x1"),
+    "shape of no input": ("dynamic.onnx", "--target", TARGET, "--shape", "input_id:2x7"),
+    "shape that does not read": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids=2x7"),
+    "empty shape": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:0x7"),
+    "longer than the model": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:2x70"),
+    "unknown pattern": compiling("--sparsity", "mn:2:4"),
+    "nm:5:4": compiling("--sparsity", "nm:5:4"),
+    "nm:x": compiling("--sparsity", "nm:x"),
+    "hp:1.2": compiling("--sparsity", "hp:1.2"),
+    "hp:0.2": compiling("--sparsity", "hp:0.2"),
+    "unknown parameter of a pattern": compiling("--sparsity", "hp:row=64"),
+    "input of a wrong name": inputs("wrong name"),
+    "missing input": inputs("missing"),
+    "input of a wrong dtype": inputs("wrong dtype"),
+    "input of a wrong length": inputs("wrong length"),
+    "input of a wrong rank": inputs("wrong rank"),
+    "token beyond the vocabulary": inputs("beyond the vocabulary"),
+    "negative token": inputs("negative"),
+    "inputs of unequal counts": inputs("other counts"),
+    "not an npz": inputs("not an npz"),
+    "an npy": inputs("array"),
+    "truncated npz": inputs("truncated"),
+    "pickled input": inputs("pickle"),
+    "missing npz": inputs("nowhere"),
+    "text without tokenizer": compiling("--text", "text.txt"),
+    "text and inputs": compiling("--text", "text.txt", "--tokenizer", "no tokenizer.json", "--inputs", "good.npz"),
+    "not a tokenizer": compiling("--text", "text.txt", "--tokenizer", "no tokenizer.json"),
+    "missing text": compiling("--text", "nowhere.txt", "--tokenizer", "no tokenizer.json"),
+    "empty text": compiling("--text", "no text.txt", "--tokenizer", "no tokenizer.json"),
+    "no token": compiling("--max-length", "0"),
+    "output is a file": compiling("-o", "occupied"),
+    "output is a folder": compiling("-o", "a folder"),
+    "output below a file": compiling("-o", "occupied/out.hpcc"),
+    "dump below a file": compiling("--dump-stages", "occupied/stages"),
+    "module into a file of another kind": compiling("--emit", "tile", "-o", "tile.txt"),
+    "module below a file": compiling("--emit", "tile", "-o", "occupied/tile.mlir"),
+    "unknown flag": compiling("--sparsty", "dense"),
+    "flag without value": compiling("--sparsity"),
+    "flag of a wrong type": compiling("--rtol", "some"),
+    "unknown form": compiling("--emit", "tiles"),
+    "unknown stage": compiling("--from", "tiles"),
+    "model for a stage": compiling("--from", "fuse"),
+    "dump without its stage": ("module.mlir", "--target", TARGET),
+    "verify-each without a model": ("module.mlir", "--target", TARGET, "--from", "fuse", "--verify-each"),
+    "unknown op in a dump": ("module.mlir", "--target", TARGET, "--from", "fuse"),
+    "dump without @main": ("no main.mlir", "--target", TARGET, "--from", "fuse"),
+    "missing dump": ("nowhere.mlir", "--target", TARGET, "--from", "fuse"),
+    "activations do not fit": target("small activations.toml"),
+    "weights do not fit": target("small weights.toml"),
+    "memory does not fit": target("small memory.toml"),
+    "array does not fit": target("too many dsps.toml"),
+}
+
+RUN: dict[str, tuple[str, ...]] = {
+    "run: no bundle given": (),
+    "run: missing bundle": ("nowhere.hpcc",),
+    "run: no bundle": ("a folder",),
+    "run: unknown flag": ("older.hpcc", "--input", "good.npz", "--fast"),
+    "run: no repetition": ("older.hpcc", "--repeat", "0"),
+    "run: missing inputs": ("older.hpcc", "--inputs", "nowhere.npz"),
+    "run: input of a wrong name": ("older.hpcc", "--inputs", "wrong name.npz", "-o", "out.npz"),
+    "run: input of a wrong dtype": ("older.hpcc", "--inputs", "wrong dtype.npz", "-o", "out.npz"),
+    "run: input of a wrong length": ("older.hpcc", "--inputs", "wrong length.npz", "-o", "out.npz"),
+    "run: token beyond the vocabulary": ("older.hpcc", "--inputs", "beyond the vocabulary.npz", "-o", "out.npz"),
+    "run: not an npz": ("older.hpcc", "--inputs", "not an npz.npz", "-o", "out.npz"),
+    "run: pickled input": ("older.hpcc", "--inputs", "pickle.npz", "-o", "out.npz"),
+    "run: output is a folder": ("older.hpcc", "--inputs", "good.npz", "-o", "a folder"),
+}
+
+OPT: dict[str, tuple[str, ...]] = {
+    "opt: unknown pass": ("dynamic.onnx", *SHAPE, "-p", "hpcc-fuze"),
+    "opt: unknown flag": ("dynamic.onnx", *SHAPE, "--nope"),
+    "opt: missing file": ("nowhere.mlir",),
+    "opt: unknown kind of file": ("text.txt",),
+    "opt: truncated model": ("half.onnx",),
+    "opt: unbound shape": ("dynamic.onnx",),
+    "opt: unknown op": ("module.mlir",),
+    "opt: passes out of order": ("dynamic.onnx", *SHAPE, "-p", "hpcc-quantize"),
+    "opt: unknown pattern": ("dynamic.onnx", *SHAPE, "-p", 'hpcc-fuse,hpcc-sparsify{spec="mn:2:4"}'),
+}
+
+
+def test_every_golden_line_has_its_case() -> None:
+    assert set(GOLDEN) == {*HPCC, *RUN, *OPT, *EDITED, "verification"}
+
+
+@pytest.mark.parametrize("name", HPCC)
+def test_hpcc(place: Path, name: str) -> None:
+    with unchanged(place.parent):
+        expect(hpcc(*HPCC[name]), name, place)
+
+
+@pytest.mark.parametrize("name", ["activations do not fit", "token beyond the vocabulary", "nm:5:4", "truncated model"])
+def test_an_older_bundle_stays_as_it_was(place: Path, name: str) -> None:
+    with unchanged(place.parent):
+        expect(hpcc(*HPCC[name], "-o", "older.hpcc"), name, place)
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_hpcc_run(place: Path, name: str) -> None:
+    with unchanged(place.parent):
+        expect(call(main_run, *RUN[name]), name, place)
+
+
+@pytest.mark.parametrize("name", OPT)
+def test_hpcc_opt(place: Path, name: str) -> None:
+    with unchanged(place.parent):
+        expect(call(hpcc_opt, *OPT[name]), name, place)
+
+
+def test_debug_shows_the_traceback(place: Path) -> None:
+    with pytest.raises(Exception, match="truncated"):
+        hpcc(*HPCC["truncated model"], "--debug")
+
+
+# ---- bundles that were changed --------------------------------------------------------------------------------------
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def rename(file: Path) -> None:
+    """Still valid JSON: another name of the model."""
+    text = file.read_text(encoding="utf-8")
+    assert '"name": "dynamic"' in text
+    file.write_text(text.replace('"name": "dynamic"', '"name": "dynamit"'), encoding="utf-8")
+
+
+def newer(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('"schema_version": 1', '"schema_version": 99'), encoding="utf-8")
+
+
+EDITED: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "truncated program": ("program.bin", cut),
+    "edited program": ("program.bin", flip),
+    "empty program": ("program.bin", empty),
+    "missing program": ("program.bin", Path.unlink),
+    "edited listing": ("program.asm", flip),
+    "truncated weights": ("weights.bin", cut),
+    "edited weights": ("weights.bin", flip),
+    "empty weights": ("weights.bin", empty),
+    "missing weights": ("weights.bin", Path.unlink),
+    "truncated manifest": ("manifest.json", lambda file: file.write_bytes(file.read_bytes()[:1000]) and None),
+    "edited manifest": ("manifest.json", rename),
+    "empty manifest": ("manifest.json", empty),
+    "missing manifest": ("manifest.json", Path.unlink),
+    "manifest of a newer release": ("manifest.json", newer),
+}
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_a_changed_bundle_does_not_load(place: Path, name: str) -> None:
+    file, change = EDITED[name]
+    change(place / "older.hpcc" / file)
+    with unchanged(place.parent):
+        expect(call(main_run, "older.hpcc", "-o", "out.npz"), name, place)
+        expect(call(main_objdump, "older.hpcc"), name, place)
+
+
+# ---- host work and verification -------------------------------------------------------------------------------------
+
+
+def test_check_of_a_model_with_host_work_is_infeasible(place: Path) -> None:
+    """A node with MACs that the machine does not execute: --check says so in its table and by the exit status."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "z"], ["y"], name="product")],
+        "two activations",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 10]),
+            helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 10, 8]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 8])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), "product.onnx")
+    with unchanged(place.parent):
+        done = hpcc("product.onnx", "--target", TARGET, "--check")
+    assert (done.status, done.err) == (3, "")
+    assert re.search(r"(?m)^product +matmul +100\.0% .* neither a linear layer nor attention$", done.out)
+
+
+def test_a_failed_verification_keeps_the_bundle(place: Path) -> None:
+    done = hpcc(*COMPILE, "--atol", "0", "-q", "-o", "out.hpcc")
+    expect(done, "verification", place)
+    assert {"manifest.json", "run.json", "report.json"} <= set(digests(place / "out.hpcc"))
+
+
+def test_an_unwritable_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_writable", lambda folder: False)
+    with unchanged(place.parent):
+        done = hpcc(*COMPILE, "-o", "a folder/out.hpcc")
+    assert done.status == 1
+    assert re.fullmatch(r".*/a folder: error: cannot write there \(-o DIR\) \[HPCC1702\]", done.line)
+
+
+def test_an_exception_of_our_own_is_one_line_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr(session, "import_onnx", broken)
+    with unchanged(place.parent):
+        done = hpcc(*COMPILE)
+    assert done.status == 1
+    assert done.line.startswith("error: internal error: ZeroDivisionError: two (")
+    assert done.line.endswith("[HPCC5900]")
+
+
+# ---- codes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_code_belongs_to_one_file() -> None:
+    """So that a code has one meaning. The first digit says the exit status: 1 and 4 say it alone, 2 is usage."""
+    owners: dict[str, set[str]] = defaultdict(set)
+    for folder in ("benchmarks", "compiler", "hpcc", "hw_targets", "runtime"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for code in re.findall(r"HPCC\d{4}", path.read_text(encoding="utf-8")):
+                owners[code].add(str(path.relative_to(ROOT)))
+    assert len(owners) > 100
+    assert {code: sorted(files) for code, files in owners.items() if len(files) > 1} == {}
+
+
+def test_the_first_digit_of_a_code_is_the_exit_status() -> None:
+    kinds = {"InputError": "1", "UsageError": "2", "InfeasibleError": "3", "VerificationError": "4", "MissingToolError": "5"}
+    for folder in ("benchmarks", "compiler", "hw_targets", "runtime"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for kind, code in re.findall(r"(\w+Error)\(\s*\"HPCC(\d{4})\"", path.read_text(encoding="utf-8")):
+                if kind in kinds:
+                    assert code[0] == kinds[kind], f"{path.relative_to(ROOT)}: {kind} HPCC{code}"
