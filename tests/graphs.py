@@ -35,7 +35,8 @@ class Encoder:
     head: Literal["none", "mean", "pooler", "classifier"] = "none"
     layer_norm: Literal["op", "decomposed", "reciprocal"] = "op"
     gelu: Literal["torchscript", "dynamo", "half_first", "op", "relu"] = "torchscript"
-    linear: Literal["matmul", "bias_first", "gemm", "transposed"] = "matmul"
+    linear: Literal["matmul", "bias_first", "gemm", "transposed", "constant", "conv"] = "matmul"
+    weights: Literal["float", "rounded", "int8", "int8_tensor", "qdq", "uint8"] = "float"
     attention: Literal["scores", "sdpa", "batched"] = "scores"
     mask: Literal["none", "1e4", "finfo", "where", "gathered", "masked_fill", "weak", "causal"] = "finfo"
     names: Literal["paths", "numbers"] = "paths"
@@ -43,6 +44,13 @@ class Encoder:
     @property
     def width(self) -> int:
         return self.hidden // self.heads
+
+
+def rounded(matrix: Array, *, per_row: bool) -> tuple[Array, Array]:
+    """int8 codes and scales, [rows, 1] or [1, 1], of a matrix."""
+    absmax = np.abs(matrix).max(axis=1 if per_row else None, keepdims=True)
+    scale = (absmax / 127).astype(np.float32)
+    return np.clip(np.rint(matrix / scale), -127, 127).astype(np.int8), scale
 
 
 @dataclass
@@ -90,15 +98,52 @@ class _Graph:
         """y = x W^T + b; the random numbers drawn do not depend on the spelling."""
         matrix = (self.random.standard_normal((outs, ins)) / np.sqrt(ins)).astype(np.float32)
         bias = self.parameter(f"{name}.bias", outs, scale=0.1)
-        is_oi = self.spec.linear in ("gemm", "transposed")
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(matrix if is_oi else matrix.T), f"{name}.weight"))
+        is_oi = self.spec.linear in ("gemm", "transposed", "conv")
+        weight = self.matrix(matrix, f"{name}.weight", is_oi)
         if self.spec.linear == "gemm":
             flat = self.reshape(x, -1, ins)
-            y = self.op("Gemm", [flat, f"{name}.weight", bias], name, transB=1)
+            y = self.op("Gemm", [flat, weight, bias], name, transB=1)
             return self.reshape(y, self.batch, -1, outs) if "head" not in name else y
-        right = self.op("Transpose", [f"{name}.weight"], name, perm=[1, 0]) if is_oi else f"{name}.weight"
+        if self.spec.linear == "conv" and "head" not in name:
+            y = self.op("Conv", [self.op("Transpose", [x], name, perm=[0, 2, 1]), weight, bias], name)
+            return self.op("Transpose", [y], name, perm=[0, 2, 1])
+        right = self.op("Transpose", [weight], name, perm=[1, 0]) if is_oi else weight
         y = self.op("MatMul", [x, right], name)
         return self.op("Add", [bias, y] if self.spec.linear == "bias_first" else [y, bias], name)
+
+    def matrix(self, matrix: Array, name: str, is_oi: bool) -> str:
+        """A weight out x in as the spelling stores it: how it is laid out, and what kind of numbers it is made of."""
+        spec = self.spec
+        if spec.weights != "float":
+            codes, scale = rounded(matrix, per_row=spec.weights not in ("int8_tensor", "uint8"))
+            if spec.weights != "rounded":
+                turn = codes if is_oi else codes.T
+                return self.dequantized(np.ascontiguousarray(turn), scale if is_oi else scale.T, name)
+            matrix = codes.astype(np.float32) * scale
+        array = np.ascontiguousarray(matrix if is_oi else matrix.T)
+        if spec.linear == "conv" and "head" not in name:
+            array = array[..., None]
+        proto = numpy_helper.from_array(array, name)
+        if spec.linear == "constant":
+            self.nodes.append(helper.make_node("Constant", [], [name], name=f"{name}.node", value=proto))
+        else:
+            self.weights.append(proto)
+        return name
+
+    def dequantized(self, codes: Array, scale: Array, name: str) -> str:
+        """Integer codes and what makes floats of them."""
+        factor = self.constant(scale)
+        if self.spec.weights == "uint8":
+            shifted = numpy_helper.from_array((codes.astype(np.int16) + 128).astype(np.uint8), f"{name}_q")
+            self.weights.append(shifted)
+            cast = self.op("Cast", [f"{name}_q"], name, to=TensorProto.FLOAT)
+            return self.op("Mul", [self.op("Sub", [cast, self.constant(128.0)], name), factor], name)
+        self.weights.append(numpy_helper.from_array(codes, f"{name}_q"))
+        if self.spec.weights == "qdq":
+            flat = self.constant(scale.reshape(-1))
+            return self.op("DequantizeLinear", [f"{name}_q", flat], name, axis=int(scale.shape[1] > 1))
+        cast = self.op("Cast", [f"{name}_q"], name, to=TensorProto.FLOAT)
+        return self.op("Mul", [cast, factor] if "query" in name else [factor, cast], name)
 
     def layer_norm(self, x: str, name: str) -> str:
         gamma = self.parameter(f"{name}.gamma", self.spec.hidden, scale=0.1, offset=1.0)
@@ -198,6 +243,13 @@ class _Graph:
     def embedding(self) -> str:
         spec, s = self.spec, self.tokens
         words = self.parameter("embeddings.word", spec.vocabulary, spec.hidden)
+        if spec.weights in ("rounded", "int8"):  # a scale per word, as one int8 export has it
+            codes, scale = rounded(self.stored(words), per_row=True)
+            self.weights = [weight for weight in self.weights if weight.name != words]
+            if spec.weights == "rounded":
+                self.weights.append(numpy_helper.from_array(codes.astype(np.float32) * scale, words))
+            else:
+                words = self.dequantized(codes, scale, words)
         positions = self.parameter("embeddings.position", spec.positions, spec.hidden)
         types = self.parameter("embeddings.type", 2, spec.hidden)
         total = self.op("Gather", [words, "input_ids"], "embeddings")

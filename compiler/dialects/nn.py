@@ -132,6 +132,43 @@ class WeightOp(IRDLOperation):
 
 
 @irdl_op_definition
+class DequantizeOp(IRDLOperation):
+    """A weight that its file holds in integers: f32(codes) * scale, the scale broadcast to the codes.
+
+    A linear's codes are out x in, as its fp32 weight would be, and its scale is [out, 1] or [1, 1] where the accelerator
+    can use the codes as they are. A sparsity encoding stands on both types.
+    """
+
+    name = "hpcc_nn.dequantize"
+    codes = operand_def(AnyTensor)
+    scale = operand_def(F32Tensor)
+    result = result_def(F32Tensor)
+    traits = traits_def(Pure())
+    assembly_format = "$codes `,` $scale attr-dict `:` type($codes) `,` type($scale) `->` type($result)"
+
+    def __init__(self, codes: SSAValue, scale: SSAValue) -> None:
+        assert isinstance(codes.type, TensorType)
+        type = TensorType(f32, codes.type.get_shape(), codes.type.encoding)
+        super().__init__(operands=[codes, scale], result_types=[type])
+
+    def verify_(self) -> None:
+        assert isinstance(self.codes.type, TensorType)
+        assert isinstance(self.result.type, TensorType)
+        if not isinstance(self.codes.type.element_type, IntegerType):
+            raise VerifyException("codes are integers")
+        _expect_shape(self, self.result, broadcast_shape(shape_of(self.codes), shape_of(self.scale)))
+        _expect_shape(self, self.codes, shape_of(self.result))
+        if self.codes.type.encoding != self.result.type.encoding:
+            raise VerifyException("the codes' encoding is not that of the result")
+
+
+def stored_weight(value: SSAValue) -> WeightOp | None:
+    """The stored tensor behind a value: the weight itself, or the codes of a dequantised one."""
+    owner = value.owner.codes.owner if isinstance(value.owner, DequantizeOp) else value.owner
+    return owner if isinstance(owner, WeightOp) else None
+
+
+@irdl_op_definition
 class ConstantOp(IRDLOperation):
     """A small constant written in the text: scalars, epsilons, axes. Larger data belongs into the WeightStore."""
 
@@ -163,6 +200,10 @@ class ConstantOp(IRDLOperation):
             count *= size
         if count > self.LIMIT:
             raise VerifyException(f"a constant of {count} elements (over {self.LIMIT}) belongs into the weight store")
+
+
+STORED = (WeightOp, ConstantOp, DequantizeOp)
+"""The operations whose results are known from the file alone."""
 
 
 # ---- elementary ops: ONNX semantics ---------------------------------------------------------------------------------
@@ -956,6 +997,7 @@ NN = Dialect(
     [
         WeightOp,
         ConstantOp,
+        DequantizeOp,
         UnaryOp,
         BinaryOp,
         WhereOp,

@@ -255,6 +255,49 @@ def _gemm(n: NodeImport) -> list[SSAValue]:
     return [n.emit(op)]
 
 
+def _conv(n: NodeImport) -> list[SSAValue]:
+    """A convolution whose kernel is one position is a product over the channels: [b, c, ..] by W [o, c, 1, ..]."""
+    x, kernel = n.operand(0), n.constant(1)
+    shape = nn.shape_of(x)
+    if kernel is None or len(shape) < 3:
+        raise Unsupported("an unusual convolution")
+    pads, strides = n.attribute("pads", ()) or (), n.attribute("strides", ()) or ()
+    is_pointwise = set(kernel.shape[2:]) == {1} and n.attribute("group", 1) == 1
+    if not is_pointwise or any(pads) or set(strides) - {1} or n.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise Unsupported("a convolution over more than one position")
+    outs, ins = kernel.shape[:2]
+    batch, space = shape[0], shape[2:]
+    weight = n.owner.array(str(n.node.inputs[1].name), kernel.reshape(outs, ins))  # pyright: ignore
+    rank = len(shape)
+    last = [0, *range(2, rank), 1]
+    moved = n.emit(nn.TransposeOp(x, last, tensor_type(x, [shape[axis] for axis in last])))
+    rows = n.emit(nn.ReshapeOp(moved, tensor_type(x, (batch, math.prod(space), ins))))
+    turned = n.emit(nn.TransposeOp(weight, (1, 0), tensor_type(weight, (ins, outs))))
+    y = n.emit(nn.MatMulOp(rows, turned, tensor_type(x, (batch, math.prod(space), outs))))
+    if n.has(2):
+        y = _emit_binary(n, nn.BinaryKind.ADD, y, n.operand(2))
+    y = n.emit(nn.ReshapeOp(y, tensor_type(x, (batch, *space, outs))))
+    first = [0, rank - 1, *range(1, rank - 1)]
+    return [n.emit(nn.TransposeOp(y, first, tensor_type(x, (batch, outs, *space))))]
+
+
+def _dequantize_linear(n: NodeImport) -> list[SSAValue]:
+    """(codes - zero point) * scale, per tensor or along one axis."""
+    codes, scale = n.operand(0), n.operand(1)
+    rank, along = len(nn.shape_of(codes)), nn.shape_of(scale)
+    if n.attribute("block_size", 0) or len(along) > 1:
+        raise Unsupported("scales per block")
+    axis = n.attribute("axis", 1) % max(rank, 1)
+    is_per_tensor = math.prod(along) == 1
+    shape = [] if is_per_tensor else [math.prod(along) if a == axis else 1 for a in range(rank)]
+    value = n.emit(nn.CastOp(codes, tensor_type(codes, nn.shape_of(codes), nn.element_type_of(scale))))
+    zero = n.constant(2)
+    if zero is not None and zero.any():
+        offset = n.emit(nn.CastOp(n.operand(2), tensor_type(scale, along)))
+        value = _emit_binary(n, nn.BinaryKind.SUB, value, n.reshape(offset, shape)[0])
+    return [_emit_binary(n, nn.BinaryKind.MUL, value, n.reshape(scale, shape)[0])]
+
+
 def _transpose(n: NodeImport) -> list[SSAValue]:
     x = n.operand(0)
     shape = nn.shape_of(x)
@@ -482,6 +525,8 @@ CONVERTERS: Mapping[str, Converter] = {
     "Cast": _cast,
     "MatMul": _matmul,
     "Gemm": _gemm,
+    "Conv": _conv,
+    "DequantizeLinear": _dequantize_linear,
     "Transpose": _transpose,
     "Reshape": _reshape,
     "Flatten": _flatten,

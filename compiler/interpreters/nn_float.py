@@ -129,6 +129,16 @@ def _fit(op: Operation, array: Array) -> Array:
 # ---- weights and elementary operations ------------------------------------------------------------------------------
 
 
+def dequantized(codes: Array, scale: Array) -> Array:
+    """f32(codes) * scale, one rounding each."""
+    return codes.astype(np.float32) * scale
+
+
+@meaning_of(nn.DequantizeOp)
+def _dequantize(op: nn.DequantizeOp, args: list[Array], store: WeightStore) -> list[Array]:
+    return [dequantized(*args)]
+
+
 @meaning_of(nn.WeightOp)
 def _weight(op: nn.WeightOp, args: list[Array], store: WeightStore) -> list[Array]:
     array = store.get(op.key.data)

@@ -14,11 +14,12 @@ from xdsl.passes import ModulePass
 from compiler.interpreters import load_meanings
 from compiler.module import main_function
 from compiler.passes.fusion.attention import fuse_attentions
-from compiler.passes.fusion.linear import fuse_linears, simplify_reshapes
+from compiler.passes.fusion.linear import fuse_linears, simplify_movements, simplify_reshapes, sink_reshapes
 from compiler.passes.fusion.masks import MaskProver
 from compiler.passes.fusion.match import Scope
 from compiler.passes.fusion.pointwise import fuse_activations, fuse_layer_norms
 from compiler.passes.fusion.roles import assign_roles
+from compiler.passes.fusion.stored import fuse_stored
 from compiler.passes.fusion.tokens import fuse_embeddings, fuse_mean_pools, fuse_take_tokens
 from compiler.weights import store_of
 
@@ -32,12 +33,15 @@ class FusePass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         load_meanings()
         scope = Scope(main_function(op).body.block, store_of(ctx, op))
+        fuse_stored(scope)
         simplify_reshapes(scope)
+        simplify_movements(scope)
         fuse_layer_norms(scope)
         fuse_activations(scope)
         fuse_linears(scope)
         prover = MaskProver(scope)
         fuse_attentions(scope, prover)
+        sink_reshapes(scope)
         fuse_embeddings(scope)
         fuse_mean_pools(scope, prover)
         fuse_take_tokens(scope)

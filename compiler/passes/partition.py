@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def ops(self) -> list[Operation]:
-        return [op for op in self.func.body.block.ops if not isinstance(op, nn.WeightOp | nn.ConstantOp | ReturnOp)]
+        return [op for op in self.func.body.block.ops if not isinstance(op, (*nn.STORED, ReturnOp))]
 
     def place_of(self, value: SSAValue) -> Place | None:
         """Where a value is made; None for arguments, weights and constants."""
@@ -152,7 +152,7 @@ class Plan:
         return {
             self.name(value): value
             for value in values
-            if not isinstance(value.owner, nn.WeightOp | nn.ConstantOp) and self.place_of(value) is not place
+            if not isinstance(value.owner, nn.STORED) and self.place_of(value) is not place
         }
 
     def outputs_of(self, place: Place) -> dict[str, SSAValue]:
@@ -213,10 +213,11 @@ class Plan:
         """The device's operations and the weights they read, in order."""
         device = [op for op in self.ops if self.places[op] is Place.DEVICE]
         read = {value.owner for op in device for value in op.operands}
+        read |= {value.owner for op in read if isinstance(op, nn.DequantizeOp) for value in op.operands}
         return [
             op
             for op in self.func.body.block.ops
-            if self.places.get(op) is Place.DEVICE or (isinstance(op, nn.WeightOp | nn.ConstantOp) and op in read)
+            if self.places.get(op) is Place.DEVICE or (isinstance(op, nn.STORED) and op in read)
         ]
 
 

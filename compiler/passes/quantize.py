@@ -21,14 +21,16 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from compiler.dialects import nn
-from compiler.interpreters.nn_float import constant_array
+from compiler.interpreters.nn_float import constant_array, dequantized
 from compiler.module import main_function
-from compiler.weights import WeightStore, store_of
+from compiler.weights import WeightStore, row_major, store_of
 from hw_targets import numerics
 from hw_targets.errors import InfeasibleError, InputError
 
 Array = NDArray[Any]
 
+_MATRIX_BLOCK = 128
+"""Rows of a weight matrix coded at a time: their fp32 intermediates fit a core's cache."""
 _TABLE_BLOCK = 4096
 """Rows of an embedding table converted at a time: the table may be most of the model, its fp32 copies need not be."""
 
@@ -124,7 +126,7 @@ class _Quantizer:
         for op in reversed(replaced):
             op.detach()
             op.erase()
-        for op in reversed([op for op in block.ops if isinstance(op, nn.WeightOp | nn.ConstantOp)]):
+        for op in reversed([op for op in block.ops if isinstance(op, nn.STORED)]):
             if not any(True for _ in op.results[0].uses):
                 op.detach()
                 op.erase()
@@ -135,7 +137,7 @@ class _Quantizer:
         if converter is not None and _is_f32(op.results[0]):
             self.primary[op.results[0]] = converter(self, op)
             return True
-        if isinstance(op, nn.WeightOp | nn.ConstantOp):
+        if isinstance(op, nn.STORED):
             return False
         if isinstance(op, nn.ReshapeOp | nn.CastOp) and not _is_f32(op.results[0]) and not _is_f32(op.operands[0]):
             return False
@@ -214,6 +216,9 @@ class _Quantizer:
             return owner.key.data, array.T if owner.transposed else array
         if isinstance(owner, nn.ConstantOp):
             return "constant", constant_array(owner)
+        if isinstance(owner, nn.DequantizeOp):
+            key, codes = self._values(owner.codes, before)
+            return key, dequantized(codes, self._values(owner.scale, before)[1])
         raise InputError("HPCC1410", f"{before.name} takes a weight that is not constant", where=_where(before))
 
     def _add_weight(self, key: str, array: Array, type: TensorType, before: Operation, like: SSAValue) -> SSAValue:
@@ -233,10 +238,16 @@ class _Quantizer:
         """int8 codes, with the sparsity encoding of the fp32 type, and fp32 scales of a weight matrix."""
 
         def make() -> tuple[SSAValue, SSAValue]:
+            imported = self._imported_codes(value, before)
+            if imported is not None:
+                return imported
             key, array = self._values(value, before)
-            matrix = np.ascontiguousarray(array, dtype=np.float32)
-            _check_finite(key, matrix)
-            codes, scale = numerics.quantize_weights(matrix)
+            matrix = row_major(np.asarray(array, dtype=np.float32))
+            codes, scale = np.empty(matrix.shape, np.int8), np.empty(len(matrix), np.float32)
+            for start in range(0, len(matrix), _MATRIX_BLOCK):
+                rows = slice(start, start + _MATRIX_BLOCK)
+                _check_finite(key, matrix[rows])
+                codes[rows], scale[rows] = numerics.quantize_weights(matrix[rows])
             assert isinstance(value.type, TensorType)
             type = TensorType(i8, codes.shape, value.type.encoding)
             return (
@@ -247,19 +258,48 @@ class _Quantizer:
         codes, scale = self._cached(value, "codes", make)
         return codes, scale
 
+    def _imported_codes(self, value: SSAValue, before: Operation) -> tuple[SSAValue, SSAValue] | None:
+        """Codes and scales as the file has them, if they are what the accelerator computes with: [-127, 127], one scale
+        per output row or one in all, neither infinite nor subnormal. A pruned entry is code 0."""
+        owner = value.owner
+        if not isinstance(owner, nn.DequantizeOp) or nn.shape_of(owner.scale)[1:] != (1,):
+            return None
+        key, codes = self._values(owner.codes, before)
+        scale_key, array = self._values(owner.scale, before)
+        scale = np.ascontiguousarray(np.broadcast_to(array[:, 0], codes.shape[:1]), dtype=np.float32)
+        if codes.dtype != np.int8 or not np.array_equal(scale, numerics.ftz(scale)) or codes.min() < -127:
+            return None
+        _check_finite(scale_key, scale)
+        assert isinstance(owner.codes.type, TensorType)
+        type = TensorType(i8, codes.shape, owner.codes.type.encoding)
+        return (
+            self._add_weight(f"{key}.codes", row_major(codes), type, before, value),
+            self._add_weight(f"{scale_key}.rows", scale, TensorType(f32, scale.shape), before, value),
+        )
+
     def _table(self, value: SSAValue, before: Operation) -> SSAValue:
         """An embedding table in bf16."""
 
         def make() -> tuple[SSAValue]:
-            key, array = self._values(value, before)
-            table = np.empty(array.shape, dtype=ml_dtypes.bfloat16)
-            for start in range(0, len(array), _TABLE_BLOCK):
-                rows = np.asarray(array[start : start + _TABLE_BLOCK], dtype=np.float32)
+            key, rows_of = self._rows(value, before)
+            table = np.empty(nn.shape_of(value), dtype=ml_dtypes.bfloat16)
+            for start in range(0, len(table), _TABLE_BLOCK):
+                rows = rows_of(slice(start, start + _TABLE_BLOCK))
                 _check_finite(key, rows)
                 table[start : start + _TABLE_BLOCK] = numerics.bf16_bits(rows).view(ml_dtypes.bfloat16)
             return (self._add_weight(f"{key}.bf16", table, TensorType(bf16, table.shape), before, value),)
 
         return self._cached(value, "bf16", make)[0]
+
+    def _rows(self, value: SSAValue, before: Operation) -> tuple[str, Callable[[slice], Array]]:
+        """Store key of a table and how to get some of its rows in fp32."""
+        owner = value.owner
+        if not isinstance(owner, nn.DequantizeOp):
+            key, array = self._values(value, before)
+            return key, lambda rows: np.asarray(array[rows], dtype=np.float32)
+        key, codes = self._values(owner.codes, before)
+        scale = np.broadcast_to(self._values(owner.scale, before)[1], codes.shape)
+        return key, lambda rows: dequantized(codes[rows], scale[rows])
 
     def _parameter(self, value: SSAValue, before: Operation) -> SSAValue:
         """A bias or norm parameter in fp32 without subnormals; the old weight itself where it already is that."""

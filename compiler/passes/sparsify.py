@@ -11,23 +11,24 @@ that the module names says how in `hpcc.not_as_named`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import AnyFloat, ModuleOp, StringAttr, TensorType
+from xdsl.dialects.builtin import AnyFloat, ModuleOp, StringAttr, TensorType, f32
 from xdsl.ir import Operation
 from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
 from xdsl.utils.arg_spec import ArgSpec
 
-from compiler.dialects.nn import LinearOp, QLinearOp, WeightOp, shape_of
+from compiler.dialects.nn import DequantizeOp, LinearOp, QLinearOp, WeightOp, shape_of, stored_weight
 from compiler.dialects.sparsity import attribute_of, pattern_of
 from compiler.sparsity.base import METADATA_KEY, Dense, Pattern
 from compiler.sparsity.detect import LEAST_ZEROS, detect
-from compiler.sparsity.patterns import parse_pattern
+from compiler.sparsity.patterns import HP, NM, parse_pattern
 from compiler.storage.formats import candidates
-from compiler.weights import Array, WeightStore, content_digest, store_of
+from compiler.weights import Array, WeightStore, content_digest, row_major, store_of
 from hw_targets.errors import InputError, UsageError
 
 PRUNABLE = re.compile(r"layer\.\d+\.(attn\.(q|k|v|o)|ffn\.(up|gate|down))")
@@ -36,6 +37,7 @@ PRUNABLE = re.compile(r"layer\.\d+\.(attn\.(q|k|v|o)|ffn\.(up|gate|down))")
 LEFT_DENSE = "hpcc.left_dense"
 NOT_AS_NAMED = "hpcc.not_as_named"
 AUTO = "auto"
+_CACHED_ROWS = 256
 MIN_GROUPS = 4
 """A row of fewer groups than this stays dense."""
 
@@ -72,13 +74,13 @@ def sparsify(module: ModuleOp, store: WeightStore, pattern: Pattern) -> None:
     linears = [op for op in module.walk() if isinstance(op, LinearOp) and PRUNABLE.fullmatch(op.role.data)]
     shared = _digests_out_of_scope(module, store)
     reasons = {op: _reason_to_stay_dense(op, pattern, shared) for op in linears}
-    weights = dict.fromkeys(op.weight.owner for op in linears if not reasons[op])
+    weights = dict.fromkeys(stored_weight(op.weight) for op in linears if not reasons[op])
     if not weights:
         raise UsageError("HPCC2210", f"{pattern.spec()} applies to no layer of this model", hint=_why_none(reasons))
-    done: dict[tuple[str, bool], str] = {}
+    done: dict[tuple[str, bool, str], str] = {}
     for weight in weights:
-        assert isinstance(weight, WeightOp)
-        identity = weight.digest.data, weight.transposed
+        assert weight is not None
+        identity = weight.digest.data, weight.transposed, _scale_digest(weight)
         if identity not in done:
             done[identity] = _prune(weight, store, pattern)
         _replace(weight, done[identity], store, pattern)
@@ -149,7 +151,22 @@ def logical(array: Array, weight: WeightOp) -> Array:
     return array.T if weight.transposed else array
 
 
+def _dequantize_of(weight: WeightOp) -> DequantizeOp | None:
+    """What turns a weight into fp32 if it is codes."""
+    user = weight.result.get_user_of_unique_use()
+    return user if isinstance(user, DequantizeOp) else None
+
+
+def _scale_digest(weight: WeightOp) -> str:
+    """The digest of the scale of codes, empty for other weights."""
+    dequantize = _dequantize_of(weight)
+    scale = None if dequantize is None else dequantize.scale.owner
+    return scale.digest.data if isinstance(scale, WeightOp) else ""
+
+
 def _is_pruned_use(operation: Operation, index: int) -> bool:
+    if isinstance(operation, DequantizeOp):
+        return index == 0 and all(_is_pruned_use(use.operation, use.index) for use in operation.result.uses)
     return isinstance(operation, LinearOp) and index == 1 and PRUNABLE.fullmatch(operation.role.data) is not None
 
 
@@ -170,12 +187,12 @@ def _digests_out_of_scope(module: ModuleOp, store: WeightStore) -> set[str]:
 
 def _reason_to_stay_dense(op: LinearOp, pattern: Pattern, shared: set[str]) -> str:
     """Empty if the linear can be pruned."""
-    weight, ins = op.weight.owner, shape_of(op.weight)[1]
-    if not isinstance(weight, WeightOp):
+    weight, ins = stored_weight(op.weight), shape_of(op.weight)[1]
+    if weight is None:
         return "its weight is computed, not stored"
-    assert isinstance(weight.result.type, TensorType)
-    if not isinstance(weight.result.type.element_type, AnyFloat):
-        return f"its weights are {weight.result.type.element_type}, not floating point"
+    assert isinstance(op.weight.type, TensorType)
+    if not isinstance(op.weight.type.element_type, AnyFloat):
+        return f"its weights are {op.weight.type.element_type}, not floating point"
     if not _in_scope(weight) or weight.digest.data in shared:
         return "its weight is used outside of the blocks' linears too"
     if ins < MIN_GROUPS * pattern.group:
@@ -191,11 +208,32 @@ def _why_none(reasons: dict[LinearOp, str]) -> str:
 
 
 def _prune(weight: WeightOp, store: WeightStore, pattern: Pattern) -> str:
-    """Add the pruned matrix, in the stored layout, and return its key."""
-    projected = pattern.project(logical(store.get(weight.key.data), weight))
+    """Add the pruned matrix, in the stored layout, and return its key. Codes are ranked by what they stand for; those
+    that are pruned become 0."""
+    matrix = row_major(logical(store.get(weight.key.data), weight))
+    dequantize = _dequantize_of(weight)
+    scale = None if dequantize is None else stored_weight(dequantize.scale)
+    factor = None if scale is None else np.broadcast_to(logical(store.get(scale.key.data), scale), matrix.shape)
+    projected = np.empty_like(matrix)
+    for rows in _row_blocks(pattern, len(matrix)):
+        values = matrix[rows]
+        mask = pattern.mask(values if factor is None else values * factor[rows])
+        projected[rows] = np.where(mask, values, matrix.dtype.type(0))
     pattern.check(projected)
-    stored = np.ascontiguousarray(logical(projected, weight))  # transposing twice gives the stored layout
+    stored = row_major(logical(projected, weight))  # transposing twice gives the stored layout
     return store.add(f"{weight.key.data}.{pattern.spec()}", stored)
+
+
+def _row_blocks(pattern: Pattern, outs: int) -> Iterator[slice]:
+    """Rows whose masks do not depend on each other, some hundred at a time: their scores fit a core's cache."""
+    match pattern:
+        case NM() if pattern.along == "in":
+            step = _CACHED_ROWS
+        case HP():
+            step = -(-_CACHED_ROWS // pattern.rows) * pattern.rows
+        case _:
+            step = max(outs, 1)
+    return (slice(start, start + step) for start in range(0, outs, step))
 
 
 def _replace(weight: WeightOp, key: str, store: WeightStore, pattern: Pattern) -> None:
@@ -218,7 +256,12 @@ def replace_weight(old: WeightOp, new: WeightOp) -> None:
     new.attributes.update(old.attributes)
     new.result.name_hint = old.result.name_hint
     block.insert_op_before(new, old)
+    dequantize = _dequantize_of(old)
     old.result.replace_all_uses_with(new.result)
+    if dequantize is not None:
+        assert isinstance(new.result.type, TensorType)
+        type = TensorType(f32, new.result.type.get_shape(), new.result.type.encoding)
+        Rewriter.replace_value_with_new_type(dequantize.result, type)
     old.detach()
     old.erase()
 
@@ -313,7 +356,8 @@ def pruning_summary(module: ModuleOp) -> PruningSummary:
         if isinstance(op, LinearOp | QLinearOp) and PRUNABLE.fullmatch(op.role.data):
             outs, ins = shape_of(op.weight)
             pattern = pattern_of(op.weight.type)
-            key = op.weight.owner.key.data if isinstance(op.weight.owner, WeightOp) else op.role.data
+            stored = stored_weight(op.weight)
+            key = op.role.data if stored is None else stored.key.data
             zeros = outs * ins - pattern.kept(outs, ins)
             notes = (_note(op, LEFT_DENSE), _note(op, NOT_AS_NAMED))
             layers.append(LayerPruning(op.role.data, key, pattern, zeros, outs * ins, *notes))

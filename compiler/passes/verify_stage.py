@@ -23,6 +23,7 @@ COMMON: tuple[type[Operation], ...] = (ModuleOp, FuncOp, ReturnOp)
 DATA = (nn.WeightOp, nn.ConstantOp)
 SHAPE = (nn.ReshapeOp, nn.CastOp)
 FUSED = (
+    nn.DequantizeOp,
     nn.EmbeddingOp,
     nn.LinearOp,
     nn.AttentionOp,

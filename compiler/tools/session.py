@@ -407,7 +407,8 @@ def _linear_keys(module: ModuleOp) -> dict[str, str]:
 
 
 def _key(op: nn.LinearOp) -> str:
-    return op.weight.owner.key.data if isinstance(op.weight.owner, nn.WeightOp) else ""
+    weight = nn.stored_weight(op.weight)
+    return "" if weight is None else weight.key.data
 
 
 def _node(op: nn.LinearOp) -> str:
@@ -421,7 +422,7 @@ def _id_limits(module: ModuleOp) -> dict[str, int]:
     limits: dict[str, int] = {}
 
     def note(ids: Any, table: Any) -> None:
-        if isinstance(ids, BlockArgument) and isinstance(table.owner, nn.WeightOp):
+        if isinstance(ids, BlockArgument):
             name, rows = names[ids.index], nn.shape_of(table)[0]
             limits[name] = min(rows, limits.get(name, rows))
 

@@ -1,13 +1,12 @@
 """all-MiniLM-L6 exported by both torch exporters: same roles, same operations, no MACs left to the host.
 
-The exports are made by tests/export_l6.py in an environment with torch, which HPCC_TORCH_PYTHON may name.
+The exports are made by benchmarks/export_bert.py in an environment with torch, which HPCC_TORCH_PYTHON may name.
 """
 
 from __future__ import annotations
 
-import os
+import itertools
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import onnxruntime as ort
 import pytest
 from xdsl.context import Context
 
+from benchmarks.workloads import torch_python
 from compiler.dialects import nn
 from compiler.frontend.importer import import_onnx
 from compiler.frontend.preflight import preflight
@@ -24,26 +24,26 @@ from compiler.module import main_function
 from compiler.passes.fuse import FusePass
 from compiler.passes.partition import PartitionPass
 from compiler.weights import attach_store
+from hw_targets.errors import MissingToolError
 
 BATCH, TOKENS = 2, 48
-EXPORTS = [
-    f"{exporter}{attention}{kind}" for exporter in ("ts", "dynamo") for attention in ("", "-eager") for kind in ("", "-pool")
-]
+EXPORTS = ["-".join(parts) for parts in itertools.product(("torchscript", "dynamo"), ("sdpa", "eager"), ("pooler", "pool"))]
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
 def exports(l6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    python = os.environ.get("HPCC_TORCH_PYTHON", sys.executable)
-    probe = subprocess.run([python, "-c", "import torch, transformers, onnxscript"], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip("torch and transformers are not installed (pip install hpcc[train], or set HPCC_TORCH_PYTHON)")
+    try:
+        python = torch_python()
+    except MissingToolError as error:
+        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("l6")
-    script = Path(__file__).parents[1] / "export_l6.py"
-    for attention in ("sdpa", "eager"):
-        command = [python, str(script), str(l6_folder), str(folder), "--attention", attention]
-        subprocess.run(command, check=True, capture_output=True)
+    script = Path(__file__).parents[2] / "benchmarks" / "export_bert.py"
+    for exporter, attention, head in itertools.product(("torchscript", "dynamo"), ("sdpa", "eager"), ("pooler", "pool")):
+        out = folder / f"{exporter}-{attention}-{head}.onnx"
+        options = ["--exporter", exporter, "--attention", attention, "--head", head]
+        subprocess.run([python, str(script), str(l6_folder), str(out), *options], check=True, capture_output=True)
     return folder
 
 
@@ -68,7 +68,7 @@ def test_both_exporters_fuse_alike(exports: Path, name: str) -> None:
     PartitionPass().apply(ctx, imported.module)
     assert preflight(imported.module).rows == ()
     ops = list(main_function(imported.module).body.block.ops)
-    has_pooler = "pool" not in name
+    has_pooler = name.endswith("-pooler")
     counts = Counter(op.name.removeprefix("hpcc_nn.") for op in ops)
     assert counts["linear"] == 36 + has_pooler
     assert (counts["attention"], counts["layer_norm"], counts["embedding"]) == (6, 13, 1)

@@ -117,3 +117,44 @@ def test_the_demo_sentences_are_of_8_to_100_words(sentences: list[str]) -> None:
 
 def test_the_demo_model_is_the_expected_file(l3_model: Path) -> None:
     assert l3_model.stat().st_size == 69_060_623
+
+
+@pytest.mark.usefixtures("cache")
+def test_exporting_without_torch_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HPCC_TORCH_PYTHON", raising=False)
+    monkeypatch.delenv("HPCC_BERTBASE", raising=False)
+    failed = subprocess.CompletedProcess([], 1, b"", b"ModuleNotFoundError: No module named 'torch'")
+    monkeypatch.setattr(workloads.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(MissingToolError) as caught:
+        workloads.generated_model("bertbase")
+    assert "HPCC_TORCH_PYTHON" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_exported_model_is_made_once_and_then_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def export(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        if "-c" not in command:
+            path = Path(command[3])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(CONTENT)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(workloads.subprocess, "run", export)
+    for _ in range(2):
+        assert workloads.generated_model("tinybert4", "dynamo") == cache / "generated" / "tinybert4-dynamo.onnx"
+    assert len(calls) == 2, "torch is looked for, then the model is exported, both once"
+    assert calls[1][2:3] + calls[1][4:] == ["tinybert4", "--exporter", "dynamo"]
+
+
+@pytest.mark.usefixtures("cache")
+def test_an_export_made_elsewhere_needs_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads.subprocess, "run", lambda *_, **__: pytest.fail("something was run"))
+    path = tmp_path / "mine.onnx"
+    monkeypatch.setenv("HPCC_TINYBERT6", str(path))
+    with pytest.raises(UsageError, match="HPCC_TINYBERT6"):
+        workloads.generated_model("tinybert6")
+    path.write_bytes(CONTENT)
+    assert workloads.generated_model("tinybert6") == path

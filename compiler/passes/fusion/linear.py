@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from xdsl.dialects.builtin import StringAttr, TensorType
 from xdsl.ir import Operation, SSAValue
+from xdsl.irdl import IRDLOperation
 
 from compiler.dialects import nn
 from compiler.passes.fusion.match import (
@@ -28,32 +30,58 @@ UNNAMED = "unnamed"
 
 @dataclass(frozen=True)
 class Matrix:
-    """A stored matrix as the right operand of a product: x [.., ins] times it gives [.., outs]."""
+    """A stored matrix as the right operand of a product: x [.., ins] times it gives [.., outs].
+
+    Of a dequantised one, `weight` are the codes and `scale` is what they are multiplied with, in the orientation
+    [outs, ins] or, if `scale_turned`, [ins, outs].
+    """
 
     weight: nn.WeightOp
     outs: int
     ins: int
     stored: str
+    scale: SSAValue | None = None
+    scale_turned: bool = False
 
-    def op(self) -> nn.WeightOp:
+    def ops(self, scope: Scope) -> list[IRDLOperation]:
+        """Operations that make the matrix out x in; the last one is the linear's weight."""
         type = TensorType(nn.element_type_of(self.weight.result), [self.outs, self.ins])
         op = nn.WeightOp(self.weight.key.data, self.weight.digest.data, type, stored=self.stored)
         op.location = self.weight.location
-        return op
+        if self.scale is None:
+            return [op]
+        scale = _scale(scope, self)
+        return [op, scale, nn.DequantizeOp(op.result, scale.result)]
+
+
+def _scale(scope: Scope, matrix: Matrix) -> nn.WeightOp:
+    """The scale of codes out x in, with two axes."""
+    assert matrix.scale is not None
+    array = scope.array(matrix.scale)
+    assert array is not None
+    array = array.reshape((1,) * (2 - array.ndim) + array.shape)
+    owner = matrix.scale.owner
+    key = owner.key.data if isinstance(owner, nn.WeightOp) else f"{matrix.weight.key.data}.factor"
+    return scope.weight(f"{key}.turned", array.T) if matrix.scale_turned else scope.weight(key, array)
 
 
 def right_matrix(value: SSAValue, *, transposed: bool = False) -> Matrix | None:
     """The stored matrix behind `value`, through transpositions, which are layouts and move nothing."""
     while (transpose := made_by(value, nn.TransposeOp)) is not None and transpose.permutation == (1, 0):
         value, transposed = transpose.x, not transposed
-    weight = made_by(value, nn.WeightOp)
+    weight, scale = nn.stored_weight(value), None
     if weight is None or len(nn.shape_of(value)) != 2 or not is_f32(value):
         return None
+    if isinstance(value.owner, nn.DequantizeOp):
+        scale = value.owner.scale
+    scale_turned = not transposed
     first, second = nn.shape_of(value)
     if weight.transposed:
         transposed = not transposed
         first, second = second, first
-    return Matrix(weight, first, second, "oi") if transposed else Matrix(weight, second, first, "io")
+    if transposed:
+        return Matrix(weight, first, second, "oi", scale, scale_turned)
+    return Matrix(weight, second, first, "io", scale, scale_turned)
 
 
 def fuse_linears(scope: Scope) -> None:
@@ -68,7 +96,7 @@ def fuse_linears(scope: Scope) -> None:
         if matrix is not None and plain and is_f32(op.a) and (op.c is None or bias is not None):
             _replace_product(scope, op, op.a, matrix, bias)
     scope.sweep()
-    _sink_reshapes(scope)
+    sink_reshapes(scope)
 
 
 Bias = SSAValue | nn.WeightOp
@@ -93,14 +121,14 @@ def _replace_product(scope: Scope, op: nn.MatMulOp | nn.GemmOp, x: SSAValue, mat
         if addend is not None and nn.shape_of(add.result) == nn.shape_of(op.result):
             bias = _bias(scope, addend, matrix.outs)
             last = add if bias is not None else op
-    weight = matrix.op()
+    weight = matrix.ops(scope)
     extra = [bias] if isinstance(bias, nn.WeightOp) else []
     operand = result_of(bias) if isinstance(bias, nn.WeightOp) else bias
-    linear = nn.LinearOp(UNNAMED, x, weight.result, operand, type_of(last.result))
-    scope.replace(last, [weight, *extra, linear], location=op)
+    linear = nn.LinearOp(UNNAMED, x, result_of(weight[-1]), operand, type_of(last.result))
+    scope.replace(last, [*weight, *extra, linear], location=op)
 
 
-def _sink_reshapes(scope: Scope) -> None:
+def sink_reshapes(scope: Scope) -> None:
     """linear(reshape(x)) -> reshape(linear(x)) where the reshape only regroups rows, as exporters of Gemm write it."""
     for op in scope.each(nn.LinearOp):
         reshape = made_by(op.x, nn.ReshapeOp)
@@ -126,6 +154,26 @@ def simplify_reshapes(scope: Scope) -> None:
             _keep_name(op, op.x)
             op.result.replace_all_uses_with(op.x)
     scope.sweep()
+
+
+def simplify_movements(scope: Scope) -> None:
+    """Transpositions that undo each other, with reshapes between them -> a reshape: what they do is run, not matched."""
+    for op in scope.each(nn.TransposeOp):
+        chain: list[nn.TransposeOp | nn.ReshapeOp] = [op]
+        while isinstance(before := chain[-1].x.owner, nn.TransposeOp | nn.ReshapeOp):
+            chain.append(before)
+            if isinstance(before, nn.TransposeOp) and _is_still(scope, chain[::-1]):
+                scope.replace(op, [nn.ReshapeOp(before.x, type_of(op.result))])
+                break
+    simplify_reshapes(scope)
+
+
+def _is_still(scope: Scope, chain: list[nn.TransposeOp | nn.ReshapeOp]) -> bool:
+    """Whether a chain of movements, from its first on, leaves the row-major order as it was."""
+    indices = plain = np.arange(math.prod(nn.shape_of(chain[0].x))).reshape(nn.shape_of(chain[0].x))
+    for op in chain:
+        indices = scope.run(op, [indices])
+    return np.array_equal(indices.reshape(-1), plain.reshape(-1))
 
 
 def _keep_name(op: nn.ReshapeOp | nn.ExpandOp, value: SSAValue) -> None:

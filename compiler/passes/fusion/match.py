@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import Float32Type, TensorType, UnknownLoc, f32, i64
+from xdsl.dialects.builtin import ArrayAttr, Float32Type, StringAttr, TensorType, UnknownLoc, f32, i64
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 from xdsl.irdl import IRDLOperation
 from xdsl.rewriter import Rewriter
@@ -20,7 +20,7 @@ from xdsl.traits import Pure
 
 from compiler.dialects import nn
 from compiler.interpreters.evaluate import run_op
-from compiler.interpreters.nn_float import constant_array
+from compiler.interpreters.nn_float import constant_array, dequantized
 from compiler.weights import WeightStore
 
 Array = NDArray[Any]
@@ -70,6 +70,9 @@ class Scope:
         if isinstance(owner, nn.WeightOp):
             array = self.store.get(owner.key.data)
             return array.T if owner.transposed else array
+        if isinstance(owner, nn.DequantizeOp):
+            codes, scale = self.array(owner.codes), self.array(owner.scale)
+            return None if codes is None or scale is None else dequantized(codes, scale)
         return None
 
     def weight(self, key: str, array: Array, element: Any = None) -> nn.WeightOp:
@@ -78,6 +81,12 @@ class Scope:
         if element is None:
             element = f32 if array.dtype == np.float32 else i64
         return nn.WeightOp(name, self.store.digest(name), TensorType(element, list(array.shape)))
+
+    def name_of(self, op: Operation) -> str:
+        """The ONNX tensor that is the operation's first result, else the operation's own name."""
+        known = op.attributes.get(TENSORS)
+        name = known.data[0] if isinstance(known, ArrayAttr) and known.data else None
+        return name.data if isinstance(name, StringAttr) and name.data else op.name
 
     def run(self, op: Operation, args: list[Array]) -> Array:
         return run_op(op, args, self.store)[0]
@@ -90,7 +99,7 @@ def made_by(value: SSAValue, kind: type[OpT]) -> OpT | None:
 
 def is_stored(value: SSAValue) -> bool:
     """Whether a value is a weight or a constant; its data is not touched."""
-    return isinstance(value.owner, nn.WeightOp | nn.ConstantOp)
+    return isinstance(value.owner, nn.STORED)
 
 
 def unary(value: SSAValue, kind: nn.UnaryKind) -> SSAValue | None:

@@ -70,7 +70,7 @@ def _rows(scope: Scope, value: SSAValue, shape: tuple[int, ...]) -> Rows | None:
     gather = made_by(value, nn.GatherOp)
     if gather is None:
         return _constant_rows(scope, value, shape)
-    table = made_by(gather.x, nn.WeightOp)
+    table = nn.stored_weight(gather.x)
     if table is None or gather.axis.value.data != 0 or len(nn.shape_of(gather.x)) != 2 or not is_f32(gather.x):
         return None
     if nn.shape_of(gather.x)[1] != shape[2]:

@@ -230,3 +230,20 @@
 // CHECK: 'hpcc_nn.qattention' expects shape (1, 1, 2), the type says (1, 4, 2)
 %x, %s = "test.op"() : () -> (tensor<1x4x8xi8>, tensor<1x4x2xf32>)
 %0 = hpcc_nn.qattention "a" %x, %s, %x, %s, %x, %s heads 2 : i64 scale 0.5 : f32 : tensor<1x4x8xi8>, tensor<1x4x2xf32>, tensor<1x4x8xi8>, tensor<1x4x2xf32>, tensor<1x4x8xi8>, tensor<1x4x2xf32> -> tensor<1x4x8xf32>
+
+// -----
+// CHECK: codes are integers
+%c, %s = "test.op"() : () -> (tensor<4x8xf32>, tensor<4x1xf32>)
+%0 = hpcc_nn.dequantize %c, %s : tensor<4x8xf32>, tensor<4x1xf32> -> tensor<4x8xf32>
+// CHECK: {{// -+}}
+
+// -----
+// CHECK: 'hpcc_nn.dequantize' expects shape (4, 8), the type says (1, 8)
+%c, %s = "test.op"() : () -> (tensor<1x8xi8>, tensor<4x1xf32>)
+%0 = hpcc_nn.dequantize %c, %s : tensor<1x8xi8>, tensor<4x1xf32> -> tensor<4x8xf32>
+// CHECK: {{// -+}}
+
+// -----
+// CHECK: the codes' encoding is not that of the result
+%c, %s = "test.op"() : () -> (tensor<4x8xi8, #hpcc_sparsity.nm<2:4>>, tensor<4x1xf32>)
+%0 = hpcc_nn.dequantize %c, %s : tensor<4x8xi8, #hpcc_sparsity.nm<2:4>>, tensor<4x1xf32> -> tensor<4x8xf32>

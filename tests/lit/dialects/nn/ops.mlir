@@ -7,6 +7,11 @@ func.func @elementary(%x: tensor<2x3xf32>, %c: tensor<2x3xi1>, %i: tensor<2xi64>
   %w = hpcc_nn.weight "w" digest "00" : tensor<3x4xf32>
   // CHECK: hpcc_nn.weight "w" digest "00" stored "io" : tensor<4x3xf32>
   %t = hpcc_nn.weight "w" digest "00" stored "io" : tensor<4x3xf32>
+  // CHECK: hpcc_nn.weight "w.codes" digest "01" : tensor<4x8xi8, #hpcc_sparsity.nm<2:4>>
+  %codes = hpcc_nn.weight "w.codes" digest "01" : tensor<4x8xi8, #hpcc_sparsity.nm<2:4>>
+  %scale = hpcc_nn.weight "w.scale" digest "02" : tensor<4x1xf32>
+  // CHECK: hpcc_nn.dequantize %{{.*}}, %{{.*}} : tensor<4x8xi8, #hpcc_sparsity.nm<2:4>>, tensor<4x1xf32> -> tensor<4x8xf32, #hpcc_sparsity.nm<2:4>>
+  %d = hpcc_nn.dequantize %codes, %scale : tensor<4x8xi8, #hpcc_sparsity.nm<2:4>>, tensor<4x1xf32> -> tensor<4x8xf32, #hpcc_sparsity.nm<2:4>>
   // CHECK: hpcc_nn.constant dense<1.000000e+00> : tensor<f32>
   %one = hpcc_nn.constant dense<1.0> : tensor<f32>
   // CHECK: hpcc_nn.unary erf
