@@ -41,7 +41,17 @@ def plans(accelerator: Accelerator, extent: Extent) -> Iterator[list[TilePlan]]:
     queries = largest(MOST_QUERIES, extent.keys, SLOTS)
     for spill, shrinks in ((False, (0,)), (True, (0, 1, 2, 3))):
         for shrink in shrinks:
-            sizes = [max(size >> shrink, 1) for size in (tokens, streaming, queries)]
             # What stays in the weight memory besides (keys, values) is not known before; ask for less until it fits.
             limits = [accelerator.weight_bytes // share for share in (1, 2, 4, 8, 16)]
-            yield [TilePlan(*sizes, limit, limit // SLOTS, accelerator.outputs, spill) for limit in limits]
+            yield [
+                TilePlan(
+                    tokens=max(tokens >> shrink, 1),
+                    streaming_tokens=max(streaming >> shrink, 1),
+                    queries=max(queries >> shrink, 1),
+                    weight_bytes=limit,
+                    chunk_bytes=limit // SLOTS,
+                    outputs=accelerator.outputs,
+                    spill=spill,
+                )
+                for limit in limits
+            ]
