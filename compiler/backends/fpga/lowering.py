@@ -318,9 +318,9 @@ class Lowering:
             out, quantised, group = self._chain_targets(last, layer)
         residual = self.buffer_of(op.residual) if op.residual is not None else None
 
-        columns = self._columns(layer, width, keys)
         resident = weight.compute_bytes <= self.plan.weight_bytes
         whole = self._load_weight(weight, layer) if resident else None
+        columns = self._columns(layer, width, keys)
         codes = quantised.codes if quantised else None
         for first, rows in self.b.tiles(tokens, self._token_tile(resident, tokens), "tile"):
             acc = self.b.alloc("acc", Memory.ACC, rows, width, i32, SLOTS if resident else 1)

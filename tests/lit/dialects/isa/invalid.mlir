@@ -104,8 +104,8 @@ hpcc_isa.image "output" "y" at 0 bytes 256 of f64 from []
 // CHECK: {{// -+}}
 
 // -----
-// CHECK: DRAM kind 'scratch' is none of input, output, weights, columns, table, ids
-hpcc_isa.image "scratch" "y" at 0 bytes 256 of i8 from []
+// CHECK: DRAM kind 'tape' is none of input, output, weights, columns, table, ids
+hpcc_isa.image "tape" "y" at 0 bytes 256 of i8 from []
 // CHECK: {{// -+}}
 
 // -----

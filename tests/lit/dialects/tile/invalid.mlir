@@ -46,8 +46,8 @@
 // CHECK: {{// -+}}
 
 // -----
-// CHECK: DRAM kind 'scratch' is none of input, output, weights, columns, table, ids
-%a = hpcc_tile.dram "scratch" "a" from [] : memref<4x64xi8, "dram">
+// CHECK: DRAM kind 'tape' is none of input, output, weights, columns, table, ids
+%a = hpcc_tile.dram "tape" "a" from [] : memref<4x64xi8, "dram">
 // CHECK: {{// -+}}
 
 // -----
