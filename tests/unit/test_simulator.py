@@ -276,6 +276,7 @@ table_bytes=256 norm=1
 vector.pool x=0x0:40 mask=0x200 out=0x300 rows=5 cols=16
 matrix.multiply x=0x0:30 w=0x0:28 acc=0x0:60 rows=3 outs=12 ins=20 n=1 m=1
 load.copy src=0x0:40 dst=0x100:48 rows=3 row_bytes=20
+load.rows src=0x0:40 dst=0x100:48 rows=3 row_bytes=20
 load.gather table=0x0:40 ids=0x0 dst=0x100:48 rows=3 row_bytes=20 table_rows=1
 store.copy src=0x0:40 dst=0x1000:48 rows=3 row_bytes=20
 """.strip().split("\n")

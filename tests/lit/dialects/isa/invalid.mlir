@@ -104,7 +104,7 @@ hpcc_isa.image "output" "y" at 0 bytes 256 of f64 from []
 // CHECK: {{// -+}}
 
 // -----
-// CHECK: DRAM kind 'tape' is none of input, output, weights, columns, table, ids
+// CHECK: DRAM kind 'tape' is none of input, output, scratch, weights, columns, table, ids
 hpcc_isa.image "tape" "y" at 0 bytes 256 of i8 from []
 // CHECK: {{// -+}}
 

@@ -46,7 +46,7 @@
 // CHECK: {{// -+}}
 
 // -----
-// CHECK: DRAM kind 'tape' is none of input, output, weights, columns, table, ids
+// CHECK: DRAM kind 'tape' is none of input, output, scratch, weights, columns, table, ids
 %a = hpcc_tile.dram "tape" "a" from [] : memref<4x64xi8, "dram">
 // CHECK: {{// -+}}
 
