@@ -13,7 +13,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp
-from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, element_bytes, row_stride
+from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, element_bytes, no_tile_op, row_stride
 from compiler.module import main_function
 from hw_targets.errors import InputError
 from hw_targets.isa import LOOP_LEVELS, Address, Instruction
@@ -46,7 +46,7 @@ def _emit(ops: Sequence[Operation] | object, counters: tuple[SSAValue, ...]) -> 
         elif isinstance(op, DramOp):
             result.append(_image(op))
         elif not isinstance(op, AllocOp | ViewOp | ReturnOp):
-            raise InputError("HPCC1408", f"{op.name} is not a tile op", hint="run the stages in order: tile, schedule, emit")
+            raise no_tile_op(op)
     return result
 
 
@@ -57,7 +57,9 @@ def _image(op: DramOp) -> ImageOp:
     if op.address is None:
         raise _unscheduled(op.label.data)
     size = rows * cols * element_bytes(type)
-    return ImageOp(op.kind.data, op.label.data, op.address.value.data, size, type.element_type, op.content, op.encoding)
+    return ImageOp(
+        op.kind.data, op.label.data, op.address.value.data, size, type.element_type, op.content, op.encoding, op.outs
+    )
 
 
 def _unscheduled(label: str) -> InputError:

@@ -191,7 +191,8 @@ def attempt(case: Case) -> None:
         except InfeasibleError as error:
             event(f"infeasible {error.code}")
         except UsageError as error:
-            assert error.code == NO_LAYER, error
+            if error.code != NO_LAYER:
+                raise
             event("the pattern applies to no layer")
 
 
@@ -202,7 +203,7 @@ def test_every_stage_gives_the_same_bits(case: Case) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_every_stage_gives_the_same_bits_more_often(case: Case) -> None:
     attempt(case)

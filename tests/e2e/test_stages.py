@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import hw_targets
-from compiler.tools.options import STAGES
 from compiler.tools.hpcc_opt import main as hpcc_opt
+from compiler.tools.options import STAGES
 from tests.e2e.harness import TARGET, call, digests, hpcc, read_json
 from tests.graphs import Encoder, feeds, write
 

@@ -13,8 +13,7 @@ from xdsl.dialects.builtin import MemRefType
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Block, Operation, SSAValue
 
-from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, element_bytes, memory_of, row_stride
-from hw_targets.errors import InputError
+from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, element_bytes, memory_of, no_tile_op, row_stride
 from hw_targets.isa import Memory, Queue
 
 
@@ -32,6 +31,11 @@ class Instance:
     @property
     def label(self) -> str:
         return self.op.label.data
+
+    @property
+    def rotates(self) -> bool:
+        """Whether it is a temporary of one iteration, be it with a single slot."""
+        return self.slots > 1 or (isinstance(self.op, AllocOp) and self.op.slots is not None)
 
     @property
     def pitch(self) -> int:
@@ -124,7 +128,7 @@ class _Flattener:
         elif isinstance(op, RunOp):
             return [Task(op, {name: self._rectangle(value) for name, value in op.named.items()})]
         elif not isinstance(op, ReturnOp):
-            raise InputError("HPCC1408", f"{op.name} is not a tile op", hint="run the stages in order: tile, schedule, emit")
+            raise no_tile_op(op)
         return []
 
     def _rectangle(self, value: SSAValue) -> Rectangle:
