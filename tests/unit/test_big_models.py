@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,7 +12,6 @@ import numpy as np
 import pytest
 from xdsl.context import Context
 
-from benchmarks.__main__ import run
 from benchmarks.workloads import GENERATED, generated_model
 from compiler.dialects import nn
 from compiler.frontend.host import host_parts
@@ -130,5 +131,8 @@ def test_compiling_bert_base_takes_less_than_three_times_its_file(tmp_path: Path
     path = generated("bertbase")
     command = [sys.executable, "-m", "compiler.tools.hpcc", str(path), "--target", "fpga-u280"]
     options = ["--shape", "input_ids:1x128", "--sparsity", "hp:0.75", "--emit", "program", "--no-verify", "-q"]
-    measured = run([*command, *options, "-o", str(tmp_path / "out.hpcc")])
-    assert measured.peak_mb <= 3 * path.stat().st_size / 2**20
+    # Between this process, which may be large, and the command: Linux counts what a process was before exec.
+    shell = ["sh", "-c", '"$@"; exit $?', "sh"]
+    subprocess.run([*shell, *command, *options, "-o", str(tmp_path / "out.hpcc")], check=True)
+    peak_mb = json.loads((tmp_path / "out.hpcc" / "run.json").read_text())["peak_rss_mb"]
+    assert 100 < peak_mb <= 3 * path.stat().st_size / 2**20
