@@ -1,13 +1,10 @@
 """all-MiniLM-L6 exported by both torch exporters: same roles, same operations, no MACs left to the host.
 
-The exports are made by tests/export_l6.py in an environment with torch, which HPCC_TORCH_PYTHON may name.
+The exports are made by tests/export_l6.py (fixture l6_exports).
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -33,23 +30,9 @@ EXPORTS = [
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="session")
-def exports(l6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    python = os.environ.get("HPCC_TORCH_PYTHON", sys.executable)
-    probe = subprocess.run([python, "-c", "import torch, transformers, onnxscript"], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip("torch and transformers are not installed (pip install hpcc[train], or set HPCC_TORCH_PYTHON)")
-    folder = tmp_path_factory.mktemp("l6")
-    script = Path(__file__).parents[1] / "export_l6.py"
-    for attention in ("sdpa", "eager"):
-        command = [python, str(script), str(l6_folder), str(folder), "--attention", attention]
-        subprocess.run(command, check=True, capture_output=True)
-    return folder
-
-
 @pytest.mark.parametrize("name", EXPORTS)
-def test_both_exporters_fuse_alike(exports: Path, name: str) -> None:
-    path = exports / f"{name}.onnx"
+def test_both_exporters_fuse_alike(l6_exports: Path, name: str) -> None:
+    path = l6_exports / f"{name}.onnx"
     imported = import_onnx(path, {"input_ids": (BATCH, TOKENS)})
     ctx = Context()
     attach_store(ctx, imported.store)
