@@ -159,6 +159,17 @@ FUNCTIONS: tuple[Function, ...] = (
         "Read an encoded weight matrix, decode it, write its compute layout.",
     ),
     Function(
+        "load.rows",
+        0x04,
+        Queue.LOAD,
+        (
+            Operand("src", Memory.DRAM, "r", "u8[rows, row_bytes]"),
+            Operand("dst", Memory.WEIGHTS, "w", "u8[rows, row_bytes]"),
+        ),
+        (Immediate("rows", 24, "rows to copy"), Immediate("row_bytes", 24, "bytes of a row")),
+        "Copy rows from DRAM into the weight memory (keys that do not stay on chip).",
+    ),
+    Function(
         "load.gather",
         0x03,
         Queue.LOAD,

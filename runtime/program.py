@@ -247,9 +247,7 @@ def check_input(entry: TensorEntry | BorderEntry, inputs: Tensors) -> AnyArray:
     """The input as the model's type; its first axis may be any number of samples. Raises InputError."""
     array = np.asarray(inputs[entry.name])
     shape = tuple(array.shape)
-    fits = shape == entry.shape or (
-        len(shape) == len(entry.shape) > 0 and shape[1:] == entry.shape[1:] and shape[0] > 0
-    )
+    fits = shape == entry.shape or (len(shape) == len(entry.shape) > 0 and shape[1:] == entry.shape[1:] and shape[0] > 0)
     if not fits:
         expected = "x".join(map(str, ("samples", *entry.shape[1:]))) if entry.shape else "no axes"
         found = "x".join(map(str, shape)) or "no axes"

@@ -180,7 +180,11 @@ class ImageOp(IRDLOperation):
     element = prop_def(Attribute)
     content = prop_def(ArrayAttr[StringAttr])
     encoding = opt_prop_def(Attribute)
-    assembly_format = "$kind $label `at` $address `bytes` $bytes `of` $element `from` $content (`as` $encoding^)? attr-dict"
+    outs = opt_prop_def(DenseArrayBase.constr(i64))
+    assembly_format = (
+        "$kind $label `at` $address `bytes` $bytes `of` $element `from` $content (`outs` qualified($outs)^)?"
+        " (`as` $encoding^)? attr-dict"
+    )
 
     def __init__(
         self,
@@ -191,6 +195,7 @@ class ImageOp(IRDLOperation):
         element: Attribute,
         content: ArrayAttr[StringAttr],
         encoding: Attribute | None,
+        outs: DenseArrayBase | None = None,
     ) -> None:
         super().__init__(
             properties={
@@ -201,6 +206,7 @@ class ImageOp(IRDLOperation):
                 "element": element,
                 "content": content,
                 "encoding": encoding,
+                "outs": outs,
             }
         )
 

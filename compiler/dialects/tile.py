@@ -148,22 +148,34 @@ class AllocOp(IRDLOperation):
         _check_address(self.address)
 
 
-DRAM_KINDS = ("input", "output", "weights", "columns", "table", "ids")
+DRAM_KINDS = ("input", "output", "scratch", "weights", "columns", "table", "ids")
+
+
+def chunk_of(outs: DenseArrayBase | None) -> slice:
+    """[first, count] as a slice; all rows without one."""
+    if outs is None:
+        return slice(None)
+    first, count = (int(v) for v in outs.get_values())  # pyright: ignore
+    return slice(first, first + count)
 
 
 @irdl_op_definition
 class DramOp(IRDLOperation):
     """A DRAM region. `content` lists the WeightStore keys its bytes are made from ("" = zeros), `encoding` is the
-    storage format of encoded weights."""
+    storage format of encoded weights, `outs` the [first, count] of their output rows that this region holds."""
 
     name = "hpcc_tile.dram"
     kind = prop_def(StringAttr)
     label = prop_def(StringAttr)
     content = prop_def(ArrayAttr[StringAttr])
     encoding = opt_prop_def(AnyAttr())
+    outs = opt_prop_def(DenseArrayBase.constr(i64))
     address = opt_prop_def(IntegerAttr[I64])
     result = result_def(AnyBuffer)
-    assembly_format = "$kind $label `from` $content (`as` $encoding^)? (`at` $address^)? attr-dict `:` type($result)"
+    assembly_format = (
+        "$kind $label `from` $content (`outs` qualified($outs)^)? (`as` $encoding^)? (`at` $address^)? attr-dict"
+        " `:` type($result)"
+    )
 
     def __init__(
         self,
@@ -173,15 +185,22 @@ class DramOp(IRDLOperation):
         content: Sequence[str] = (),
         encoding: Attribute | None = None,
         address: int | None = None,
+        outs: tuple[int, int] | None = None,
     ) -> None:
         properties: dict[str, Attribute | None] = {
             "kind": StringAttr(kind),
             "label": StringAttr(label),
             "content": ArrayAttr([StringAttr(key) for key in content]),
             "encoding": encoding,
+            "outs": None if outs is None else DenseArrayBase.from_list(i64, list(outs)),
             "address": None if address is None else IntegerAttr(address, 64),
         }
         super().__init__(properties=properties, result_types=[type])
+
+    @property
+    def chunk(self) -> slice:
+        """The output rows of the weight that this region holds."""
+        return chunk_of(self.outs)
 
     def verify_(self) -> None:
         if self.kind.data not in DRAM_KINDS:

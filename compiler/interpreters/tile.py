@@ -78,8 +78,10 @@ class _Machine:
         if kind == "output":
             self.outputs[label] = np.zeros(shape, _dtype(op.result))
             return self.outputs[label]
+        if kind == "scratch":
+            return np.zeros(shape, _dtype(op.result))
         if kind == "weights":
-            self.matrices[op.result] = self.store.get(keys[0])
+            self.matrices[op.result] = self.store.get(keys[0])[op.chunk]
             return np.zeros(shape, np.int8)
         if kind == "columns":
             rows = [self.store.get(key).reshape(-1) if key else np.zeros(shape[1], np.float32) for key in keys]
@@ -196,6 +198,7 @@ def _pool(o: Operands, v: Values) -> None:
 
 FUNCTIONS: dict[str, Callable[[Operands, Values], None]] = {
     "load.copy": _copy,
+    "load.rows": _copy,
     "load.gather": _gather,
     "store.copy": _copy,
     "vector.finish": _finish,

@@ -57,7 +57,9 @@ def _image(op: DramOp) -> ImageOp:
     if op.address is None:
         raise _unscheduled(op.label.data)
     size = rows * cols * element_bytes(type)
-    return ImageOp(op.kind.data, op.label.data, op.address.value.data, size, type.element_type, op.content, op.encoding)
+    return ImageOp(
+        op.kind.data, op.label.data, op.address.value.data, size, type.element_type, op.content, op.encoding, op.outs
+    )
 
 
 def _unscheduled(label: str) -> InputError:

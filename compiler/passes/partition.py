@@ -39,9 +39,7 @@ class Place(StrEnum):
 def host_reason(op: Operation) -> str | None:
     """Why the accelerator does not run an operation, None if it does. Judges the operation alone, not its place."""
     match op:
-        case (
-            nn.EmbeddingOp() | nn.LinearOp() | nn.LayerNormOp() | nn.ActivationOp() | nn.TakeTokenOp() | nn.MeanPoolOp()
-        ):
+        case nn.EmbeddingOp() | nn.LinearOp() | nn.LayerNormOp() | nn.ActivationOp() | nn.TakeTokenOp() | nn.MeanPoolOp():
             return None
         case nn.AttentionOp():
             additive = op.mask_kind is not None and op.mask_kind.data == "additive"

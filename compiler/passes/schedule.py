@@ -22,7 +22,7 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
-from compiler.backends.fpga.allocation import allocate
+from compiler.backends.fpga.allocation import allocate, capacities
 from compiler.backends.fpga.rolling import Item, Loop, roll
 from compiler.backends.fpga.semaphores import SemaphorePair, assign_semaphores
 from compiler.backends.fpga.tasks import Instance, Rectangle, Task, flatten
@@ -40,16 +40,8 @@ class SchedulePass(ModulePass):
     target: str = "fpga-u280"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        target = load_target(self.target)
-        accelerator = target.accelerator
         function = main_function(op)
-        capacity = {
-            Memory.ACT: accelerator.act_bytes,
-            Memory.WEIGHTS: accelerator.weight_bytes,
-            Memory.ACC: accelerator.acc_bytes,
-            Memory.PARAM: accelerator.param_bytes,
-            Memory.DRAM: target.memory.capacity_bytes,
-        }
+        capacity = capacities(load_target(self.target))
         tasks, used = allocate(flatten(function.body.block), capacity)
         pairs = assign_semaphores(tasks)
         block = _Writer().write(roll([_item(task) for task in tasks], LOOP_LEVELS))
@@ -164,7 +156,8 @@ class _Writer:
                 copy: AllocOp | DramOp = AllocOp(op.label.data, type, instance.address)
             else:
                 content = [key.data for key in op.content]
-                copy = DramOp(op.kind.data, op.label.data, type, content, op.encoding, instance.address)
+                outs = None if op.outs is None else (op.chunk.start, op.chunk.stop - op.chunk.start)
+                copy = DramOp(op.kind.data, op.label.data, type, content, op.encoding, instance.address, outs)
             copy.location = op.location
             self._block.add_op(copy)
             self._buffers[place] = copy.result

@@ -11,11 +11,52 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Block, Region, SSAValue
 from xdsl.passes import ModulePass
 
+from compiler.backends.fpga.allocation import OutOfMemoryError, allocate, capacities
 from compiler.backends.fpga.builder import TileBuilder
-from compiler.backends.fpga.lowering import Lowering, TileSizes
+from compiler.backends.fpga.lowering import Lowering, TilePlan
+from compiler.backends.fpga.planning import Extent, plans
+from compiler.backends.fpga.tasks import flatten
 from compiler.dialects import nn
 from compiler.module import main_function, names_of
+from hw_targets.isa import Memory
 from hw_targets.load import load_target
+from hw_targets.target import Target
+
+
+def _first_that_fits(function: FuncOp, target: Target) -> Block:
+    """Lower with the first plan whose buffers fit. Raises the last OutOfMemoryError if none does."""
+    linears = [op for op in function.walk() if isinstance(op, nn.QLinearOp)]
+    attentions = [op for op in function.walk() if isinstance(op, nn.QAttentionOp)]
+    extent = Extent(
+        max((nn.shape_of(op.result)[-1] for op in linears), default=1),
+        max((nn.shape_of(op.k)[1] for op in attentions), default=1),
+    )
+    failure: OutOfMemoryError | None = None
+    for variants in plans(target.accelerator, extent):
+        for plan in variants:
+            block = _lower(function, plan)
+            try:
+                allocate(flatten(block), capacities(target))
+            except OutOfMemoryError as error:
+                failure = error
+                if error.memory is not Memory.WEIGHTS:
+                    break  # smaller loads would not help
+                continue
+            return block
+    assert failure is not None
+    raise failure
+
+
+def _lower(function: FuncOp, plan: TilePlan) -> Block:
+    inputs: dict[SSAValue, str] = dict(zip(function.body.block.args, names_of(function, "input_names"), strict=True))
+    block = Block()
+    lowering = Lowering(TileBuilder(block), inputs, plan)
+    for inner in function.body.block.ops:
+        if isinstance(inner, ReturnOp):
+            lowering.store_outputs(inner, names_of(function, "output_names"))
+        else:
+            lowering.lower(inner)
+    return block
 
 
 @dataclass(frozen=True)
@@ -26,21 +67,9 @@ class TilePass(ModulePass):
     target: str = "fpga-u280"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        accelerator = load_target(self.target).accelerator
+        target = load_target(self.target)
         function = main_function(op)
-        inputs: dict[SSAValue, str] = dict(zip(function.body.block.args, names_of(function, "input_names"), strict=True))
-        block = Block()
-        widths = [nn.shape_of(o.result)[-1] for o in function.walk() if isinstance(o, nn.QLinearOp)]
-        keys = [nn.shape_of(o.k)[1] for o in function.walk() if isinstance(o, nn.QAttentionOp)]
-        sizes = TileSizes.for_accumulators(
-            accelerator.acc_bytes, accelerator.tokens, max(widths, default=1), max(keys, default=1)
-        )
-        lowering = Lowering(TileBuilder(block), inputs, sizes)
-        for inner in function.body.block.ops:
-            if isinstance(inner, ReturnOp):
-                lowering.store_outputs(inner, names_of(function, "output_names"))
-            else:
-                lowering.lower(inner)
+        block = _first_that_fits(function, target)
         block.add_op(ReturnOp())
         tiled = FuncOp(function.sym_name.data, FunctionType.from_lists([], []), Region(block))
         tiled.attributes.update(function.attributes)

@@ -68,7 +68,7 @@ def semaphore_table(parts: ProgramParts) -> tuple[Semaphore, ...]:
 
 def _dram(parts: ProgramParts) -> tuple[list[DramEntry], int]:
     """One region for the whole weight image, one for each input and output; and where the image ends."""
-    constant = [region for region in parts.regions if region.kind not in ("input", "output")]
+    constant = [region for region in parts.regions if region.kind not in ("input", "output", "scratch")]
     end = max((region.offset + region.bytes for region in constant), default=0)
     entries = [DramEntry(name="weights", kind="weights", offset=0, bytes=end)] if end else []
     for region in parts.regions:
@@ -76,6 +76,8 @@ def _dram(parts: ProgramParts) -> tuple[list[DramEntry], int]:
             entries.append(DramEntry(name=region.name, kind="input", offset=region.offset, bytes=region.bytes))
         elif region.kind == "output":
             entries.append(DramEntry(name=region.name, kind="output", offset=region.offset, bytes=region.bytes))
+        elif region.kind == "scratch":
+            entries.append(DramEntry(name=region.name, kind="scratch", offset=region.offset, bytes=region.bytes))
     return entries, end
 
 

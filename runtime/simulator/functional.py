@@ -412,6 +412,7 @@ def _pool(sim: Simulator, i: Resolved) -> Step:
 
 PREPARE: Mapping[str, Callable[[Simulator, Resolved], Step]] = {
     "load.copy": _copy,
+    "load.rows": _copy,
     "load.weights": _load_weights,
     "load.gather": _gather,
     "matrix.multiply": _multiply,

@@ -44,9 +44,7 @@ def test_a_missing_file_names_its_neighbours(model: Path) -> None:
     assert "encoder.onnx" in text
 
 
-@pytest.mark.parametrize(
-    "content", [b"not a model at all", b"\x89PNG\r\n\x1a\n" + bytes(64), b"PK\x03\x04" + bytes(99)]
-)
+@pytest.mark.parametrize("content", [b"not a model at all", b"\x89PNG\r\n\x1a\n" + bytes(64), b"PK\x03\x04" + bytes(99)])
 def test_another_format_is_no_onnx_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(content)
@@ -93,12 +91,10 @@ def test_weights_are_views_of_the_mapped_file(model: Path) -> None:
 
 def test_every_element_type_survives_the_mapping(tmp_path: Path) -> None:
     arrays = {
-        str(np.dtype(t)): np.arange(2048).astype(t).reshape(2, -1)
-        for t in ("f4", "f2", "f8", "i1", "u1", "i4", "i8", "?")
+        str(np.dtype(t)): np.arange(2048).astype(t).reshape(2, -1) for t in ("f4", "f2", "f8", "i1", "u1", "i4", "i8", "?")
     }
     outputs = [
-        helper.make_tensor_value_info(f"o_{n}", helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-        for n, a in arrays.items()
+        helper.make_tensor_value_info(f"o_{n}", helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in arrays.items()
     ]
     nodes = [helper.make_node("Identity", [n], [f"o_{n}"]) for n in arrays]
     graph = helper.make_graph(nodes, "types", [], outputs, [numpy_helper.from_array(a, n) for n, a in arrays.items()])

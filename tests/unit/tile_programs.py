@@ -158,5 +158,3 @@ def check(tasks: Sequence[Task], pairs: Sequence[SemaphorePair], size: int = 1 <
     """hw_targets' static check of the tasks; raises InputError."""
     semaphores = [Semaphore(f"{pair.producer}-{pair.consumer}", 0, pair.producer, pair.consumer) for pair in pairs]
     check_program(instructions(tasks), semaphores, dict.fromkeys(Memory, size))
-
-

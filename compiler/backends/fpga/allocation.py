@@ -6,11 +6,14 @@ parameters: a ring that is filled ahead of use. What does not fit raises Infeasi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import insort
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from compiler.backends.fpga.tasks import Instance, Task
 from hw_targets.errors import InfeasibleError
 from hw_targets.isa import Memory
+from hw_targets.target import Target
 
 ALIGNMENT = 64
 """Bytes; one HBM or DDR burst, and a whole word of every on-chip memory."""
@@ -23,6 +26,18 @@ STREAMED = ("load.weights", "load.copy")
 
 def aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def capacities(target: Target) -> dict[Memory, int]:
+    """Bytes of each memory of a target."""
+    accelerator = target.accelerator
+    return {
+        Memory.ACT: accelerator.act_bytes,
+        Memory.WEIGHTS: accelerator.weight_bytes,
+        Memory.ACC: accelerator.acc_bytes,
+        Memory.PARAM: accelerator.param_bytes,
+        Memory.DRAM: target.memory.capacity_bytes,
+    }
 
 
 def _lifetimes(tasks: Sequence[Task]) -> dict[Instance, tuple[int, int]]:
@@ -48,9 +63,18 @@ def _is_streamed(task: Task) -> bool:
     )
 
 
+class OutOfMemoryError(InfeasibleError):
+    """Buffers do not fit a memory; which one says what a smaller tiling would have to change."""
+
+    def __init__(self, memory: Memory, code: str, message: str, *, hint: str) -> None:
+        super().__init__(code, message, hint=hint)
+        self.memory = memory
+
+
 def _require(memory: Memory, used: int, capacity: int, what: str) -> None:
     if used > capacity:
-        raise InfeasibleError(
+        raise OutOfMemoryError(
+            memory,
             "HPCC3001",
             f"{what} need {used:,} bytes of {memory.value} memory, the target has {capacity:,}"
             f" ({used - capacity:,} too few)",
@@ -58,37 +82,58 @@ def _require(memory: Memory, used: int, capacity: int, what: str) -> None:
         )
 
 
-def _first_fit(spans: Iterable[tuple[Instance, tuple[int, int]]], base: int) -> int:
-    """Place instances at the lowest address that is free during their lifetime; the end of the used space."""
+@dataclass(frozen=True)
+class Block:
+    """What is placed as one: an instance, or the slots that temporaries rotate through; `span` in program order."""
+
+    bytes: int
+    span: tuple[int, int]
+    tenants: tuple[tuple[Instance, int], ...]
+    """Instances with their offsets."""
+
+
+def _blocks(spans: Mapping[Instance, tuple[int, int]], memory: Memory, skip: Container[Instance] = ()) -> list[Block]:
+    """The blocks of a memory: one per lasting buffer, one per pool of temporaries (by label; one for accumulators)."""
+    blocks: list[Block] = []
+    pools: dict[str, list[Instance]] = {}
+    for instance, span in spans.items():
+        if instance.memory is not memory or instance in skip:
+            continue
+        if instance.rotates:
+            pools.setdefault("" if memory is Memory.ACC else instance.label, []).append(instance)
+        else:
+            blocks.append(Block(aligned(instance.bytes), span, ((instance, 0),)))
+    for pool in pools.values():
+        slots = {instance: min(instance.slots, len(pool)) for instance in pool}
+        total = max(slots[instance] * aligned(instance.bytes) for instance in pool)
+        tenants: list[tuple[Instance, int]] = []
+        for number, instance in enumerate(pool):
+            size = total // slots[instance] // ALIGNMENT * ALIGNMENT
+            tenants.append((instance, number % slots[instance] * size))
+        span = min(spans[i][0] for i in pool), max(spans[i][1] for i in pool)
+        blocks.append(Block(total, span, tuple(tenants)))
+    # Pools first: they are in use almost always, so that what lasts shorter finds its gaps beside them.
+    return sorted(blocks, key=lambda block: (len(block.tenants) == 1, block.span[0]))
+
+
+def _first_fit(blocks: Iterable[Block]) -> int:
+    """Place blocks at the lowest address that is free during their span; the bytes used."""
     placed: list[tuple[int, int, int, int]] = []  # start address, end address, first task, last task
-    end = base
-    for instance, (first, last) in spans:
-        size = aligned(instance.bytes)
-        address = base
-        for start, stop, begin, finish in sorted(placed):
+    end = 0
+    for block in blocks:
+        first, last = block.span
+        address = 0
+        for start, stop, begin, finish in placed:
             if finish < first or begin > last:
                 continue
-            if start - address >= size:
+            if start - address >= block.bytes:
                 break
             address = max(address, stop)
-        instance.address = address
-        placed.append((address, address + size, first, last))
-        end = max(end, address + size)
+        insort(placed, (address, address + block.bytes, first, last))
+        for instance, offset in block.tenants:
+            instance.address = address + offset
+        end = max(end, address + block.bytes)
     return end
-
-
-def _rotate(instances: Sequence[Instance], base: int) -> int:
-    """Put temporaries into rotating slots of their largest size, one pool per label (one for all accumulators)."""
-    pools: dict[str, list[Instance]] = {}
-    for instance in instances:
-        pools.setdefault("" if instance.memory is Memory.ACC else instance.label, []).append(instance)
-    for pool in pools.values():
-        size = max(aligned(instance.bytes) for instance in pool)
-        slots = min(max(instance.slots for instance in pool), len(pool))
-        for number, instance in enumerate(pool):
-            instance.address = base + number % slots * size
-        base += slots * size
-    return base
 
 
 def _ring(
@@ -109,10 +154,13 @@ def _ring(
         start, stop = cursor, cursor + size
         after_use = max((last + 1 for low, high, last in tenants if low < stop and start < high), default=0)
         ahead = loads[number - PREFETCH][0] if number >= PREFETCH else 0
-        positions.append(min(first_use, max(after_use, ahead)))
+        # Never before the load that came before it: that one may have evicted part of what lies here.
+        position = max(after_use, ahead, positions[-1] if positions else 0)
+        positions.append(min(first_use, position))
         if after_use > first_use:
             live = sum(high - low for low, high, last in tenants if last >= first_use)
-            raise InfeasibleError(
+            raise OutOfMemoryError(
+                instance.memory,
                 "HPCC3002",
                 f"{size:,} bytes of {instance.memory.value} memory are needed"
                 f" while {live:,} of {capacity:,} bytes are in use",
@@ -134,20 +182,14 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
     spans = _lifetimes(body)
     used: dict[Memory, int] = {}
 
-    static = {
-        memory: [(i, span) for i, span in spans.items() if i.memory is memory and i.slots == 1]
-        for memory in (Memory.ACT, Memory.ACC)
-    }
-    rotating = {memory: [i for i in spans if i.memory is memory and i.slots > 1] for memory in (Memory.ACT, Memory.ACC)}
-    used[Memory.ACC] = _first_fit(static[Memory.ACC], _rotate(rotating[Memory.ACC], 0))
+    used[Memory.ACC] = _first_fit(_blocks(spans, Memory.ACC))
     _require(Memory.ACC, used[Memory.ACC], capacity[Memory.ACC], "accumulators")
-    used[Memory.ACT] = _first_fit(static[Memory.ACT], _rotate(rotating[Memory.ACT], 0))
+    used[Memory.ACT] = _first_fit(_blocks(spans, Memory.ACT))
     _require(Memory.ACT, used[Memory.ACT], capacity[Memory.ACT], "activations")
 
     streamed = [task for task in tasks if _is_streamed(task)]
     loaded = {task.operands["dst"].instance for task in streamed}
-    kept = [(i, s) for i, s in spans.items() if i.memory is Memory.WEIGHTS and i not in loaded]
-    floor = {Memory.WEIGHTS: _first_fit(kept, 0), Memory.PARAM: 0}
+    floor = {Memory.WEIGHTS: _first_fit(_blocks(spans, Memory.WEIGHTS, loaded)), Memory.PARAM: 0}
     inserted: list[tuple[int, int, Task]] = []
     for memory in (Memory.WEIGHTS, Memory.PARAM):
         loads = [task for task in streamed if task.operands["dst"].instance.memory is memory]
@@ -180,7 +222,7 @@ def _place_dram(tasks: Sequence[Task]) -> int:
     address = 0
     for constant in (True, False):
         for instance in regions:
-            if (instance.op.kind.data not in ("input", "output")) is constant:  # pyright: ignore
+            if (instance.op.kind.data not in ("input", "output", "scratch")) is constant:  # pyright: ignore
                 instance.address = address
                 address += aligned(instance.bytes)
     return address

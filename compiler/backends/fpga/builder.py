@@ -73,9 +73,16 @@ class TileBuilder:
         element: Attribute,
         content: Sequence[str] = (),
         encoding: Attribute | None = None,
+        outs: tuple[int, int] | None = None,
     ) -> Buffer:
-        op = DramOp(kind, label, buffer_type(Memory.DRAM, rows, cols, element), content, encoding)
-        self.insert(op)
+        op = DramOp(kind, label, buffer_type(Memory.DRAM, rows, cols, element), content, encoding, outs=outs)
+        first = self._blocks[0].first_op
+        if len(self._blocks) > 1 and first is not None:
+            # Regions outlive the loop being built: another one may use them too.
+            self._blocks[0].insert_op_before(op, first)
+            op.location = self.location or op.location
+        else:
+            self.insert(op)
         return Buffer(op.result, rows, cols)
 
     def view(self, buffer: Buffer, row: Index | int, col: Index | int, rows: int, cols: int, row_step: int = 1) -> Buffer:

@@ -12,6 +12,7 @@ from xdsl.ir import Operation
 
 from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp, node_name
 from compiler.dialects.storage import StorageAttr
+from compiler.dialects.tile import chunk_of
 from compiler.module import main_function
 from compiler.weights import WeightStore
 from hw_targets.isa import Instruction, Memory, Queue
@@ -129,7 +130,7 @@ def _content(op: ImageOp, store: WeightStore) -> U8:
     kind = op.kind.data
     if kind == "weights":
         assert isinstance(op.encoding, StorageAttr)
-        return op.encoding.format.encode(store.get(keys[0]), op.encoding.pattern)
+        return op.encoding.format.encode(store.get(keys[0])[chunk_of(op.outs)], op.encoding.pattern)
     if kind == "columns":
         width = op.bytes.value.data // (4 * len(keys))
         rows = [store.get(key).reshape(-1) if key else np.zeros(width, np.float32) for key in keys]

@@ -6,7 +6,8 @@ MATRIX instruction and one fused VECTOR chain per token tile; attention becomes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import TypeVar
@@ -21,11 +22,12 @@ from xdsl.dialects.builtin import (
     i32,
 )
 from xdsl.dialects.func import ReturnOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from compiler.backends.fpga.builder import Buffer, Index, TileBuilder
 from compiler.backends.fpga.weights import WeightPlan, plan_weight
 from compiler.dialects import nn
+from compiler.dialects.tile import buffer_type, element_bytes, memory_of
 from hw_targets.errors import InputError
 from hw_targets.isa import Activation, MatrixMode, Memory, StorageCode
 
@@ -34,28 +36,30 @@ Kind = TypeVar("Kind", bound=Operation)
 SLOTS = 2
 """Places a temporary rotates through, so that one queue fills one while another drains the other."""
 
+SMALL = 16384
+"""Bytes up to which a tensor stays on chip even where large ones do not (scales, masks, pooled vectors)."""
+
+POOL_COLUMNS = 64
+"""Columns that are pooled at a time where a whole sequence does not fit on chip."""
+
 
 @dataclass(frozen=True)
-class TileSizes:
-    """Tokens of one linear task, query rows of one attention task."""
+class TilePlan:
+    """How the work is cut for a target.
+
+    `tokens`: rows of one linear task whose weights stay on chip for all tasks; `streaming_tokens`: rows of one whose
+    weights stream past them; `queries`: query rows of one attention task; `weight_bytes`: what one loaded weight may
+    take, `chunk_bytes`: what a part of a larger one may; `outputs`: rows a part is a multiple of; `spill`: large
+    activations lie in DRAM and pass through temporaries.
+    """
 
     tokens: int
+    streaming_tokens: int
     queries: int
-
-    @classmethod
-    def for_accumulators(cls, acc_bytes: int, token_lanes: int, widest: int, keys: int) -> TileSizes:
-        """The largest tiles (at most 32 tokens, 128 queries) of which SLOTS fit the accumulators.
-
-        A task of few tokens wastes MATRIX's pipeline fill, one of many leaves VECTOR waiting; 32 is two passes of 16.
-        """
-
-        def largest(limit: int, width: int) -> int:
-            rows = limit
-            while rows > 1 and SLOTS * rows * max(width, 1) * 4 > acc_bytes:
-                rows //= 2
-            return rows
-
-        return cls(largest(max(32, token_lanes), widest), largest(128, keys))
+    weight_bytes: int
+    chunk_bytes: int
+    outputs: int
+    spill: bool
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,16 @@ def location_name(op: Operation) -> str:
 class Lowering:
     """Lowers the device function's ops in order. `buffers` maps bf16/f32 values, `quantised` quantize results."""
 
-    def __init__(self, builder: TileBuilder, input_names: dict[SSAValue, str], sizes: TileSizes) -> None:
+    def __init__(self, builder: TileBuilder, input_names: dict[SSAValue, str], plan: TilePlan) -> None:
         self.b = builder
-        self.sizes = sizes
+        self.plan = plan
         self.input_names = input_names
         self.buffers: dict[SSAValue, Buffer] = {}
         self.quantised: dict[SSAValue, Quantised] = {}
         self.done: set[Operation] = set()
         self._masks: dict[SSAValue, Buffer] = {}
-        self._outputs = 0
+        self._values: dict[SSAValue, nn.QuantizeOp] = {}
+        self.regions: dict[str, Buffer] = {}
 
     # ---- values -----------------------------------------------------------------------------------------------------
 
@@ -106,13 +111,10 @@ class Lowering:
         return self._masks[value]
 
     def _copy_in(self, region: Buffer, target: Buffer, layer: str, *, to_param: bool = False) -> None:
-        from compiler.dialects.tile import element_bytes
-
-        row_bytes = region.cols * element_bytes(region.type)
         self.b.run(
             "load.copy",
             {"src": region, "dst": target},
-            {"rows": region.rows, "row_bytes": row_bytes, "to_param": int(to_param)},
+            {"rows": region.rows, "row_bytes": row_bytes(region), "to_param": int(to_param)},
             layer,
         )
 
@@ -122,6 +124,65 @@ class Lowering:
         columns = self.b.alloc(f"{layer}.columns", Memory.PARAM, len(keys), width, f32)
         self._copy_in(region, columns, layer, to_param=True)
         return columns
+
+    # ---- tensors on chip or in DRAM ---------------------------------------------------------------------------------
+
+    def _tensor(self, label: str, rows: int, cols: int, element: Attribute, memory: Memory = Memory.ACT) -> Buffer:
+        """A whole tensor: on chip, or in DRAM where the plan says so and it is not small."""
+        size = rows * cols * element_bytes(buffer_type(memory, rows, cols, element))
+        if self.plan.spill and size > SMALL:
+            return self.b.dram("scratch", label, rows, cols, element)
+        return self.b.alloc(label, memory, rows, cols, element)
+
+    def _read(
+        self,
+        buffer: Buffer,
+        row: Index,
+        rows: int,
+        layer: str,
+        label: str,
+        *,
+        col: Index | int = 0,
+        cols: int | None = None,
+        memory: Memory = Memory.ACT,
+    ) -> Buffer:
+        """A rectangle of a tensor on chip; from DRAM it is loaded into a temporary."""
+        view = self.b.view(buffer, row, col, rows, cols or buffer.cols)
+        if not in_dram(buffer):
+            return view
+        temporary = self.b.alloc(label, memory, rows, view.cols, buffer.type.element_type, SLOTS)
+        if memory is Memory.WEIGHTS:
+            fields = {"rows": rows, "row_bytes": row_bytes(view)}
+            self.b.run("load.rows", {"src": view, "dst": temporary}, fields, layer)
+        else:
+            self._copy_in(view, temporary, layer)
+        return temporary
+
+    @contextmanager
+    def _writing(
+        self,
+        buffer: Buffer | None,
+        row: Index,
+        rows: int,
+        layer: str,
+        label: str,
+        *,
+        col: Index | int = 0,
+        cols: int | None = None,
+        stage: int = 0,
+    ) -> Iterator[Buffer | None]:
+        """Where an instruction writes a rectangle of a tensor; to DRAM it goes through a temporary afterwards."""
+        if buffer is None:
+            yield None
+            return
+        view = self.b.view(buffer, row, col, rows, cols or buffer.cols)
+        if not in_dram(buffer):
+            yield view
+            return
+        temporary = self.b.alloc(label, Memory.ACT, rows, view.cols, buffer.type.element_type, SLOTS)
+        yield temporary
+        fields = {"rows": rows, "row_bytes": row_bytes(view)}
+        self.b.run("store.copy", {"src": temporary, "dst": view}, fields, layer, stage=stage)
 
     # ---- chains -----------------------------------------------------------------------------------------------------
 
@@ -140,7 +201,7 @@ class Lowering:
         is_key = any(isinstance(u.operation, nn.QAttentionOp) and u.operation.k is op.codes for u in op.codes.uses)
         memory = Memory.WEIGHTS if is_key else Memory.ACT
         return Quantised(
-            self.b.alloc(f"{layer}.codes", memory, tokens, width, i8),
+            self._tensor(f"{layer}.codes", tokens, width, i8, memory),
             self.b.alloc(f"{layer}.scale", Memory.ACT, tokens, op.groups, f32),
         )
 
@@ -159,7 +220,7 @@ class Lowering:
             group = width // quantize.groups
         out = None
         if any(use.operation is not quantize for use in value.uses):
-            out = self.b.alloc(f"{layer}.out", Memory.ACT, tokens, width, bf16)
+            out = self._tensor(f"{layer}.out", tokens, width, bf16)
             self.buffers[value] = out
         return out, quantised, group
 
@@ -186,8 +247,8 @@ class Lowering:
             ids.append(self._ids(id_value, tokens))
         out, quantised, group = self._chain_targets(follower.result, layer)
         if out is None:  # the instruction always writes the sum
-            out = self.b.alloc(f"{layer}.out", Memory.ACT, tokens, width, bf16)
-        for first, rows in self.b.tiles(tokens, self.sizes.tokens, "tile"):
+            out = self._tensor(f"{layer}.out", tokens, width, bf16)
+        for first, rows in self.b.tiles(tokens, self.plan.tokens, "tile"):
             gathered = self.b.alloc("gathered", Memory.ACT, len(tables) * rows, width, bf16, SLOTS)
             for number, (table, id_buffer) in enumerate(zip(tables, ids, strict=True)):
                 self.b.run(
@@ -200,27 +261,32 @@ class Lowering:
                     {"rows": rows, "row_bytes": width * 2, "table_rows": table.rows},
                     layer,
                 )
-            self.b.run(
-                "vector.embed",
-                {
-                    "rows_in": gathered,
-                    "columns": columns,
-                    "out": self._rows(out, first, rows),
-                    "codes": self._rows(quantised.codes if quantised else None, first, rows),
-                    "scale": self._rows(quantised.scale if quantised else None, first, rows),
-                },
-                {
-                    "rows": rows,
-                    "cols": width,
-                    "group": group,
-                    "tables": len(tables),
-                    "table_bytes": rows * width * 2,
-                    "norm": int(columns is not None),
-                    "codes_in_weights": int(quantised is not None and _in_weights(quantised.codes)),
-                    "eps": eps,
-                },
-                layer,
-            )
+            codes = quantised.codes if quantised else None
+            with (
+                self._writing(out, first, rows, layer, "out.tile") as out_tile,
+                self._writing(codes, first, rows, layer, "codes.tile") as code_tile,
+            ):
+                self.b.run(
+                    "vector.embed",
+                    {
+                        "rows_in": gathered,
+                        "columns": columns,
+                        "out": out_tile,
+                        "codes": code_tile,
+                        "scale": self._rows(quantised.scale if quantised else None, first, rows),
+                    },
+                    {
+                        "rows": rows,
+                        "cols": width,
+                        "group": group,
+                        "tables": len(tables),
+                        "table_bytes": rows * width * 2,
+                        "norm": int(columns is not None),
+                        "codes_in_weights": int(code_tile is not None and _in_weights(code_tile)),
+                        "eps": eps,
+                    },
+                    layer,
+                )
 
     def _ids(self, value: SSAValue, tokens: int) -> Buffer:
         value = _origin(value)
@@ -245,48 +311,74 @@ class Lowering:
             keys += [_key(norm.gamma), _key(norm.beta)]
         out_f32 = last is op.result
         if out_f32:
-            out: Buffer | None = self.b.alloc(f"{layer}.out", Memory.ACT, tokens, width, f32)
+            out: Buffer | None = self._tensor(f"{layer}.out", tokens, width, f32)
             self.buffers[op.result] = out
             quantised, group = None, width
         else:
             out, quantised, group = self._chain_targets(last, layer)
         residual = self.buffer_of(op.residual) if op.residual is not None else None
 
-        loaded = self._load_weight(weight, layer)
         columns = self._columns(layer, width, keys)
-        in_weights = quantised is not None and _in_weights(quantised.codes)
-        for first, rows in self.b.tiles(tokens, self.sizes.tokens, "tile"):
-            acc = self.b.alloc("acc", Memory.ACC, rows, width, i32, SLOTS)
-            self._multiply(self._rows(x.codes, first, rows), loaded, acc, weight, layer)
-            self.b.run(
-                "vector.finish",
-                {
-                    "acc": acc,
-                    "row_scale": self._rows(x.scale, first, rows),
-                    "columns": columns,
-                    "residual": self._rows(residual, first, rows),
-                    "out": self._rows(out, first, rows),
-                    "codes": self._rows(quantised.codes if quantised else None, first, rows),
-                    "scale": self._rows(quantised.scale if quantised else None, first, rows),
-                },
-                {
-                    "rows": rows,
-                    "cols": width,
-                    "group": group,
-                    "activation": enum_code(Activation, activation),
-                    "norm": int(norm is not None),
-                    "out_f32": int(out_f32),
-                    "codes_in_weights": int(in_weights),
-                    "eps": norm.eps.value.data if norm is not None else 0.0,
-                },
-                layer,
-            )
+        resident = weight.compute_bytes <= self.plan.weight_bytes
+        whole = self._load_weight(weight, layer) if resident else None
+        codes = quantised.codes if quantised else None
+        for first, rows in self.b.tiles(tokens, self._token_tile(resident, tokens), "tile"):
+            acc = self.b.alloc("acc", Memory.ACC, rows, width, i32, SLOTS if resident else 1)
+            x_tile = self._read(x.codes, first, rows, layer, "x.tile")
+            if whole is not None:
+                self._multiply(x_tile, whole, acc, weight, layer)
+            else:
+                self._multiply_streaming(x_tile, acc, weight, layer)
+            residual_tile = self._read(residual, first, rows, layer, "residual.tile") if residual is not None else None
+            with (
+                self._writing(out, first, rows, layer, "out.tile") as out_tile,
+                self._writing(codes, first, rows, layer, "codes.tile") as code_tile,
+            ):
+                self.b.run(
+                    "vector.finish",
+                    {
+                        "acc": acc,
+                        "row_scale": self._rows(x.scale, first, rows),
+                        "columns": columns,
+                        "residual": residual_tile,
+                        "out": out_tile,
+                        "codes": code_tile,
+                        "scale": self._rows(quantised.scale if quantised else None, first, rows),
+                    },
+                    {
+                        "rows": rows,
+                        "cols": width,
+                        "group": group,
+                        "activation": enum_code(Activation, activation),
+                        "norm": int(norm is not None),
+                        "out_f32": int(out_f32),
+                        "codes_in_weights": int(code_tile is not None and _in_weights(code_tile)),
+                        "eps": norm.eps.value.data if norm is not None else 0.0,
+                    },
+                    layer,
+                )
         for consumed in (norm, *_chain_ops(op)):
             if consumed is not None:
                 self.done.add(consumed)
 
+    def _token_tile(self, resident: bool, tokens: int) -> int:
+        return min(self.plan.tokens if resident else self.plan.streaming_tokens, tokens)
+
+    def _multiply_streaming(self, x: Buffer, acc: Buffer, weight: WeightPlan, layer: str) -> None:
+        """A weight too large for the chip: it streams past the tokens in parts, each a range of output columns."""
+        step = weight.chunk_rows(self.plan.chunk_bytes, self.plan.outputs)
+        for first in range(0, weight.outs, step):
+            part = weight.rows(first, min(step, weight.outs - first))
+            columns = self.b.view(acc, 0, first, acc.rows, part.outs)
+            self._multiply(x, self._load_weight(part, layer), columns, part, layer)
+
     def _load_weight(self, weight: WeightPlan, layer: str) -> Buffer:
-        region = self.b.dram("weights", weight.key, 1, weight.stored_bytes, i8, [weight.key], weight.encoding)
+        content, outs = [weight.key], (weight.first, weight.outs) if weight.part else None
+        label = weight.key if outs is None else f"{weight.key}[{weight.first}:{weight.first + weight.outs}]"
+        region = self.regions.get(label)
+        if region is None:
+            region = self.b.dram("weights", label, 1, weight.stored_bytes, i8, content, weight.encoding, outs)
+            self.regions[label] = region
         rows, cols = weight.compute_shape
         loaded = self.b.alloc(f"{layer}.weights", Memory.WEIGHTS, rows, cols, i8)
         self.b.run(
@@ -303,8 +395,7 @@ class Lowering:
         )
         return loaded
 
-    def _multiply(self, x: Buffer | None, w: Buffer, acc: Buffer, weight: WeightPlan, layer: str, *, stage: int = 0) -> None:
-        assert x is not None
+    def _multiply(self, x: Buffer, w: Buffer, acc: Buffer, weight: WeightPlan, layer: str, *, stage: int = 0) -> None:
         self.b.run(
             "matrix.multiply",
             {"x": x, "w": w, "acc": acc},
@@ -336,19 +427,22 @@ class Lowering:
                 where=location_name(op),
                 hint="compile a shorter sequence with --shape",
             )
-        q, k, v = (self.quantised_of(value) for value in (op.q, op.k, op.v))
+        q, k = self.quantised_of(op.q), self.quantised_of(op.k)
         mask = self.mask_of(op.mask) if op.mask is not None else None
         follower = _follower(op, op.result, nn.CastOp)
         self.done.add(follower)
-        context = self.b.alloc(f"{layer}.context", Memory.ACT, batch * queries, width, bf16)
+        context = self._tensor(f"{layer}.context", batch * queries, width, bf16)
         self.buffers[follower.result] = context
         score_weight = WeightPlan.dense("", keys, size)
         value_weight = WeightPlan.dense("", size, keys, x_unsigned=True)
         with self.b.loop(batch, "sequence") as sequence, self.b.loop(heads, "head") as head:
-            for first, rows in self.b.tiles(queries, self.sizes.queries, "block"):
+            k_rows = self._read(
+                k.codes, sequence * keys, keys, layer, "k.head", col=head * size, cols=size, memory=Memory.WEIGHTS
+            )
+            v_rows, v_scale = self._values_of(op.v, sequence, head, size, layer)
+            for first, rows in self.b.tiles(queries, self.plan.queries, "block"):
                 row = sequence * queries + first
-                q_rows = self.b.view(q.codes, row, head * size, rows, size)
-                k_rows = self.b.view(k.codes, sequence * keys, head * size, keys, size)
+                q_rows = self._read(q.codes, row, rows, layer, "q.tile", col=head * size, cols=size)
                 scores = self.b.alloc("scores", Memory.ACC, rows, keys, i32, SLOTS)
                 p = self.b.alloc("p", Memory.ACT, rows, keys, i8, SLOTS)
                 total = self.b.alloc("l", Memory.ACT, 1, rows, i32, SLOTS)
@@ -366,21 +460,49 @@ class Lowering:
                     {"rows": rows, "cols": keys, "score_scale": op.scale.value.data},
                     layer,
                 )
-                v_rows = self.b.view(v.codes, sequence * width + head * size, 0, size, keys)
                 acc = self.b.alloc("acc", Memory.ACC, rows, size, i32, SLOTS)
                 self._multiply(p, v_rows, acc, value_weight, layer, stage=1)
-                self.b.run(
-                    "vector.context",
-                    {
-                        "acc": acc,
-                        "l": total,
-                        "v_scale": self.b.view(v.scale, sequence, head, 1, 1),
-                        "out": self.b.view(context, row, head * size, rows, size),
-                    },
-                    {"rows": rows, "cols": size},
-                    layer,
-                    stage=1,
-                )
+                place = {"col": head * size, "cols": size}
+                with self._writing(context, row, rows, layer, "context.tile", stage=1, **place) as out:
+                    self.b.run(
+                        "vector.context",
+                        {"acc": acc, "l": total, "v_scale": v_scale, "out": out},
+                        {"rows": rows, "cols": size},
+                        layer,
+                        stage=1,
+                    )
+
+    def _values_of(self, value: SSAValue, sequence: Index, head: Index, size: int, layer: str) -> tuple[Buffer, Buffer]:
+        """V^T of one sequence and head in the weight memory, and its scale. Where V lies in DRAM it is quantised here."""
+        value = _origin(value)
+        if value in self.quantised:
+            v = self.quantised[value]
+            rows = self.b.view(v.codes, sequence * (v.codes.rows // v.scale.rows) + head * size, 0, size, v.codes.cols)
+            return rows, self.b.view(v.scale, sequence, head, 1, 1)
+        op = self._values[value]
+        tokens = nn.shape_of(value)[1]
+        source = self.buffer_of(op.x)
+        x = self._read(source, sequence * tokens, tokens, layer, "v.head", col=head * size, cols=size)
+        codes = self.b.alloc("v.codes", Memory.WEIGHTS, size, tokens, i8, SLOTS)
+        scale = self.b.alloc("v.scale", Memory.ACT, 1, 1, f32, SLOTS)
+        self._quantize_columns(op, x, codes, scale, sequence, layer)
+        return codes, scale
+
+    def _quantize_columns(
+        self, op: nn.QuantizeOp, x: Buffer, codes: Buffer, scale: Buffer, sequence: Index, layer: str
+    ) -> None:
+        mask = self.mask_of(op.mask) if op.mask is not None else None
+        self.b.run(
+            "vector.quantize_columns",
+            {
+                "x": x,
+                "mask": self.b.view(mask, sequence, 0, 1, x.rows) if mask is not None else None,
+                "codes": codes,
+                "scale": scale,
+            },
+            {"rows": x.rows, "cols": x.cols},
+            layer,
+        )
 
     def quantize(self, op: nn.QuantizeOp) -> None:
         """A quantize op that no chain has done: V per sequence and head, or rows of a finished tensor."""
@@ -393,41 +515,44 @@ class Lowering:
         tokens, width = prod(shape[:-1]), shape[-1]
         quantised = self._quantised_target(op, f"{layer}.in")
         self.quantised[op.codes] = quantised
-        for first, rows in self.b.tiles(tokens, self.sizes.tokens, "tile"):
-            self.b.run(
-                "vector.quantize",
-                {
-                    "x": self._rows(source, first, rows),
-                    "codes": self._rows(quantised.codes, first, rows),
-                    "scale": self._rows(quantised.scale, first, rows),
-                },
-                {
-                    "rows": rows,
-                    "cols": width,
-                    "group": width // op.groups,
-                    "codes_in_weights": int(_in_weights(quantised.codes)),
-                },
-                layer,
-            )
+        for first, rows in self.b.tiles(tokens, self.plan.tokens, "tile"):
+            x = self._read(source, first, rows, layer, "x.tile.bf16")
+            with self._writing(quantised.codes, first, rows, layer, "codes.tile") as codes:
+                assert codes is not None
+                self.b.run(
+                    "vector.quantize",
+                    {"x": x, "codes": codes, "scale": self._rows(quantised.scale, first, rows)},
+                    {
+                        "rows": rows,
+                        "cols": width,
+                        "group": width // op.groups,
+                        "codes_in_weights": int(_in_weights(codes)),
+                    },
+                    layer,
+                )
 
     def _quantize_values(self, op: nn.QuantizeOp, source: Buffer, layer: str) -> None:
+        """V of every sequence and head, or later head by head where it lies in DRAM."""
+        if in_dram(source):
+            self._values[op.codes] = op
+            if op.mask is not None:
+                self.mask_of(op.mask)
+            return
         batch, tokens, width = nn.shape_of(op.codes)
         heads = op.groups
         size = width // heads
-        mask = self.mask_of(op.mask) if op.mask is not None else None
+        if op.mask is not None:
+            self.mask_of(op.mask)
         codes = self.b.alloc(f"{layer}.values", Memory.WEIGHTS, batch * width, tokens, i8)
         scale = self.b.alloc(f"{layer}.value_scale", Memory.ACT, batch, heads, f32)
         self.quantised[op.codes] = Quantised(codes, scale)
         with self.b.loop(batch, "sequence") as sequence, self.b.loop(heads, "head") as head:
-            self.b.run(
-                "vector.quantize_columns",
-                {
-                    "x": self.b.view(source, sequence * tokens, head * size, tokens, size),
-                    "mask": self.b.view(mask, sequence, 0, 1, tokens) if mask is not None else None,
-                    "codes": self.b.view(codes, sequence * width + head * size, 0, size, tokens),
-                    "scale": self.b.view(scale, sequence, head, 1, 1),
-                },
-                {"rows": tokens, "cols": size},
+            self._quantize_columns(
+                op,
+                self.b.view(source, sequence * tokens, head * size, tokens, size),
+                self.b.view(codes, sequence * width + head * size, 0, size, tokens),
+                self.b.view(scale, sequence, head, 1, 1),
+                sequence,
                 layer,
             )
 
@@ -441,17 +566,20 @@ class Lowering:
         source, mask = self.buffer_of(op.x), self.mask_of(op.mask)
         out = self.b.alloc("pooled", Memory.ACT, batch, width, f32)
         self.buffers[op.result] = out
+        step = POOL_COLUMNS if in_dram(source) else width
         with self.b.loop(batch, "sequence") as sequence:
-            self.b.run(
-                "vector.pool",
-                {
-                    "x": self.b.view(source, sequence * tokens, 0, tokens, width),
-                    "mask": self.b.view(mask, sequence, 0, 1, tokens),
-                    "out": self.b.view(out, sequence, 0, 1, width),
-                },
-                {"rows": tokens, "cols": width, "minimum": op.minimum.value.data},
-                "pool",
-            )
+            for first, cols in self.b.tiles(width, step, "columns"):
+                x = self._read(source, sequence * tokens, tokens, "pool", "pool.tile", col=first, cols=cols)
+                self.b.run(
+                    "vector.pool",
+                    {
+                        "x": x,
+                        "mask": self.b.view(mask, sequence, 0, 1, tokens),
+                        "out": self.b.view(out, sequence, first, 1, cols),
+                    },
+                    {"rows": tokens, "cols": cols, "minimum": op.minimum.value.data},
+                    "pool",
+                )
 
     def alias(self, op: nn.CastOp | nn.ReshapeOp) -> None:
         """A widening cast or a reshape of a finished tensor: the same bytes."""
@@ -460,18 +588,18 @@ class Lowering:
             self.buffers[op.result] = self.buffers[source]
 
     def store_outputs(self, op: ReturnOp, names: list[str]) -> None:
-        from compiler.dialects.tile import element_bytes
-
         for value, name in zip(op.arguments, names, strict=True):
             source = self.buffer_of(value)
             element = source.type.element_type
             region = self.b.dram("output", name, source.rows, source.cols, element)
-            row_bytes = source.cols * element_bytes(source.type)
-            for first, rows in self.b.tiles(source.rows, self.sizes.tokens, "tile"):
+            for first, rows in self.b.tiles(source.rows, self.plan.tokens, "tile"):
                 self.b.run(
                     "store.copy",
-                    {"src": self._rows(source, first, rows), "dst": self._rows(region, first, rows)},
-                    {"rows": rows, "row_bytes": row_bytes},
+                    {
+                        "src": self._read(source, first, rows, "outputs", "out.copy"),
+                        "dst": self._rows(region, first, rows),
+                    },
+                    {"rows": rows, "row_bytes": row_bytes(region)},
                     "outputs",
                 )
 
@@ -533,9 +661,15 @@ def _key(value: SSAValue) -> str:
 
 
 def _in_weights(buffer: Buffer) -> bool:
-    from compiler.dialects.tile import memory_of
-
     return memory_of(buffer.type) is Memory.WEIGHTS
+
+
+def in_dram(buffer: Buffer) -> bool:
+    return memory_of(buffer.type) is Memory.DRAM
+
+
+def row_bytes(buffer: Buffer) -> int:
+    return buffer.cols * element_bytes(buffer.type)
 
 
 def _chain_ops(op: nn.QLinearOp) -> list[Operation]:

@@ -33,6 +33,11 @@ class Instance:
         return self.op.label.data
 
     @property
+    def rotates(self) -> bool:
+        """Whether it is a temporary of one iteration, be it with a single slot."""
+        return self.slots > 1 or (isinstance(self.op, AllocOp) and self.op.slots is not None)
+
+    @property
     def pitch(self) -> int:
         """Bytes from row to row."""
         return row_stride(self.type) * element_bytes(self.type)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute, SSAValue
@@ -23,6 +23,8 @@ class WeightPlan:
     key: str
     outs: int
     ins: int
+    first: int = 0
+    part: bool = False
     format: str = StorageCode.DENSE.value
     mode: str = MatrixMode.DENSE.value
     stored_bytes: int = 0
@@ -30,6 +32,25 @@ class WeightPlan:
     x_unsigned: bool = False
     encoding: Attribute | None = None
     pattern_fields: dict[str, int] = field(default_factory=lambda: dict(NO_PATTERN))
+
+    def rows(self, first: int, count: int) -> WeightPlan:
+        """The plan of output rows [first, first + count) alone; `first` lies at a row block of the pattern."""
+        if (first, count) == (0, self.outs):
+            return self
+        encoding = self.encoding
+        assert isinstance(encoding, StorageAttr)
+        stored = encoding.format.size_bits(count, self.ins, encoding.pattern).total_bytes
+        dense = self.mode == MatrixMode.DENSE.value
+        on_chip = count * self.ins if dense else compute_bytes(encoding.pattern, count, self.ins)
+        return replace(self, outs=count, first=self.first + first, part=True, stored_bytes=stored, compute_bytes=on_chip)
+
+    def chunk_rows(self, limit: int, step: int) -> int:
+        """The most output rows, in whole row blocks or multiples of `step`, whose compute layout fits `limit` bytes."""
+        unit = self.pattern_fields["block_rows"] or step
+        count = self.outs
+        while count > unit and self.rows(0, count).compute_bytes > limit:
+            count = -(-count // 2 // unit) * unit
+        return count
 
     @property
     def compute_shape(self) -> tuple[int, int]:
@@ -59,6 +80,8 @@ def plan_weight(value: SSAValue) -> WeightPlan:
         owner.key.data,
         outs,
         ins,
+        0,
+        False,
         format.name,
         mode.value,
         format.size_bits(outs, ins, pattern).total_bytes,

@@ -20,7 +20,7 @@
 
 // ADDRESS:     {{^}}error: buffer 'x' has no address (run the stage `schedule` before `emit`) [HPCC1404]{{$}}
 // ADDRESS-NOT: {{.}}
-// STAGE:       {{^}}error: test.op is not a tile op (run the stages in order: tile, schedule, emit) [HPCC1408]{{$}}
+// STAGE:       {{^}}error: test.op is not a tile op (run the stages in order: tile, schedule, emit) [HPCC1409]{{$}}
 // STAGE-NOT:   {{.}}
 func.func @main() attributes {semaphores = []} {
   %x = hpcc_tile.alloc "x" at 1024 : memref<64x64xi8, "act">
