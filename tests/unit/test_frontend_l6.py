@@ -1,12 +1,10 @@
 """all-MiniLM-L6 exported by both torch exporters: same roles, same operations, no MACs left to the host.
 
-The exports are made by benchmarks/export_bert.py in an environment with torch, which HPCC_TORCH_PYTHON may name.
+The exports are made by tests/export_l6.py (fixture l6_exports).
 """
 
 from __future__ import annotations
 
-import itertools
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +13,6 @@ import onnxruntime as ort
 import pytest
 from xdsl.context import Context
 
-from benchmarks.workloads import torch_python
 from compiler.dialects import nn
 from compiler.frontend.importer import import_onnx
 from compiler.frontend.preflight import preflight
@@ -24,32 +21,18 @@ from compiler.module import main_function
 from compiler.passes.fuse import FusePass
 from compiler.passes.partition import PartitionPass
 from compiler.weights import attach_store
-from hw_targets.errors import MissingToolError
 
 BATCH, TOKENS = 2, 48
-EXPORTS = ["-".join(parts) for parts in itertools.product(("torchscript", "dynamo"), ("sdpa", "eager"), ("pooler", "pool"))]
+EXPORTS = [
+    f"{exporter}{attention}{kind}" for exporter in ("ts", "dynamo") for attention in ("", "-eager") for kind in ("", "-pool")
+]
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="session")
-def exports(l6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        python = torch_python()
-    except MissingToolError as error:
-        pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("l6")
-    script = Path(__file__).parents[2] / "benchmarks" / "export_bert.py"
-    for exporter, attention, head in itertools.product(("torchscript", "dynamo"), ("sdpa", "eager"), ("pooler", "pool")):
-        out = folder / f"{exporter}-{attention}-{head}.onnx"
-        options = ["--exporter", exporter, "--attention", attention, "--head", head]
-        subprocess.run([python, str(script), str(l6_folder), str(out), *options], check=True, capture_output=True)
-    return folder
-
-
 @pytest.mark.parametrize("name", EXPORTS)
-def test_both_exporters_fuse_alike(exports: Path, name: str) -> None:
-    path = exports / f"{name}.onnx"
+def test_both_exporters_fuse_alike(l6_exports: Path, name: str) -> None:
+    path = l6_exports / f"{name}.onnx"
     imported = import_onnx(path, {"input_ids": (BATCH, TOKENS)})
     ctx = Context()
     attach_store(ctx, imported.store)
@@ -68,7 +51,7 @@ def test_both_exporters_fuse_alike(exports: Path, name: str) -> None:
     PartitionPass().apply(ctx, imported.module)
     assert preflight(imported.module).rows == ()
     ops = list(main_function(imported.module).body.block.ops)
-    has_pooler = name.endswith("-pooler")
+    has_pooler = "pool" not in name
     counts = Counter(op.name.removeprefix("hpcc_nn.") for op in ops)
     assert counts["linear"] == 36 + has_pooler
     assert (counts["attention"], counts["layer_norm"], counts["embedding"]) == (6, 13, 1)
