@@ -76,9 +76,12 @@ def encoders(draw: st.DrawFn, tokens: int) -> Encoder:
 
 @st.composite
 def patterns(draw: st.DrawFn) -> str:
-    kind = draw(st.sampled_from(["dense", "nm", "hp"]))
+    kind = draw(st.sampled_from(["dense", "nm", "hp", "hp", "block", "unstructured"]))
     if kind == "dense":
         return "dense"
+    if kind in ("block", "unstructured"):
+        shape = f"{draw(st.sampled_from([1, 4, 7]))}x{draw(st.sampled_from([1, 3, 16]))}:" if kind == "block" else ""
+        return f"{kind}:{shape}{draw(st.sampled_from(['0.1', '0.5', '0.75', '0.93', '2/3']))}"
     m = draw(st.sampled_from([2, 4, 8, 16]))
     n = draw(st.integers(1, m - 1))
     if kind == "nm":
