@@ -285,19 +285,27 @@ class HP(Pattern):
 
     def _check_whole_row(self) -> None:
         if self.window != "in":
-            raise UsageError("HPCC2202", f"window={self.window}: a window is a number of inputs, or 'in' for all of them")
+            raise UsageError(
+                "HPCC2202", f"window={self.window}: a window is a number of inputs, or 'in' for all of them"
+            )
         if not isinstance(self.keep, Fraction) or not 0 < self.keep <= 1:
-            raise UsageError("HPCC2203", f"keep={self.keep}: with window=in, keep is a share of the row, as in keep=1/4")
+            raise UsageError(
+                "HPCC2203", f"keep={self.keep}: with window=in, keep is a share of the row, as in keep=1/4"
+            )
 
     def _checked_keep(self, window: int) -> int:
         if window < 1:
             raise UsageError("HPCC2203", f"window={window}: a window has at least one input")
         if isinstance(self.keep, Fraction):
             if not 0 < self.keep <= 1:
-                raise UsageError("HPCC2203", f"keep={self.keep} is no share of a window: it lies above 0 and at most at 1")
+                raise UsageError(
+                    "HPCC2203", f"keep={self.keep} is no share of a window: it lies above 0 and at most at 1"
+                )
             return _round_up(-(-self.keep.numerator * window // self.keep.denominator), self.fine_m, window)
         if not 1 <= self.keep <= window:
-            raise UsageError("HPCC2203", f"keep={self.keep} of a window of {window} inputs: it lies between 1 and {window}")
+            raise UsageError(
+                "HPCC2203", f"keep={self.keep} of a window of {window} inputs: it lies between 1 and {window}"
+            )
         if self.keep % self.fine_m and self.keep != window:
             raise UsageError(
                 "HPCC2203",
@@ -556,7 +564,9 @@ def _check_kind(m: int, kind: str) -> None:
 
 # ---- hp:S -----------------------------------------------------------------------------------------------------------
 
-FPGA_SHAPES: tuple[HP, ...] = tuple(HP(64, 32, keep, n, m) for n, m in ((2, 4), (1, 4), (1, 1)) for keep in range(m, 33, m))
+FPGA_SHAPES: tuple[HP, ...] = tuple(
+    HP(64, 32, keep, n, m) for n, m in ((2, 4), (1, 4), (1, 1)) for keep in range(m, 33, m)
+)
 """The legal shapes behind `hp:S`, one list for all FPGAs; of equally close ones the earlier is taken."""
 
 

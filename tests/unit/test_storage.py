@@ -90,7 +90,9 @@ def test_a_slice_of_blocks_and_windows_is_a_matrix_of_its_own() -> None:
 
 
 def test_candidates() -> None:
-    names = {spec: [f.name for f in candidates(parse_pattern(spec, kind="cpu"))] for spec in ("dense", "nm:2:4", "nm:2:32")}
+    names = {
+        spec: [f.name for f in candidates(parse_pattern(spec, kind="cpu"))] for spec in ("dense", "nm:2:4", "nm:2:32")
+    }
     assert names == {"dense": ["dense"], "nm:2:4": ["nm", "dense"], "nm:2:32": ["dense"]}
     assert [f.name for f in candidates(parse_pattern("hp:0.75"))] == ["hp_mark", "dense"]
     assert [f.name for f in candidates(NM(2, 4, "out"))] == ["dense"]

@@ -41,7 +41,10 @@ def plans(accelerator: Accelerator, extent: Extent) -> Iterator[list[TilePlan]]:
     queries = largest(MOST_QUERIES, extent.keys, SLOTS)
     for spill, shrinks in ((False, (0,)), (True, (0, 1, 2, 3))):
         for shrink in shrinks:
-            sizes = [max(size >> shrink, 1) for size in (tokens, streaming, queries)]
+            few_tokens, few_streaming, few_queries = (max(n >> shrink, 1) for n in (tokens, streaming, queries))
             # What stays in the weight memory besides (keys, values) is not known before; ask for less until it fits.
             limits = [accelerator.weight_bytes // share for share in (1, 2, 4, 8, 16)]
-            yield [TilePlan(*sizes, limit, limit // SLOTS, accelerator.outputs, spill) for limit in limits]
+            yield [
+                TilePlan(few_tokens, few_streaming, few_queries, limit, limit // SLOTS, accelerator.outputs, spill)
+                for limit in limits
+            ]
