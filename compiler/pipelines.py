@@ -34,7 +34,15 @@ FPGA = (
     Stage("emit", ("hpcc-emit",)),
 )
 
-PIPELINES: dict[str, tuple[Stage, ...]] = {"fpga": FPGA}
+CPU = (
+    Stage("import"),
+    Stage("fuse", ("hpcc-fuse", "hpcc-partition")),
+    Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}" kind="cpu"}}',)),
+    Stage("tile", ('hpcc-tile-cpu{{target="{target}"}}',)),
+)
+"""What follows is text: the C printer and the weight packer of compiler/backends/cpu."""
+
+PIPELINES: dict[str, tuple[Stage, ...]] = {"fpga": FPGA, "cpu": CPU}
 
 STAGE_NAMES = tuple(stage.name for stage in FPGA)
 
@@ -45,6 +53,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "hpcc-quantize": ("compiler.passes.quantize", "QuantizePass"),
     "hpcc-encode-storage": ("compiler.passes.encode_storage", "EncodeStoragePass"),
     "hpcc-tile": ("compiler.passes.tile", "TilePass"),
+    "hpcc-tile-cpu": ("compiler.passes.tile_cpu", "TileCpuPass"),
     "hpcc-schedule": ("compiler.passes.schedule", "SchedulePass"),
     "hpcc-emit": ("compiler.passes.emit", "EmitPass"),
     "hpcc-verify-stage": ("compiler.passes.verify_stage", "VerifyStagePass"),

@@ -16,6 +16,7 @@ DIALECTS: dict[str, tuple[str, str]] = {
     "hpcc_storage": ("compiler.dialects.storage", "STORAGE"),
     "hpcc_tile": ("compiler.dialects.tile", "TILE"),
     "hpcc_isa": ("compiler.dialects.isa", "ISA"),
+    "hpcc_cpu": ("compiler.dialects.cpu", "CPU"),
 }
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from hw_targets import resources
 from hw_targets.catalogue import FOLDER, target_files
-from hw_targets.load import load_target
-from hw_targets.schema import json_schema
+from hw_targets.cpu import ISAS
+from hw_targets.load import load_target, parse_form, sources_of
+from hw_targets.schema import CpuTargetFile, TargetFile
 
 PAGE = FOLDER.parent / "docs" / "TARGETS.md"
 
@@ -64,7 +65,7 @@ def page() -> str:
     """The text of docs/TARGETS.md."""
     limits = ", ".join(f"{name} {bytes_ >> 20} MiB" for name, bytes_ in resources.LIMITS.items())
     introduction = INTRODUCTION.format(tile_rows=resources.TILE_ROWS, lanes=1024 * resources.LANES_PER_MAC, limits=limits)
-    sections = [introduction, _model(), _keys(), *(_target(name) for name in target_files())]
+    sections = [introduction, _model(), _keys(), _cpus(), *(_target(name) for name in target_files())]
     return "\n".join(sections)
 
 
@@ -98,7 +99,7 @@ def _model() -> str:
 
 
 def _keys() -> str:
-    schema = json_schema()
+    schema = TargetFile.model_json_schema()
     lines = ["## Keys", "", "| key | value |", "|---|---|"]
     lines += [f"| `{key}` | {form} |" for key, form in _rows(schema, schema, "")]
     return "\n".join([*lines, ""])
@@ -134,12 +135,41 @@ def _form(schema: dict[str, Any], entry: dict[str, Any]) -> str:
     return f"{entry['type']}{bounds}{above}"
 
 
+CPU = """## CPUs
+
+`kind = "cpu"` needs no accelerator: `[cpu]` names the vector instruction set and the data caches of a core, which size the
+blocks of inputs that stay in the cache. A file of your own (`isa`, `l1_bytes`, `l2_bytes`) works as above. CPU.md tells
+what is made of it.
+
+| isa | floats in a vector | tokens in a tile | dense rows at a time | C compiler flags |
+|---|---|---|---|---|
+{rows}
+"""
+
+
+def _cpus() -> str:
+    rows = (f"| `{i.name}` | {i.floats} | {i.tile} | {i.panel} | `{' '.join(i.flags)}` |" for i in ISAS.values())
+    return CPU.format(rows="\n".join(rows))
+
+
 def _target(name: str) -> str:
+    path = target_files()[name]
+    form = parse_form(path.read_text(encoding="utf-8"), where=name)
+    if isinstance(form, CpuTargetFile):
+        return _cpu(form)
     target = load_target(name)
     lines = [f"## {target.name}", "", f"{target.summary}.", ""]
     lines += [f"* {line}" for line in target.explain()]
     lines += ["", "| number | source |", "|---|---|"]
     lines += [f"| `{key}` | {source} |" for key, source in target.sources]
+    return "\n".join([*lines, ""])
+
+
+def _cpu(form: CpuTargetFile) -> str:
+    """A CPU's file as it stands: what `host` detects differs from machine to machine."""
+    lines = [f"## {form.name}", "", f"{form.summary}.", "", "| number | value | source |", "|---|---|---|"]
+    values = {"cpu.l1_bytes": form.cpu.l1_bytes.value, "cpu.l2_bytes": form.cpu.l2_bytes.value}
+    lines += [f"| `{key}` | {values[key]:,} | {source} |" for key, source in sources_of(form)]
     return "\n".join([*lines, ""])
 
 

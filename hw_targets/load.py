@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from hw_targets import resources
 from hw_targets.catalogue import target_files
+from hw_targets.cpu import HOST, CpuTarget, detect_cache, detect_isa
 from hw_targets.errors import InfeasibleError, InputError, UsageError
-from hw_targets.schema import AcceleratorTable, Count, Quantity, ResourceTable, TargetFile
+from hw_targets.schema import FORMS, AcceleratorTable, Count, CpuTargetFile, Quantity, ResourceTable, TargetFile
 from hw_targets.target import (
     Accelerator,
     Clock,
@@ -30,6 +31,14 @@ UNSIZED = Accelerator(1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1)
 
 
 def load_target(name_or_path: str | Path) -> Target:
+    """The FPGA target of a name or a path; see load_any_target. Raises UsageError for a target of another kind."""
+    target = load_any_target(name_or_path)
+    if not isinstance(target, Target):
+        raise UsageError("HPCC2103", f"target {target.name!r} is a {target.kind}; an fpga is needed here")
+    return target
+
+
+def load_any_target(name_or_path: str | Path) -> Target | CpuTarget:
     """The target of a shipped name, or of a .toml file (anything with a slash or the suffix .toml is a path).
 
     Raises UsageError for an unknown name or a missing file, InputError for a file with a wrong content, and
@@ -47,32 +56,49 @@ def load_target(name_or_path: str | Path) -> Target:
     return load_target_file(shipped[text])
 
 
-def load_target_file(path: Path) -> Target:
-    """The target of a .toml file; see load_target."""
+def load_target_file(path: Path) -> Target | CpuTarget:
+    """The target of a .toml file; see load_any_target."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UsageError("HPCC2102", f"there is no target file {str(path)!r}", hint="hpcc --list-targets") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("HPCC1301", f"cannot read the target file: {error}", where=str(path)) from error
-    return parse_target(text, where=str(path))
+    return parse_any_target(text, where=str(path))
 
 
 def parse_target(text: str, *, where: str) -> Target:
+    """The FPGA target of a TOML text; `where` names it in errors."""
+    target = parse_any_target(text, where=where)
+    if not isinstance(target, Target):
+        raise UsageError("HPCC2103", f"target {target.name!r} is a {target.kind}; an fpga is needed here")
+    return target
+
+
+def parse_any_target(text: str, *, where: str) -> Target | CpuTarget:
     """The target of a TOML text; `where` names it in errors."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError("HPCC1302", f"not valid TOML: {error}", where=where) from error
-    try:
-        form = TargetFile.model_validate(document)
-    except ValidationError as error:
-        raise _form_error(error, text, where) from error
+    form = parse_form(text, where=where)
+    if isinstance(form, CpuTargetFile):
+        return _cpu(form, where)
     try:
         return _sized(form)
     except InfeasibleError as error:
         error.where = where
         raise
+
+
+def parse_form(text: str, *, where: str) -> TargetFile | CpuTargetFile:
+    """A TOML text as the form of its kind; nothing is sized or detected yet."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError("HPCC1302", f"not valid TOML: {error}", where=where) from error
+    kind = document.get("kind")
+    model = FORMS.get(kind, TargetFile) if isinstance(kind, str) else TargetFile
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise _form_error(error, text, where, model) from error
 
 
 # ---- from the form to the target ------------------------------------------------------------------------------------
@@ -86,6 +112,16 @@ def _sized(form: TargetFile) -> Target:
     target = _target(form, resources.size(unsized, asked), unsized.auto)
     resources.check(target)
     return target
+
+
+def _cpu(form: CpuTargetFile, where: str) -> CpuTarget:
+    cpu = form.cpu
+    l1, l2, isa = cpu.l1_bytes.value, cpu.l2_bytes.value, cpu.isa
+    sources = tuple(sources_of(form))
+    if isa == HOST:
+        isa, l1, l2 = detect_isa(where), detect_cache(1, l1), detect_cache(2, l2)
+        sources = tuple((key, "detected") for key, _ in sources)
+    return CpuTarget(form.name, form.kind, form.summary, isa, l1, l2, sources)
 
 
 def _number(value: int | str) -> int | None:
@@ -121,7 +157,7 @@ def _target(form: TargetFile, accelerator: Accelerator, auto: tuple[str, ...]) -
         decoders=tuple(
             Decoder(name, decoder.values_per_cycle, decoder.lut_per_value) for name, decoder in decoders if decoder
         ),
-        sources=tuple(_sources(form, "")),
+        sources=tuple(sources_of(form)),
         auto=auto,
     )
 
@@ -132,37 +168,37 @@ def _resources(table: ResourceTable) -> Resources:
     )
 
 
-def _sources(model: BaseModel, prefix: str) -> Iterator[tuple[str, str]]:
+def sources_of(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, str]]:
     """(dotted key, source) of every number of the form."""
     for name in type(model).model_fields:
         value = getattr(model, name)
         if isinstance(value, Count | Quantity):
             yield f"{prefix}{name}", value.source
         elif isinstance(value, BaseModel):
-            yield from _sources(value, f"{prefix}{name}.")
+            yield from sources_of(value, f"{prefix}{name}.")
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 
-def _form_error(error: ValidationError, text: str, where: str) -> InputError:
+def _form_error(error: ValidationError, text: str, where: str, form: type[BaseModel]) -> InputError:
     """The most telling of pydantic's errors as one line: an unknown key first, since it explains a missing one."""
     found = error.errors(include_url=False)
     first = min(found, key=lambda item: item["type"] != "extra_forbidden")
-    keys = _known_keys(tuple(str(key) for key in first["loc"]))
+    keys = _known_keys(form, tuple(str(key) for key in first["loc"]))
     line = _line_of(text, keys)
     place = f"{where}:{line}" if line else where
     section, key = ".".join(keys[:-1]), keys[-1] if keys else "target"
     inside = f" in [{section}]" if section else ""
     match first["type"]:
         case "extra_forbidden":
-            valid = _valid_keys(keys[:-1])
+            valid = _valid_keys(form, keys[:-1])
             near = difflib.get_close_matches(key, valid, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
             return InputError("HPCC1303", f"unknown key {key!r}{inside}", where=place, hint=hint)
         case "missing":
             return InputError("HPCC1304", f"key {key!r}{inside} is missing", where=place)
-        case "model_type" if _is_sourced(keys):
+        case "model_type" if _is_sourced(form, keys):
             hint = f'write {key} = {{ value = {first["input"]!r}, source = "..." }}, or source = "unverified"'
             return InputError("HPCC1305", f"the number {key!r}{inside} has no source", where=place, hint=hint)
         case _:
@@ -177,17 +213,17 @@ def _given(value: object) -> object:
     return cast("dict[str, object]", value).get("value") if isinstance(value, dict) else value
 
 
-def _known_keys(location: tuple[str, ...]) -> tuple[str, ...]:
+def _known_keys(form: type[BaseModel], location: tuple[str, ...]) -> tuple[str, ...]:
     """A pydantic location without the tags it adds for the members of a union: a leaf ends it."""
     for length in range(1, len(location)):
-        if _model_at(location[:length]) is None:
+        if _model_at(form, location[:length]) is None:
             return location[:length]
     return location
 
 
-def _model_at(keys: tuple[str, ...]) -> type[BaseModel] | None:
+def _model_at(form: type[BaseModel], keys: tuple[str, ...]) -> type[BaseModel] | None:
     """The model that describes the table at `keys`."""
-    model: type[BaseModel] = TargetFile
+    model: type[BaseModel] = form
     for key in keys:
         field = model.model_fields.get(key)
         if field is None:
@@ -200,13 +236,13 @@ def _model_at(keys: tuple[str, ...]) -> type[BaseModel] | None:
     return model
 
 
-def _valid_keys(keys: tuple[str, ...]) -> list[str]:
-    model = _model_at(keys)
+def _valid_keys(form: type[BaseModel], keys: tuple[str, ...]) -> list[str]:
+    model = _model_at(form, keys)
     return list(model.model_fields) if model else []
 
 
-def _is_sourced(keys: tuple[str, ...]) -> bool:
-    return _model_at(keys) in (Count, Quantity)
+def _is_sourced(form: type[BaseModel], keys: tuple[str, ...]) -> bool:
+    return _model_at(form, keys) in (Count, Quantity)
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int | None:

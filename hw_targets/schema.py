@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 
 from hw_targets.target import Target as Target
 
@@ -157,10 +157,13 @@ class DecodeTable(Strict):
     bitmap: DecoderTable | None = None
 
 
-class TargetFile(Strict):
-    """A target description."""
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+class TargetFile(Strict):
+    """A description of an FPGA board."""
+
+    name: Annotated[str, Field(pattern=NAME)]
     kind: Literal["fpga"]
     summary: str
     device: DeviceTable
@@ -171,9 +174,30 @@ class TargetFile(Strict):
     decode: DecodeTable
 
 
+class CpuTable(Strict):
+    """[cpu]: the vector instruction set ("host": that of the machine, its caches too) and the data caches of a core."""
+
+    isa: Literal["avx512", "avx2", "neon", "host"]
+    l1_bytes: PositiveCount
+    l2_bytes: PositiveCount
+
+
+class CpuTargetFile(Strict):
+    """A description of a CPU."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    kind: Literal["cpu"]
+    summary: str
+    cpu: CpuTable
+
+
+FORMS: dict[str, type[TargetFile | CpuTargetFile]] = {"fpga": TargetFile, "cpu": CpuTargetFile}
+"""The form of a file by its `kind`."""
+
+
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a target file."""
-    return TargetFile.model_json_schema()
+    """The JSON Schema of a target file of any kind."""
+    return TypeAdapter[TargetFile | CpuTargetFile](Annotated[TargetFile | CpuTargetFile, Field(discriminator="kind")]).json_schema()
 
 
 if __name__ == "__main__":

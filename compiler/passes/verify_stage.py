@@ -16,7 +16,7 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import VerifyException
 
-from compiler.dialects import isa, nn, tile
+from compiler.dialects import cpu, isa, nn, tile
 from hw_targets.errors import InputError, UsageError
 
 COMMON: tuple[type[Operation], ...] = (ModuleOp, FuncOp, ReturnOp)
@@ -102,6 +102,14 @@ RULES: dict[str, Rule] = {
     "emit": Rule(EMITTED),
 }
 
+CPU_RULES: dict[str, Rule] = {
+    **{stage: RULES[stage] for stage in ("import", "fuse", "sparsify")},
+    "tile": Rule((*DATA, nn.DequantizeOp, *cpu.CPU.operations)),
+}
+
+RULES_OF: dict[str, dict[str, Rule]] = {"fpga": RULES, "cpu": CPU_RULES}
+"""The rules of each target kind's stages."""
+
 
 @dataclass(frozen=True)
 class VerifyStagePass(ModulePass):
@@ -109,11 +117,13 @@ class VerifyStagePass(ModulePass):
 
     name: ClassVar[str] = "hpcc-verify-stage"
     stage: str = "import"
+    kind: str = "fpga"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        rule = RULES.get(self.stage)
+        rules = RULES_OF[self.kind] if self.kind in RULES_OF else RULES
+        rule = rules.get(self.stage)
         if rule is None:
-            raise UsageError("HPCC2304", f"there is no stage {self.stage!r}", hint=f"stages: {', '.join(RULES)}")
+            raise UsageError("HPCC2304", f"there is no stage {self.stage!r}", hint=f"stages: {', '.join(rules)}")
         for inner in op.walk():
             problem = _verify_op(inner)
             if not problem and not isinstance(inner, COMMON):

@@ -383,6 +383,9 @@ def parse_pattern(spec: str, kind: str = "fpga") -> Pattern:
 FPGA_SHAPES: tuple[HP, ...] = tuple(HP(64, 32, keep, n, m) for n, m in ((2, 4), (1, 4), (1, 1)) for keep in range(m, 33, m))
 """The legal shapes behind `hp:S`, one list for all FPGAs; of equally close ones the earlier is taken."""
 
+CPU_ROWS = 4
+"""Rows that share their inputs in the `hp:S` of CPUs: four broadcast weights use every vector of inputs they load."""
+
 
 def _closest_shape(text: str, kind: str) -> HP:
     """`hp:S`: the legal shape whose sparsity is closest to S; of two equally close ones the sparser."""
@@ -393,11 +396,13 @@ def _closest_shape(text: str, kind: str) -> HP:
             f"hp:{text} is neither a sparsity nor a full form",
             hint="as in hp:0.75 or hp:rows=64,window=32,keep=16,fine=2:4",
         ) from None
-    if kind != "fpga":
+    if kind not in ("fpga", "cpu"):
         raise UsageError(
             "HPCC2204", f"hp:{text} has no list of shapes for targets of kind {kind!r}", hint="write the full form"
         )
     if not Fraction(1, 2) <= asked < 1:
         hint = "below 0.5 take nm:3:4 (25 % zeros) or dense" if asked < 1 else "it is a share of zeros, as in hp:0.75"
         raise UsageError("HPCC2204", f"hp:{text}: the sparsity of hp lies from 0.5 to below 1", hint=hint)
+    if kind == "cpu":
+        return HP(CPU_ROWS, "in", 1 - asked)
     return min(FPGA_SHAPES, key=lambda p: (abs(Fraction(p.sparsity) - asked), -p.sparsity))

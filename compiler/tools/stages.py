@@ -50,12 +50,13 @@ class StageRunner:
     sparsity: str
     after: Sequence[AfterStage] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    kind: str = "fpga"
 
     def run(self, module: ModuleOp, stages: Sequence[Stage]) -> ModuleOp:
         for stage in stages:
             start = time.perf_counter()
             self._apply(stage, module)
-            VerifyStagePass(stage=stage.name).apply(self.ctx, module)
+            VerifyStagePass(stage=stage.name, kind=self.kind).apply(self.ctx, module)
             self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + time.perf_counter() - start
             for callback in self.after:
                 callback(stage, module)

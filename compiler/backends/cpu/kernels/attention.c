@@ -1,0 +1,117 @@
+/* ---- attention ---------------------------------------------------------------------------------------------------
+ * One item is one head and up to TILE queries of one sample. Scores lie [key][query], so the softmax runs down the rows
+ * with the queries in the vectors; masked keys get probability 0 and do not enter the maximum, keys behind the last
+ * unmasked one are left out. */
+
+typedef struct {
+  int heads, size; /* size: features of a head */
+  float scale;
+  int mask; /* its number; 0: all tokens attend */
+  buffer q, k, v, y;
+} attention;
+
+/* y[r][i] (+)= sum over n of a[r * row + n * step] x[n][i], for R rows and NV vectors of columns i. */
+INLINE void product_rows(const int R, const int NV, const float *a, size_t row, size_t step, const float *x, size_t next,
+                         int n, float *y, size_t below, int first) {
+  vf acc[4][TILE_VECTORS];
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] = first ? ZERO : load(y + r * below + v * W);
+  for (int k = 0; k < n; k++) {
+    vf in[TILE_VECTORS];
+    UNROLL for (int v = 0; v < NV; v++) in[v] = load(x + k * next + v * W);
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] += a[r * row + k * step] * in[v];
+  }
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NV; v++) store(y + r * below + v * W, acc[r][v]);
+}
+
+INLINE void product(const int NV, int rows, const float *a, size_t row, size_t step, const float *x, size_t next, int n,
+                    float *y, size_t below, int first) {
+  int r = 0;
+  for (; r + 4 <= rows; r += 4) product_rows(4, NV, a + r * row, row, step, x, next, n, y + r * below, below, first);
+  for (; r < rows; r++) product_rows(1, NV, a + r * row, row, step, x, next, n, y + r * below, below, first);
+}
+
+/* Columns from `at` on that lie in one tile, at most up to `end`. */
+INLINE int run_of(int at, int end) {
+  const int rest = TILE - at % TILE;
+  return end - at < rest ? end - at : rest;
+}
+
+/* Probabilities, not yet divided by their sum, in place of scores; the reciprocal sums in `over`. */
+INLINE void softmax(const int NV, const attention *a, const float *attends, int keys, float *scores, vf *over) {
+  UNROLL for (int v = 0; v < NV; v++) {
+    vf top = splat(-INFINITY), sum = ZERO;
+    for (int j = 0; j < keys; j++)
+      if (attends[j] != 0) top = larger(top, load(scores + j * TILE + v * W));
+    for (int j = 0; j < keys; j++) {
+      float *s = scores + j * TILE + v * W;
+      vf p = attends[j] != 0 ? exp_vf((load(s) - top) * a->scale) : ZERO;
+      sum += p;
+      store(s, p);
+    }
+    over[v] = 1.0f / sum;
+  }
+}
+
+INLINE void attend(const int NV, const attention *a, int head, int query, int first_key, int keys, const float *attends,
+                   float *scores) {
+  int q_step, y_step;
+  const int top = head * a->size;
+  const float *q = column_of(&a->q, query, &q_step) + (size_t)top * width_of(a->q.columns, query / TILE);
+  float *y = column_of(&a->y, query, &y_step) + (size_t)top * width_of(a->y.columns, query / TILE);
+  if (keys == 0) {
+    for (int f = 0; f < a->size; f++)
+      for (int v = 0; v < NV; v++) store(y + (size_t)f * y_step + v * W, ZERO);
+    return;
+  }
+  for (int j = 0, run; j < keys; j += run) {
+    int step;
+    const float *k = column_of(&a->k, first_key + j, &step);
+    run = run_of(first_key + j, first_key + keys);
+    product(NV, run, k + (size_t)top * step, 1, step, q, q_step, a->size, scores + (size_t)j * TILE, TILE, 1);
+  }
+  vf over[TILE_VECTORS];
+  softmax(NV, a, attends, keys, scores, over);
+  for (int j = 0, run; j < keys; j += run) {
+    int step;
+    const float *v = column_of(&a->v, first_key + j, &step);
+    run = run_of(first_key + j, first_key + keys);
+    product(NV, a->size, v + (size_t)top * step, step, 1, scores + (size_t)j * TILE, TILE, run, y, y_step, j == 0);
+  }
+  for (int f = 0; f < a->size; f++)
+    UNROLL for (int v = 0; v < NV; v++) {
+      float *p = y + (size_t)f * y_step + v * W;
+      store(p, load(p) * over[v]);
+    }
+}
+
+/* The query runs of a sample: its columns, cut where a tile ends. */
+INLINE int runs_of(const hpcc_model *m, int sample) {
+  const int begin = sample * m->stride, end = begin + m->stride;
+  return (end - 1) / TILE - begin / TILE + 1;
+}
+
+static void one_head(hpcc_model *m, const void *arguments, int item, int worker) {
+  const attention *a = arguments;
+  int sample = 0, head = item % a->heads, run = item / a->heads;
+  for (int runs; run >= (runs = runs_of(m, sample)); run -= runs) sample++;
+  const int begin = sample * m->stride, end = begin + m->stride;
+  const int query = run == 0 ? begin : (begin / TILE + run) * TILE;
+  const float *attends = m->attends + (size_t)a->mask * m->columns + begin;
+  float *scores = m->scores + (size_t)worker * (HPCC_MAX_TOKENS + 4) * TILE;
+  int keys = m->tokens;
+  while (keys && attends[keys - 1] == 0) keys--;
+  switch (run_of(query, end) / W) {
+  case 1: attend(1, a, head, query, begin, keys, attends, scores); break;
+  case 2: attend(2, a, head, query, begin, keys, attends, scores); break;
+  case 3: attend(3, a, head, query, begin, keys, attends, scores); break;
+#if TILE_VECTORS == 4
+  case 4: attend(4, a, head, query, begin, keys, attends, scores); break;
+#endif
+  }
+}
+
+static void run_attention(hpcc_model *m, const attention *a) {
+  int runs = 0;
+  for (int sample = 0; sample < m->batch; sample++) runs += runs_of(m, sample);
+  parallel(m, one_head, a, runs * a->heads);
+}

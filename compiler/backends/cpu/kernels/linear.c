@@ -1,0 +1,128 @@
+/* ---- linear layers ----------------------------------------------------------------------------------------------
+ * y = W x + bias + residual, then an activation. A weight is a broadcast and the tokens fill the vectors, so the sums of
+ * a few rows and of all tokens of a tile stay in registers. The inputs are cut into blocks, so that a block of a tile
+ * stays in the cache; from block to block the sums wait in y.
+ *   DENSE    `rows` rows at a time, every input: values [block][group][input][rows]
+ *   VECTORS  `rows` rows share a list of inputs: values [block][group][slot][rows], a column for each slot
+ *   SINGLES  each row has a list of its own: the same with one row in a group */
+
+enum { NO_ACTIVATION, GELU, TANH, RELU };
+enum { DENSE, VECTORS, SINGLES };
+
+typedef struct {
+  int kind, outs, ins, block; /* block: inputs in a cache block */
+  int activation;
+  const float *bias, *values;
+  const uint32_t *starts;  /* first slot of [block][group], then the end of the last; not for DENSE */
+  const uint16_t *columns; /* the input of each slot, counted from the first of its block */
+  buffer x, residual, y;   /* residual.data may be NULL */
+} linear;
+
+#define UNROLL _Pragma("GCC unroll 8")
+
+INLINE void begin_rows(const int R, const int NV, vf acc[PANEL][TILE_VECTORS], const float *bias, const float *residual,
+                       const float *y, int first) {
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NV; v++) {
+    const int at = (r * NV + v) * W;
+    acc[r][v] = !first ? load(y + at) : residual ? load(residual + at) + bias[r] : splat(bias[r]);
+  }
+}
+
+INLINE void dense_rows(const int NV, const float *x, int n, const float *values, const float *bias,
+                       const float *residual, float *y, int first) {
+  vf acc[PANEL][TILE_VECTORS];
+  begin_rows(PANEL, NV, acc, bias, residual, y, first);
+  for (int k = 0; k < n; k++) {
+    vf in[TILE_VECTORS];
+    UNROLL for (int v = 0; v < NV; v++) in[v] = load(x + (k * NV + v) * W);
+    UNROLL for (int r = 0; r < PANEL; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] += values[k * PANEL + r] * in[v];
+  }
+  UNROLL for (int r = 0; r < PANEL; r++) UNROLL for (int v = 0; v < NV; v++) store(y + (r * NV + v) * W, acc[r][v]);
+}
+
+INLINE void listed_rows(const int R, const int NV, const float *x, int n, const float *values, const uint16_t *columns,
+                        const float *bias, const float *residual, float *y, int first) {
+  vf acc[PANEL][TILE_VECTORS];
+  begin_rows(R, NV, acc, bias, residual, y, first);
+  for (int s = 0; s < n; s++) {
+    const float *in = x + (size_t)columns[s] * (NV * W);
+    UNROLL for (int v = 0; v < NV; v++) {
+      vf a = load(in + v * W);
+      UNROLL for (int r = 0; r < R; r++) acc[r][v] += values[s * R + r] * a;
+    }
+  }
+  UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NV; v++) store(y + (r * NV + v) * W, acc[r][v]);
+}
+
+static void activate(int kind, float *y, int count) {
+  switch (kind) {
+  case GELU:
+    for (int i = 0; i < count; i += W) store(y + i, gelu_vf(load(y + i)));
+    break;
+  case TANH:
+    for (int i = 0; i < count; i += W) store(y + i, tanh_vf(load(y + i)));
+    break;
+  case RELU:
+    for (int i = 0; i < count; i += W) store(y + i, relu_vf(load(y + i)));
+    break;
+  default:
+    break;
+  }
+}
+
+/* Row groups from..to of one block of inputs for one tile of NV vectors. */
+INLINE void block_of_rows(const int NV, const linear *l, int block, int from, int to, int tile) {
+  const int rows = l->kind == DENSE ? PANEL : l->kind == VECTORS ? 4 : 1, groups = (l->outs + rows - 1) / rows;
+  const int low = block * l->block, n = l->ins - low < l->block ? l->ins - low : l->block;
+  const int first = low == 0, last = low + n == l->ins;
+  const float *x = tile_of(&l->x, tile) + (size_t)low * (NV * W);
+  const float *residual = l->residual.data ? tile_of(&l->residual, tile) : NULL;
+  float *y = tile_of(&l->y, tile);
+  for (int g = from; g < to; g++) {
+    const size_t at = (size_t)g * rows * (NV * W);
+    const float *rest = residual ? residual + at : NULL;
+    if (l->kind == DENSE) {
+      const float *values = l->values + ((size_t)low * groups + (size_t)g * n) * PANEL;
+      dense_rows(NV, x, n, values, l->bias + g * PANEL, rest, y + at, first);
+    } else {
+      const uint32_t begin = l->starts[block * groups + g], count = l->starts[block * groups + g + 1] - begin;
+      if (l->kind == VECTORS)
+        listed_rows(4, NV, x, count, l->values + (size_t)begin * 4, l->columns + begin, l->bias + g * 4, rest, y + at, first);
+      else
+        listed_rows(1, NV, x, count, l->values + begin, l->columns + begin, l->bias + g, rest, y + at, first);
+    }
+    if (last && l->activation) activate(l->activation, y + at, rows * NV * W);
+  }
+}
+
+typedef struct {
+  const linear *layers;
+  int count, chunk; /* chunk: rows in an item of work, a multiple of every group's rows */
+} linears;
+
+static void some_rows(hpcc_model *m, const void *arguments, int item, int worker) {
+  const linears *all = arguments;
+  const linear *l = all->layers;
+  (void)m, (void)worker;
+  for (int chunks; item >= (chunks = (l->outs + all->chunk - 1) / all->chunk); item -= chunks) l++;
+  const int rows = l->kind == DENSE ? PANEL : l->kind == VECTORS ? 4 : 1, groups = (l->outs + rows - 1) / rows;
+  const int from = item * all->chunk / rows, end = (item + 1) * all->chunk / rows, to = end < groups ? end : groups;
+  for (int block = 0; block * l->block < l->ins; block++)
+    for (int tile = 0; tile * TILE < l->x.columns; tile++)
+      switch (width_of(l->x.columns, tile) / W) {
+      case 1: block_of_rows(1, l, block, from, to, tile); break;
+      case 2: block_of_rows(2, l, block, from, to, tile); break;
+      case 3: block_of_rows(3, l, block, from, to, tile); break;
+#if TILE_VECTORS == 4
+      case 4: block_of_rows(4, l, block, from, to, tile); break;
+#endif
+      }
+}
+
+/* Layers that read the same input, together. */
+static void run_linears(hpcc_model *m, const linear *layers, int count, int chunk) {
+  const linears all = {layers, count, chunk};
+  int items = 0;
+  for (int i = 0; i < count; i++) items += (layers[i].outs + chunk - 1) / chunk;
+  parallel(m, some_rows, &all, items);
+}

@@ -1,0 +1,264 @@
+"""From `hpcc_nn` after `sparsify` to `hpcc_cpu`: fused steps over buffers, each with its place in the activation memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xdsl.dialects.builtin import FunctionType, StringAttr
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
+from xdsl.rewriter import Rewriter
+
+from compiler.backends.cpu.packing import block_inputs, choose_kernel
+from compiler.dialects import cpu, nn
+from compiler.interpreters.evaluate import node_name
+from compiler.interpreters.nn_float import dequantized
+from compiler.weights import WeightStore, row_major
+from hw_targets.cpu import CpuTarget
+from hw_targets.errors import InfeasibleError
+
+PADDING = 12
+"""Rows of a buffer come in multiples of this, so that groups of 4 and of 6 rows need no tails."""
+
+_ACTIVATIONS = {
+    nn.ActivationKind.GELU: cpu.Activation.GELU,
+    nn.ActivationKind.TANH: cpu.Activation.TANH,
+    nn.ActivationKind.RELU: cpu.Activation.RELU,
+}
+
+
+def padded(features: int) -> int:
+    return -(-features // PADDING) * PADDING
+
+
+def stored_array(value: SSAValue, store: WeightStore) -> NDArray[Any]:
+    """A stored value's array; a matrix as out x in, codes as the fp32 they stand for."""
+    owner = value.owner
+    if isinstance(owner, nn.DequantizeOp):
+        return dequantized(stored_array(owner.codes, store), stored_array(owner.scale, store))
+    assert isinstance(owner, nn.WeightOp)
+    array = store.get(owner.key.data)
+    return array.T if owner.transposed else array
+
+
+def matrix_of(value: SSAValue, store: WeightStore) -> NDArray[np.float32]:
+    """A linear's weight, out x in, row-major fp32."""
+    return row_major(stored_array(value, store)).astype(np.float32, copy=False)
+
+
+@dataclass
+class Lowering:
+    """Lowers @main op by op. Raises InfeasibleError, with the ONNX node, for what the C library has no step for."""
+
+    function: FuncOp
+    store: WeightStore
+    target: CpuTarget
+    block: Block = field(default_factory=Block)
+    values: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    done: set[Operation] = field(default_factory=set)
+
+    def run(self) -> FuncOp:
+        old = self.function.body.block
+        for argument in old.args:
+            self.values[argument] = self.block.insert_arg(argument.type, len(self.block.args))
+        for op in old.ops:
+            if op not in self.done:
+                self._lower(op)
+        _assign_places(self.block)
+        last = self.block.last_op
+        assert isinstance(last, ReturnOp)
+        types = [value.type for value in last.operands]
+        function = FuncOp("main", FunctionType.from_lists(list(self.block.arg_types), types), Region(self.block))
+        function.attributes = dict(self.function.attributes)
+        return function
+
+    # ---- one operation ----------------------------------------------------------------------------------------------
+
+    def _lower(self, op: Operation) -> None:
+        table: dict[type[Operation], Callable[..., None]] = {
+            nn.WeightOp: self._keep,
+            nn.DequantizeOp: self._keep,
+            nn.ConstantOp: self._keep,
+            nn.EmbeddingOp: self._embedding,
+            nn.LinearOp: self._linear,
+            nn.AttentionOp: self._attention,
+            nn.LayerNormOp: self._layer_norm,
+            nn.ActivationOp: self._activation,
+            nn.BinaryOp: self._add,
+            nn.MeanPoolOp: self._mean_pool,
+            nn.TakeTokenOp: self._take_token,
+            nn.ReshapeOp: self._alias,
+            nn.CastOp: self._alias,
+            ReturnOp: self._return,
+        }
+        rule = table.get(type(op))
+        if rule is None:
+            raise _infeasible(op, f"the CPU library has no step for {op.name}")
+        rule(op)
+
+    def _add_step(self, op: Operation, step: Operation, result: SSAValue) -> None:
+        step.location = op.location
+        self.block.add_op(step)
+        self.values[result] = step.results[0]
+
+    def _keep(self, op: Operation) -> None:
+        copy = op.clone(self.values)
+        self.block.add_op(copy)
+        self.values[op.results[0]] = copy.results[0]
+
+    def _alias(self, op: nn.ReshapeOp | nn.CastOp) -> None:
+        """The same values in the same order; where the features change, what reads them finds out."""
+        if isinstance(op, nn.CastOp) and isinstance(self._new(op.x).type, cpu.BufferType) and op.x.type != op.result.type:
+            raise _infeasible(op, "the CPU library does not change the type of activations")
+        self.values[op.result] = self._new(op.x)
+
+    def _new(self, value: SSAValue) -> SSAValue:
+        return self.values[value]
+
+    def _type(self, op: Operation, value: SSAValue) -> cpu.BufferType:
+        """A buffer for a value of batch x tokens x features or of batch x features."""
+        shape = nn.shape_of(value)
+        if len(shape) not in (2, 3):
+            raise _infeasible(op, f"activations are batch x tokens x features or batch x features, not {shape}")
+        return cpu.BufferType.of(shape[-1], cpu.TOKENS if len(shape) == 3 else cpu.SAMPLES, 0)
+
+    def _mask(self, op: Operation, value: SSAValue) -> SSAValue:
+        found = self._new(value)
+        if not isinstance(found, BlockArgument) or len(nn.shape_of(found)) != 2:
+            raise _infeasible(op, "a mask has to be an input of batch x tokens")
+        return found
+
+    def _embedding(self, op: nn.EmbeddingOp) -> None:
+        ids, tables = ([self._new(value) for value in values] for values in (op.ids, op.tables))
+        for value in ids:
+            if not isinstance(value, BlockArgument) and nn.stored_weight(value) is None:
+                raise _infeasible(op, "ids have to be an input or stored")
+        self._add_step(op, cpu.EmbeddingOp(ids, tables, self._type(op, op.result)), op.result)
+
+    def _linear(self, op: nn.LinearOp) -> None:
+        """With the sum and the activation that follow it, where nothing else reads what lies between."""
+        if nn.stored_weight(op.weight) is None:
+            raise _infeasible(op, "the weight of a linear is computed, not stored")
+        x, result = self._new(op.x), op.result
+        type = self._type(op, op.result)
+        residual: SSAValue | None = None
+        activation = cpu.Activation.NONE
+        user = result.get_user_of_unique_use()
+        if isinstance(user, nn.BinaryOp) and user.lhs.type == user.rhs.type:
+            other = user.rhs if user.lhs is result else user.lhs
+            if other in self.values:
+                residual, result = self.values[other], user.result
+                self.done.add(user)
+        user = result.get_user_of_unique_use()
+        if isinstance(user, nn.ActivationOp):
+            activation, result = _ACTIVATIONS[user.kind.data], user.result
+            self.done.add(user)
+        kernel = choose_kernel(matrix_of(op.weight, self.store) != 0)
+        step = cpu.LinearOp(
+            op.role.data,
+            x,
+            self._new(op.weight),
+            None if op.bias is None else self._new(op.bias),
+            residual,
+            type,
+            kernel=kernel,
+            block=block_inputs(kernel, self.target),
+            activation=activation,
+        )
+        self._add_step(op, step, result)
+
+    def _attention(self, op: nn.AttentionOp) -> None:
+        if op.mask_kind is not None and op.mask_kind.data != "boolean":
+            raise _infeasible(op, "the mask of an attention is not boolean")
+        if not op.scale.value.data > 0:
+            raise _infeasible(op, "the scale of an attention is not positive")
+        if nn.shape_of(op.q) != nn.shape_of(op.k):
+            raise _infeasible(op, "queries and keys are of different sequences")
+        step = cpu.AttentionOp(
+            op.role.data,
+            *(self._new(value) for value in (op.q, op.k, op.v)),
+            None if op.mask is None else self._mask(op, op.mask),
+            self._type(op, op.result),
+            heads=op.heads.value.data,
+            scale=op.scale.value.data,
+        )
+        self._add_step(op, step, op.result)
+
+    def _layer_norm(self, op: nn.LayerNormOp) -> None:
+        x, gamma, beta = (self._new(value) for value in (op.x, op.gamma, op.beta))
+        self._add_step(op, cpu.LayerNormOp(x, gamma, beta, op.eps.value.data, self._type(op, op.result)), op.result)
+
+    def _activation(self, op: nn.ActivationOp) -> None:
+        step = cpu.PointwiseOp(self._new(op.x), None, _ACTIVATIONS[op.kind.data], self._type(op, op.result))
+        self._add_step(op, step, op.result)
+
+    def _add(self, op: nn.BinaryOp) -> None:
+        step = cpu.PointwiseOp(self._new(op.lhs), self._new(op.rhs), cpu.Activation.NONE, self._type(op, op.result))
+        self._add_step(op, step, op.result)
+
+    def _mean_pool(self, op: nn.MeanPoolOp) -> None:
+        minimum = op.minimum.value.data
+        step = cpu.PoolOp(self._new(op.x), self._mask(op, op.mask), self._type(op, op.result), minimum=minimum)
+        self._add_step(op, step, op.result)
+
+    def _take_token(self, op: nn.TakeTokenOp) -> None:
+        step = cpu.PoolOp(self._new(op.x), None, self._type(op, op.result), token=op.index.value.data)
+        self._add_step(op, step, op.result)
+
+    def _return(self, op: ReturnOp) -> None:
+        for value in op.operands:
+            new = self._new(value)
+            if not isinstance(new.type, cpu.BufferType) or self._type(op, value) != new.type:
+                raise _infeasible(op, f"an output of shape {nn.shape_of(value)} is not laid out as it is computed")
+        self.block.add_op(ReturnOp(*(self._new(value) for value in op.operands)))
+
+
+def _infeasible(op: Operation, message: str) -> InfeasibleError:
+    return InfeasibleError("HPCC3302", message, where=f"node {node_name(op)!r}", hint="hpcc --check lists what runs where")
+
+
+# ---- places -----------------------------------------------------------------------------------------------------------
+
+
+def _assign_places(block: Block) -> None:
+    """Give every buffer a place that no other live one has, the first that is free: a linear scan."""
+    ops = list(block.ops)
+    number = {op: index for index, op in enumerate(ops)}
+    live: dict[str, list[tuple[int, int, int]]] = {cpu.TOKENS: [], cpu.SAMPLES: []}
+    for index, op in enumerate(ops):
+        for result in op.results:
+            if not isinstance(result.type, cpu.BufferType):
+                continue
+            type = result.type
+            last = max((number[use.operation] for use in result.uses), default=index)
+            taken = [entry for entry in live[type.per.data] if entry[2] >= index]
+            size, place = padded(type.features.data), 0
+            for begin, end, _ in sorted(taken):
+                if place + size <= begin:
+                    break
+                place = max(place, end)
+            live[type.per.data] = [*taken, (place, place + size, last)]
+            Rewriter.replace_value_with_new_type(
+                result, cpu.BufferType.of(type.features.data, type.per.data, place)
+            )
+
+
+def memory_sizes(block: Block) -> dict[str, int]:
+    """Features of the activation memories, per token and per sample."""
+    sizes = {cpu.TOKENS: 0, cpu.SAMPLES: 0}
+    for op in block.ops:
+        for result in op.results:
+            if isinstance(result.type, cpu.BufferType):
+                type = result.type
+                sizes[type.per.data] = max(sizes[type.per.data], type.place.data + padded(type.features.data))
+    return sizes
+
+
+def role_of(op: Operation) -> str:
+    """The layer a step belongs to, by name."""
+    role = op.properties.get("role")
+    return role.data if isinstance(role, StringAttr) else ""

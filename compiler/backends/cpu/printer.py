@@ -1,0 +1,461 @@
+"""`hpcc_cpu` to C: a visitor that prints one function for each step, and the image of the weights that they refer to.
+
+The kernels are plain C text (kernels/*.c); this file prints what differs from model to model: constants, the steps with
+their ONNX nodes, and the call order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, singledispatchmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.func import ReturnOp
+from xdsl.ir import BlockArgument, Operation, SSAValue
+
+from compiler.backends.cpu.lowering import matrix_of, memory_sizes, padded, role_of, stored_array
+from compiler.backends.cpu.packing import Packed, pack
+from compiler.dialects import cpu, nn
+from compiler.dialects.sparsity import pattern_of
+from compiler.interpreters.evaluate import node_name
+from compiler.module import main_function, names_of
+from compiler.weights import WeightStore
+from hw_targets.cpu import CpuTarget
+from hw_targets.errors import InfeasibleError
+
+KERNELS = Path(__file__).parent / "kernels"
+PARTS = ("vector", "layout", "threads", "linear", "attention", "elementwise", "interface")
+"""The C library in the order in which it stands in model.c; what it needs of the model comes before, the steps behind."""
+
+ALIGNMENT = 64
+MAGIC = b"HPCC CPU weights 1\n"
+CHUNK = 48
+"""Rows of a linear in one item of work; twice that where the inputs come from beyond the second-level cache."""
+
+_TYPES = {"i64": "q", "i32": "i", "f32": "f", "f64": "d", "i8": "b", "i1": "b", "ui8": "b"}
+
+
+@dataclass(frozen=True)
+class LinearFacts:
+    """What the ledger tells of a linear: multiplications of a dense one and those done, bytes of its packed form."""
+
+    role: str
+    onnx_node: str
+    outs: int
+    ins: int
+    packed: Packed
+    pattern: str
+    step: int
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """One step: its name in the profile, what it does, and multiply-accumulates that are no linear's."""
+
+    name: str
+    op: str
+    onnx_node: str
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class CModel:
+    """The C of a model and what its steps are."""
+
+    source: str
+    header: str
+    weights: NDArray[np.uint8]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batch: int
+    tokens: int
+    steps: tuple[StepFacts, ...]
+    linears: tuple[LinearFacts, ...]
+    activation_bytes: int
+
+
+@dataclass
+class Image:
+    """weights.bin as it grows: aligned arrays behind a header; an array that is asked for twice stands once."""
+
+    parts: list[NDArray[Any]] = field(default_factory=list)
+    end: int = ALIGNMENT
+    known: dict[object, int] = field(default_factory=dict)
+
+    def place(self, array: NDArray[Any], key: object = None) -> int:
+        """The offset of an array in the file."""
+        if key is not None and key in self.known:
+            return self.known[key]
+        at = self.end
+        self.parts.append(array)
+        self.end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+        if key is not None:
+            self.known[key] = at
+        return at
+
+    @cached_property
+    def bytes(self) -> NDArray[np.uint8]:
+        """The whole file. Its header is the magic and a digest of the rest, which model.c expects."""
+        image = np.zeros(self.end, np.uint8)
+        at = ALIGNMENT
+        for part in self.parts:
+            image[at : at + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+            at += -(-part.nbytes // ALIGNMENT) * ALIGNMENT
+        header = MAGIC + hashlib.blake2b(image[ALIGNMENT:].data, digest_size=32).digest()
+        image[: len(header)] = np.frombuffer(header, np.uint8)
+        return image
+
+
+@dataclass
+class CPrinter:
+    """Visits the steps of a tiled module. Raises InfeasibleError for inputs that are not batch x tokens."""
+
+    module: ModuleOp
+    store: WeightStore
+    target: CpuTarget
+    image: Image = field(default_factory=Image)
+    functions: list[str] = field(default_factory=list)
+    steps: list[StepFacts] = field(default_factory=list)
+    linears: list[LinearFacts] = field(default_factory=list)
+    ids: dict[int, int] = field(default_factory=dict)
+    masks: dict[int, int] = field(default_factory=dict)
+    rows_of_ids: dict[int, int] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+    def run(self) -> CModel:
+        function = main_function(self.module)
+        self.inputs = names_of(function, "input_names")
+        self.outputs = names_of(function, "output_names")
+        self.batch, self.tokens = _batch_and_tokens(function.body.block.args, self.inputs)
+        ops = [op for op in function.body.block.ops if not isinstance(op, nn.STORED)]
+        for group in _groups(ops):
+            self._step(group)
+        sizes = memory_sizes(function.body.block)
+        return CModel(
+            self._source(function.body.block.args, sizes),
+            self._header(),
+            self.image.bytes,
+            tuple(self.inputs),
+            tuple(self.outputs),
+            self.batch,
+            self.tokens,
+            tuple(self.steps),
+            tuple(self.linears),
+            4 * sizes[cpu.TOKENS] * self.batch * self.tokens,
+        )
+
+    # ---- steps ------------------------------------------------------------------------------------------------------
+
+    def _step(self, ops: Sequence[Operation]) -> None:
+        first = ops[0]
+        if isinstance(first, cpu.LinearOp):
+            linears = [op for op in ops if isinstance(op, cpu.LinearOp)]
+            self._linears(linears)
+        else:
+            self._print(first)
+
+    def _function(self, name: str, op: str, nodes: Sequence[str], body: str, macs: int = 0) -> None:
+        """A step's C function, under a name of its own."""
+        known = re.sub(r"\W+", "_", name).strip("_") or "step"
+        unique = known
+        while unique in self.names:
+            unique = f"{known}_{sum(other.startswith(known) for other in self.names) + 1}"
+        self.names.add(unique)
+        comment = "\n".join(f"/* {_comment(node)} */" for node in nodes)
+        self.functions.append(f"{comment}\nstatic void step_{unique}(hpcc_model *m) {{\n{body}}}\n")
+        self.steps.append(StepFacts(unique, op, nodes[0].rsplit(": ", 1)[-1] if nodes else "", macs))
+
+    def _linears(self, ops: list[cpu.LinearOp]) -> None:
+        rows: list[str] = []
+        notes: list[str] = []
+        chunk = CHUNK
+        for op in ops:
+            outs, ins = nn.shape_of(op.weight)
+            packed = pack(matrix_of(op.weight, self.store), op.kernel.data, self.target)
+            pattern = pattern_of(op.weight.type).spec()
+            facts = LinearFacts(op.role.data, node_name(op), outs, ins, packed, pattern, len(self.steps))
+            self.linears.append(facts)
+            share = packed.multiplied / (outs * ins)
+            notes.append(f"{facts.role}: {outs} x {ins}, {pattern}, {packed.kernel.value} ({share:.1%}): {facts.onnx_node}")
+            rows.append(self._linear(op, packed))
+            chunk = 2 * CHUNK if ins > self.target.dense_block else chunk
+        body = "  const linear layers[] = {\n" + "".join(rows) + f"  }};\n  run_linears(m, layers, {len(rows)}, {chunk});\n"
+        self._function("_".join(_distinct_parts([op.role.data for op in ops])), "linear", notes, body)
+
+    def _linear(self, op: cpu.LinearOp, packed: Packed) -> str:
+        outs, ins = nn.shape_of(op.weight)
+        bias = np.zeros(padded(outs), np.float32)
+        if op.bias is not None:
+            bias[:outs] = stored_array(op.bias, self.store)
+        indices = "NULL, NULL"
+        values = self._float(packed.values)
+        if packed.kernel is not cpu.Kernel.DENSE:
+            starts, columns = self.image.place(packed.starts), self.image.place(packed.columns)
+            indices = f"AT(uint32_t, {starts}), AT(uint16_t, {columns})"
+        activation = op.activation.data
+        then = "NO_ACTIVATION" if activation is cpu.Activation.NONE else activation.name
+        residual = "NONE" if op.residual is None else _buffer(op.residual)
+        return (
+            f"      {{{packed.kernel.name}, {outs}, {ins}, {packed.block}, {then},\n"
+            f"       {self._float(bias)}, {values}, {indices},\n"
+            f"       {_buffer(op.x)}, {residual}, {_buffer(op.result)}}},\n"
+        )
+
+    def _float(self, array: NDArray[Any], key: object = None) -> str:
+        return f"AT(float, {self.image.place(array.astype(np.float32, copy=False), key)})"
+
+    def _stored(self, value: SSAValue) -> str:
+        return self._float(stored_array(value, self.store), value)
+
+    @singledispatchmethod
+    def _print(self, op: Operation) -> None:
+        raise InfeasibleError("HPCC3302", f"{op.name} has no C form", where=f"node {node_name(op)!r}")
+
+    @_print.register
+    def _(self, op: cpu.EmbeddingOp) -> None:
+        lookups = [self._lookup(ids, table) for ids, table in zip(op.ids, op.tables, strict=True)]
+        body = "".join(
+            [
+                "  const lookup lookups[] = {\n",
+                *lookups,
+                "  };\n",
+                f"  const embedding e = {{{cpu.features_of(op.result)}, {len(lookups)}, lookups, {_buffer(op.result)}}};\n",
+                "  run_embedding(m, &e);\n",
+            ]
+        )
+        self._function("embeddings", "embedding", [node_name(op)], body)
+
+    def _lookup(self, ids: SSAValue, table: SSAValue) -> str:
+        rows = nn.shape_of(table)[0]
+        if isinstance(ids, BlockArgument):
+            slot = self.ids.setdefault(ids.index, len(self.ids))
+            self.rows_of_ids[ids.index] = min(rows, self.rows_of_ids.get(ids.index, rows))
+            return f"      {{{self._stored(table)}, IDS_OF({slot}), m->tokens}},\n"
+        stored = np.atleast_2d(stored_array(ids, self.store))
+        if stored.size and (stored.min() < 0 or stored.max() >= rows):
+            raise InfeasibleError("HPCC3302", f"a stored id lies outside its table of {rows} rows")
+        step = self.tokens if len(stored) > 1 and not (stored == stored[0]).all() else 0
+        kept = stored if step else stored[0]
+        return f"      {{{self._stored(table)}, AT(int32_t, {self.image.place(kept.astype(np.int32))}), {step}}},\n"
+
+    @_print.register
+    def _(self, op: cpu.AttentionOp) -> None:
+        heads, width = op.heads.value.data, cpu.features_of(op.q)
+        mask = self._mask_number(op.mask)
+        buffers = ", ".join(_buffer(value) for value in (op.q, op.k, op.v, op.result))
+        body = (
+            f"  const attention a = {{{heads}, {width // heads}, {_float(op.scale.value.data)}, {mask}, {buffers}}};\n"
+            "  run_attention(m, &a);\n"
+        )
+        macs = 2 * self.batch * self.tokens * self.tokens * width
+        self._function(op.role.data, "attention", [f"{op.role.data}: {node_name(op)}"], body, macs)
+
+    def _mask_number(self, mask: SSAValue | None) -> int:
+        if mask is None:
+            return 0
+        assert isinstance(mask, BlockArgument)
+        return self.masks.setdefault(mask.index, len(self.masks) + 1)
+
+    @_print.register
+    def _(self, op: cpu.LayerNormOp) -> None:
+        gamma, beta = self._stored(op.gamma), self._stored(op.beta)
+        body = (
+            f"  const layer_norm n = {{{cpu.features_of(op.x)}, {_float(op.eps.value.data)}, {gamma}, {beta},\n"
+            f"                        {_buffer(op.x)}, {_buffer(op.result)}}};\n  run_layer_norm(m, &n);\n"
+        )
+        self._function(f"{_maker(op.x)}.norm", "layer_norm", [node_name(op)], body)
+
+    @_print.register
+    def _(self, op: cpu.PointwiseOp) -> None:
+        then = "NO_ACTIVATION" if op.activation.data is cpu.Activation.NONE else op.activation.data.name
+        other = "NONE" if op.other is None else _buffer(op.other)
+        body = (
+            f"  const pointwise p = {{{cpu.features_of(op.x)}, {then}, {_buffer(op.x)}, {other}, {_buffer(op.result)}}};\n"
+            "  run_pointwise(m, &p);\n"
+        )
+        self._function("pointwise", "pointwise", [node_name(op)], body)
+
+    @_print.register
+    def _(self, op: cpu.PoolOp) -> None:
+        token = -1 if op.token is None else op.token.value.data
+        minimum = 0.0 if op.minimum is None else op.minimum.value.data
+        body = (
+            f"  const pooling p = {{{cpu.features_of(op.x)}, {self._mask_number(op.mask)}, {token}, {_float(minimum)},\n"
+            f"                     {_buffer(op.x)}, {_buffer(op.result)}}};\n  run_pooling(m, &p);\n"
+        )
+        self._function("pool", "pool", [node_name(op)], body)
+
+    @_print.register
+    def _(self, op: ReturnOp) -> None:
+        rows: list[str] = []
+        for number, (name, value) in enumerate(zip(self.outputs, op.operands, strict=True)):
+            per_token = int(cpu.buffer_of(value).per.data == cpu.TOKENS)
+            rows.append(
+                f"  const result r{number} = {{{cpu.features_of(value)}, {per_token}, {_buffer(value)},"
+                f" m->outputs[{number}].data}}; /* {_comment(name)} */\n  give_result(m, &r{number});\n"
+            )
+        self.results = [(cpu.features_of(value), int(cpu.buffer_of(value).per.data == cpu.TOKENS)) for value in op.operands]
+        self._function("outputs", "output", ["row-major results"], "".join(rows))
+
+    # ---- texts ------------------------------------------------------------------------------------------------------
+
+    def _header(self) -> str:
+        text = (KERNELS / "model.h").read_text(encoding="utf-8")
+        inputs = "".join(f" *   inputs[{n}]  {_comment(name)}: batch x tokens, {self._kind(n)}\n" for n, name in enumerate(self.inputs))
+        outputs = "".join(
+            f" *   outputs[{n}] {_comment(name)}: batch x {'tokens x ' if per else ''}{features}, float\n"
+            for n, (name, (features, per)) in enumerate(zip(self.outputs, self.results, strict=True))
+        )
+        steps = "".join(f' *   {n} {step.name}\n' for n, step in enumerate(self.steps))
+        return (
+            f"{text}\nenum {{\n  HPCC_MAX_BATCH = {self.batch},\n  HPCC_MAX_TOKENS = {self.tokens},\n"
+            f"  HPCC_INPUTS = {len(self.inputs)},\n  HPCC_OUTPUTS = {len(self.outputs)},\n  HPCC_STEPS = {len(self.steps)}\n}};\n\n"
+            f"/*\n{inputs}{outputs} * Steps:\n{steps} */\n\n#ifdef __cplusplus\n}}\n#endif\n\n#endif\n"
+        )
+
+    def _kind(self, number: int) -> str:
+        element = {"q": "int64_t", "i": "int32_t", "f": "float", "d": "double", "b": "one byte"}[self.types[number]]
+        if number in self.ids:
+            return f"{element}, ids below {self.rows_of_ids[number]}"
+        return f"{element}, nonzero = attend" if number in self.masks else f"{element}, not read"
+
+    def _source(self, arguments: Sequence[BlockArgument], sizes: dict[str, int]) -> str:
+        self.types = "".join(_TYPES[str(nn.element_type_of(argument))] for argument in arguments)
+        isa = self.target.instructions
+        header = ", ".join(str(byte) for byte in self.image.bytes[:ALIGNMENT])
+        shapes = ", ".join(f"{{{features}, {per}}}" for features, per in self.results)
+        constants = {
+            "W": isa.floats,
+            "TILE_VECTORS": isa.tile_vectors,
+            "TILE": "(W * TILE_VECTORS)",
+            "PANEL": isa.panel,
+            "TOKENS_MEMORY": sizes[cpu.TOKENS],
+            "SAMPLES_MEMORY": sizes[cpu.SAMPLES],
+            "MASKS": len(self.masks),
+            "IDS": len(self.ids),
+            "WEIGHTS_BYTES": self.image.end,
+            "INPUT_TYPES": f'"{self.types}"',
+            "OUTPUT_SHAPES": f"{{{shapes}}}",
+        }
+        return "\n".join(
+            [
+                f"/* A model compiled by hpcc for {self.target.name}; build: cc -O3 {' '.join(isa.flags)} -pthread model.c -lm\n"
+                " * The library comes first, then one function for each step with its ONNX node, then hpcc_run. */\n",
+                _part("prologue"),
+                "\n".join(f"#define {name} {value}" for name, value in constants.items()),
+                f"\nstatic const unsigned char weights_header[] = {{{_wrapped(header)}}};\n",
+                *(_part(name) for name in PARTS),
+                STEPS_BEGIN,
+                *self.functions,
+                self._run(),
+            ]
+        )
+
+    def _run(self) -> str:
+        reads = [f"  if (!status) status = read_mask(m, 0, NULL, 'q');"]
+        reads += [
+            f"  if (!status) status = read_ids(m, {slot}, inputs + {number}, '{self.types[number]}', {self.rows_of_ids[number]});"
+            for number, slot in self.ids.items()
+        ]
+        reads += [
+            f"  if (!status) status = read_mask(m, {slot}, inputs + {number}, '{self.types[number]}');"
+            for number, slot in self.masks.items()
+        ]
+        steps = [f"  do_step(m, {number}, step_{step.name});" for number, step in enumerate(self.steps)]
+        return RUN.format(reads="\n".join(reads), steps="\n".join(steps))
+
+
+STEPS_BEGIN = """/* ---- the steps of this model ---------------------------------------------------------------------------------- */
+
+#define AT(type, offset) ((const type *)(m->weights + (offset)))
+#define IDS_OF(slot) (m->ids + (size_t)(slot) * HPCC_MAX_BATCH * HPCC_MAX_TOKENS)
+#define PADDED(features) (((features) + 11) / 12 * 12)
+#define PER_TOKEN(place, features) {m->tokens_arena + (size_t)(place) * m->columns, PADDED(features), m->columns}
+#define PER_SAMPLE(place, features) {m->samples_arena + (size_t)(place) * m->rows, PADDED(features), m->rows}
+#define NONE {NULL, 0, 0}
+"""
+
+RUN = """int hpcc_run(hpcc_model *m, int batch, int tokens, const hpcc_input *inputs, int input_count, const hpcc_output *outputs,
+             int output_count) {{
+  int status = begin_run(m, batch, tokens, inputs, input_count, outputs, output_count);
+{reads}
+  if (status) return status;
+{steps}
+  return HPCC_OK;
+}}
+"""
+
+
+def print_c(module: ModuleOp, store: WeightStore, target: CpuTarget) -> CModel:
+    """The C of a module after `tile`, and its weights."""
+    return CPrinter(module, store, target).run()
+
+
+def _part(name: str) -> str:
+    return (KERNELS / f"{name}.c").read_text(encoding="utf-8")
+
+
+def _groups(ops: Sequence[Operation]) -> Iterator[list[Operation]]:
+    """Steps: linears in a row that read the same buffer are one, the rest stand alone."""
+    group: list[Operation] = []
+    for op in ops:
+        last = group[-1] if group else None
+        together = isinstance(op, cpu.LinearOp) and isinstance(last, cpu.LinearOp) and op.x is last.x
+        if group and not together:
+            yield group
+            group = []
+        group.append(op)
+    if group:
+        yield group
+
+
+def _batch_and_tokens(arguments: Sequence[BlockArgument], names: Sequence[str]) -> tuple[int, int]:
+    shapes = {name: nn.shape_of(argument) for name, argument in zip(names, arguments, strict=True)}
+    if len(set(shapes.values())) != 1 or any(len(shape) != 2 for shape in shapes.values()):
+        told = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()) or "none"
+        raise InfeasibleError("HPCC3303", f"the CPU library takes inputs of one shape, batch x tokens; these are {told}")
+    for name, argument in zip(names, arguments, strict=True):
+        if str(nn.element_type_of(argument)) not in _TYPES:
+            raise InfeasibleError("HPCC3303", f"the CPU library takes no input of type {nn.element_type_of(argument)}: {name!r}")
+    batch, tokens = next(iter(shapes.values()))
+    return batch, tokens
+
+
+def _buffer(value: SSAValue) -> str:
+    type = cpu.buffer_of(value)
+    kind = "PER_TOKEN" if type.per.data == cpu.TOKENS else "PER_SAMPLE"
+    return f"{kind}({type.place.data}, {type.features.data})"
+
+
+def _maker(value: SSAValue) -> str:
+    """The layer whose result a buffer holds."""
+    assert isinstance(value.owner, Operation)
+    return "embeddings" if isinstance(value.owner, cpu.EmbeddingOp) else role_of(value.owner)
+
+
+def _float(value: float) -> str:
+    """An fp32 constant in C, exact."""
+    return f"{float(np.float32(value)).hex()}f"
+
+
+def _comment(text: str) -> str:
+    return text.replace("*/", "* /").replace("/*", "/ *").encode("ascii", "backslashreplace").decode()
+
+
+def _distinct_parts(roles: Sequence[str]) -> list[str]:
+    """layer.0.attn.q, layer.0.attn.k: layer.0.attn.q and k."""
+    first, *rest = roles
+    stem = first.rsplit(".", 1)[0]
+    return [first, *(role.removeprefix(f"{stem}.") for role in rest)]
+
+
+def _wrapped(numbers: str) -> str:
+    words = numbers.split(" ")
+    return "\n    ".join(["", *(" ".join(words[at : at + 24]) for at in range(0, len(words), 24))])

@@ -1,0 +1,316 @@
+"""The `hpcc_cpu` dialect: a transformer as steps over buffers, one step a parallel loop of the generated C.
+
+A buffer holds `features` values of each token (or of each sample, after pooling) at a place in the activation memory of
+its kind; how it is cut into tiles is the C library's business (compiler/backends/cpu/kernels/layout.c). Weights stay
+`hpcc_nn.weight`, with their patterns; a linear says with which kernel and in which blocks its weight is multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from xdsl.dialects.builtin import FloatAttr, IntAttr, IntegerAttr, StringAttr, f32
+from xdsl.dialects.utils import EnumAttribute
+from xdsl.ir import Attribute, Dialect, ParametrizedAttribute, SpacedOpaqueSyntaxAttribute, SSAValue, TypeAttribute
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    BaseAttr,
+    IRDLOperation,
+    irdl_attr_definition,
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_prop_def,
+    prop_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+)
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+from xdsl.traits import Pure
+from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.str_enum import StrEnum
+
+from compiler.dialects.nn import AnyTensor, shape_of
+
+TOKENS, SAMPLES = "tokens", "samples"
+
+
+@irdl_attr_definition
+class BufferType(ParametrizedAttribute, TypeAttribute):
+    """`!hpcc_cpu.buffer<768 x tokens, at 0>`: `place` counts features of the same kind from the memory's begin."""
+
+    name = "hpcc_cpu.buffer"
+    features: IntAttr
+    per: StringAttr
+    place: IntAttr
+
+    @classmethod
+    def of(cls, features: int, per: str, place: int) -> BufferType:
+        return cls(IntAttr(features), StringAttr(per), IntAttr(place))
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[Attribute]:
+        with parser.in_angle_brackets():
+            features = parser.parse_integer(allow_boolean=False, allow_negative=False)
+            parser.parse_keyword("x")
+            per = parser.parse_identifier()
+            parser.parse_punctuation(",")
+            parser.parse_keyword("at")
+            place = parser.parse_integer(allow_boolean=False, allow_negative=False)
+        return IntAttr(features), StringAttr(per), IntAttr(place)
+
+    def print_parameters(self, printer: Printer) -> None:
+        printer.print_string(f"<{self.features.data} x {self.per.data}, at {self.place.data}>")
+
+    def verify(self) -> None:
+        if self.per.data not in (TOKENS, SAMPLES):
+            raise VerifyException(f"a buffer is per {TOKENS} or per {SAMPLES}, not per {self.per.data}")
+
+
+AnyBuffer = BaseAttr(BufferType)
+
+
+def buffer_of(value: SSAValue) -> BufferType:
+    assert isinstance(value.type, BufferType)
+    return value.type
+
+
+def features_of(value: SSAValue) -> int:
+    return buffer_of(value).features.data
+
+
+class Kernel(StrEnum):
+    DENSE = "dense"
+    VECTORS = "vectors"
+    SINGLES = "singles"
+
+
+class Activation(StrEnum):
+    NONE = "none"
+    GELU = "gelu"
+    TANH = "tanh"
+    RELU = "relu"
+
+
+@irdl_attr_definition
+class KernelAttr(EnumAttribute[Kernel], SpacedOpaqueSyntaxAttribute):
+    name = "hpcc_cpu.kernel"
+
+
+@irdl_attr_definition
+class ActivationAttr(EnumAttribute[Activation], SpacedOpaqueSyntaxAttribute):
+    name = "hpcc_cpu.activation"
+
+
+def _same_columns(op: IRDLOperation, *values: SSAValue | None) -> None:
+    kinds = {buffer_of(value).per.data for value in values if value is not None}
+    if len(kinds) > 1:
+        raise VerifyException(f"'{op.name}' mixes buffers per token and per sample")
+
+
+@irdl_op_definition
+class EmbeddingOp(IRDLOperation):
+    """The sum of one table row for each token from each pair of ids (int64 input, or a stored constant) and table."""
+
+    name = "hpcc_cpu.embedding"
+    ids = var_operand_def(AnyTensor)
+    tables = var_operand_def(AnyTensor)
+    result = result_def(AnyBuffer)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+    traits = traits_def(Pure())
+    assembly_format = "$ids `of` $tables attr-dict `:` type($ids) `of` type($tables) `->` type($result)"
+
+    def __init__(self, ids: Sequence[SSAValue], tables: Sequence[SSAValue], type: BufferType) -> None:
+        super().__init__(operands=[list(ids), list(tables)], result_types=[type])
+
+    def verify_(self) -> None:
+        if len(self.ids) != len(self.tables) or not self.ids:
+            raise VerifyException("an embedding takes one ids tensor per table")
+        if any(shape_of(table)[1] != features_of(self.result) for table in self.tables):
+            raise VerifyException("the tables are not as wide as the buffer")
+
+
+@irdl_op_definition
+class LinearOp(IRDLOperation):
+    """activation(W x + bias + residual); `block` inputs at a time."""
+
+    name = "hpcc_cpu.linear"
+    x = operand_def(AnyBuffer)
+    weight = operand_def(AnyTensor)
+    bias = opt_operand_def(AnyTensor)
+    residual = opt_operand_def(AnyBuffer)
+    role = prop_def(StringAttr)
+    kernel = prop_def(KernelAttr)
+    block = prop_def(IntegerAttr)
+    activation = prop_def(ActivationAttr)
+    result = result_def(AnyBuffer)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$role $x `,` $weight (`bias` $bias^)? (`residual` $residual^)? `by` $kernel `block` $block `then` $activation"
+        " attr-dict `:` type($x) `,` type($weight) (`bias` type($bias)^)? (`residual` type($residual)^)?"
+        " `->` type($result)"
+    )
+
+    def __init__(
+        self,
+        role: str,
+        x: SSAValue,
+        weight: SSAValue,
+        bias: SSAValue | None,
+        residual: SSAValue | None,
+        type: BufferType,
+        *,
+        kernel: Kernel,
+        block: int,
+        activation: Activation,
+    ) -> None:
+        super().__init__(
+            operands=[x, weight, bias, residual],
+            properties={
+                "role": StringAttr(role),
+                "kernel": KernelAttr(kernel),
+                "block": IntegerAttr(block, 64),
+                "activation": ActivationAttr(activation),
+            },
+            result_types=[type],
+        )
+
+    def verify_(self) -> None:
+        _same_columns(self, self.x, self.residual, self.result)
+        if shape_of(self.weight) != (features_of(self.result), features_of(self.x)):
+            raise VerifyException("the weight does not fit the buffers")
+        if self.bias is not None and shape_of(self.bias) != (features_of(self.result),):
+            raise VerifyException("the bias does not fit the result")
+        if self.residual is not None and features_of(self.residual) != features_of(self.result):
+            raise VerifyException("the residual does not fit the result")
+
+
+@irdl_op_definition
+class AttentionOp(IRDLOperation):
+    """softmax(scale q k^T) v per head; the mask is a model input [batch, keys], nonzero = attend."""
+
+    name = "hpcc_cpu.attention"
+    q = operand_def(AnyBuffer)
+    k = operand_def(AnyBuffer)
+    v = operand_def(AnyBuffer)
+    mask = opt_operand_def(AnyTensor)
+    role = prop_def(StringAttr)
+    heads = prop_def(IntegerAttr)
+    scale = prop_def(FloatAttr)
+    result = result_def(AnyBuffer)
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$role $q `,` $k `,` $v (`mask` $mask^)? `heads` $heads `scale` $scale attr-dict"
+        " `:` type($q) `,` type($k) `,` type($v) (`mask` type($mask)^)? `->` type($result)"
+    )
+
+    def __init__(
+        self,
+        role: str,
+        q: SSAValue,
+        k: SSAValue,
+        v: SSAValue,
+        mask: SSAValue | None,
+        type: BufferType,
+        *,
+        heads: int,
+        scale: float,
+    ) -> None:
+        properties = {"role": StringAttr(role), "heads": IntegerAttr(heads, 64), "scale": FloatAttr(scale, f32)}
+        super().__init__(operands=[q, k, v, mask], properties=properties, result_types=[type])
+
+    def verify_(self) -> None:
+        if any(buffer_of(value).per.data != TOKENS for value in (self.q, self.k, self.v, self.result)):
+            raise VerifyException("attention works on tokens")
+        if features_of(self.q) % self.heads.value.data:
+            raise VerifyException("the features do not split into heads")
+
+
+@irdl_op_definition
+class LayerNormOp(IRDLOperation):
+    name = "hpcc_cpu.layer_norm"
+    x = operand_def(AnyBuffer)
+    gamma = operand_def(AnyTensor)
+    beta = operand_def(AnyTensor)
+    eps = prop_def(FloatAttr)
+    result = result_def(AnyBuffer)
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$x `,` $gamma `,` $beta `eps` $eps attr-dict `:` type($x) `,` type($gamma) `,` type($beta) `->` type($result)"
+    )
+
+    def __init__(self, x: SSAValue, gamma: SSAValue, beta: SSAValue, eps: float, type: BufferType) -> None:
+        super().__init__(operands=[x, gamma, beta], properties={"eps": FloatAttr(eps, f32)}, result_types=[type])
+
+    def verify_(self) -> None:
+        _same_columns(self, self.x, self.result)
+        if any(shape_of(value) != (features_of(self.x),) for value in (self.gamma, self.beta)):
+            raise VerifyException("gamma and beta do not fit the buffer")
+
+
+@irdl_op_definition
+class PointwiseOp(IRDLOperation):
+    """activation(x + other): what no linear before it could take over."""
+
+    name = "hpcc_cpu.pointwise"
+    x = operand_def(AnyBuffer)
+    other = opt_operand_def(AnyBuffer)
+    activation = prop_def(ActivationAttr)
+    result = result_def(AnyBuffer)
+    traits = traits_def(Pure())
+    assembly_format = "$x (`,` $other^)? `then` $activation attr-dict `:` type($x) (`,` type($other)^)? `->` type($result)"
+
+    def __init__(self, x: SSAValue, other: SSAValue | None, activation: Activation, type: BufferType) -> None:
+        properties = {"activation": ActivationAttr(activation)}
+        super().__init__(operands=[x, other], properties=properties, result_types=[type])
+
+    def verify_(self) -> None:
+        _same_columns(self, self.x, self.other, self.result)
+
+
+@irdl_op_definition
+class PoolOp(IRDLOperation):
+    """One row per sample: the token of number `token`, else the mean over the tokens that `mask` attends to."""
+
+    name = "hpcc_cpu.pool"
+    x = operand_def(AnyBuffer)
+    mask = opt_operand_def(AnyTensor)
+    token = opt_prop_def(IntegerAttr)
+    minimum = opt_prop_def(FloatAttr)
+    result = result_def(AnyBuffer)
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$x (`mask` $mask^)? (`token` $token^)? (`minimum` $minimum^)? attr-dict"
+        " `:` type($x) (`mask` type($mask)^)? `->` type($result)"
+    )
+
+    NONE: ClassVar[int] = -1
+
+    def __init__(
+        self, x: SSAValue, mask: SSAValue | None, type: BufferType, *, token: int | None = None, minimum: float | None = None
+    ) -> None:
+        super().__init__(
+            operands=[x, mask],
+            properties={
+                "token": None if token is None else IntegerAttr(token, 64),
+                "minimum": None if minimum is None else FloatAttr(minimum, f32),
+            },
+            result_types=[type],
+        )
+
+    def verify_(self) -> None:
+        if (self.token is None) == (self.mask is None) or (self.mask is None) != (self.minimum is None):
+            raise VerifyException("a pool takes a token, or the mean over a mask with a minimal count")
+        if buffer_of(self.x).per.data != TOKENS or buffer_of(self.result).per.data != SAMPLES:
+            raise VerifyException("a pool goes from tokens to samples")
+
+
+CPU = Dialect(
+    "hpcc_cpu",
+    [EmbeddingOp, LinearOp, AttentionOp, LayerNormOp, PointwiseOp, PoolOp],
+    [BufferType, KernelAttr, ActivationAttr],
+)

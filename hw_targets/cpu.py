@@ -1,0 +1,153 @@
+"""A CPU as a target: its vector instruction set, the register tiles that suit it, its caches; and what this machine is.
+
+Imports neither pydantic nor numpy. How a .toml file is read is hw_targets/schema.py and load.py.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hw_targets.errors import InfeasibleError, InputError
+
+SNAPSHOT_VERSION = 1
+HOST = "host"
+CPU_INFO = Path("/proc/cpuinfo")
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+@dataclass(frozen=True)
+class Isa:
+    """A vector instruction set: `floats` in a register, and how many registers a tile of sums takes.
+
+    A tile is `tile_vectors` vectors of tokens times 4 rows of a sparse or `panel` rows of a dense weight; with the
+    inputs and a weight it fits the register file (32 registers, 16 of AVX2). `machine` and `zig_target` name the
+    architecture, `flags` are what a C compiler takes; `needs` are the flags of /proc/cpuinfo that a machine must have.
+    """
+
+    name: str
+    machine: str
+    zig_target: str
+    floats: int
+    tile_vectors: int
+    panel: int
+    flags: tuple[str, ...]
+    zig_flags: tuple[str, ...]
+    needs: tuple[str, ...]
+
+    @property
+    def tile(self) -> int:
+        """Tokens in a tile."""
+        return self.floats * self.tile_vectors
+
+
+_AVX2_NEEDS = ("avx2", "fma", "bmi2", "f16c")
+_AVX512_NEEDS = (*_AVX2_NEEDS, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+
+ISAS: Mapping[str, Isa] = {
+    isa.name: isa
+    for isa in (
+        Isa("avx512", "x86_64", "x86_64-linux-gnu", 16, 4, 6, ("-march=x86-64-v4",), ("-mcpu=x86_64_v4",), _AVX512_NEEDS),
+        Isa("avx2", "x86_64", "x86_64-linux-gnu", 8, 3, 4, ("-march=x86-64-v3",), ("-mcpu=x86_64_v3",), _AVX2_NEEDS),
+        Isa("neon", "aarch64", "aarch64-linux-gnu", 4, 4, 6, ("-march=armv8-a",), ("-mcpu=generic",), ()),
+    )
+}
+"""Every instruction set by name, the widest of a machine first."""
+
+
+@dataclass(frozen=True)
+class CpuTarget:
+    """A CPU whose instruction set and caches are known."""
+
+    name: str
+    kind: str
+    summary: str
+    isa: str
+    l1_bytes: int
+    l2_bytes: int
+    sources: tuple[tuple[str, str], ...]
+
+    @property
+    def instructions(self) -> Isa:
+        return ISAS[self.isa]
+
+    @property
+    def dense_block(self) -> int:
+        """Inputs per cache block where every input of a tile is read: a fifth of the second-level cache."""
+        return _multiple_of_64(self.l2_bytes // 5 // (4 * self.instructions.tile))
+
+    @property
+    def single_block(self) -> int:
+        """Inputs per cache block where each row reads a few inputs of its own: three quarters of the first level."""
+        return max(32, self.l1_bytes * 3 // 4 // (4 * self.instructions.tile) // 32 * 32)
+
+    def unverified(self) -> tuple[str, ...]:
+        return tuple(key for key, source in self.sources if source == "unverified")
+
+    def runs_here(self) -> bool:
+        """Whether this machine executes the target's instructions."""
+        return self.isa in _isas_here()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything as JSON-able data, for a bundle's manifest."""
+        return {"snapshot_version": SNAPSHOT_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_snapshot(cls, data: Mapping[str, Any], *, where: str = "") -> CpuTarget:
+        """The inverse of `snapshot`. Raises InputError for anything else."""
+        names = {field.name for field in fields(cls)}
+        if data.get("snapshot_version") != SNAPSHOT_VERSION or set(data) != {*names, "snapshot_version"}:
+            raise InputError("HPCC1310", "the target snapshot is not one of this release", where=where)
+        try:
+            values = {name: data[name] for name in names} | {"sources": tuple((str(k), str(s)) for k, s in data["sources"])}
+        except (TypeError, ValueError) as error:
+            raise InputError("HPCC1311", f"the target snapshot is damaged: {error!r}", where=where) from error
+        if values["isa"] not in ISAS:
+            raise InputError("HPCC1311", f"the target snapshot has no known isa: {values['isa']!r}", where=where)
+        return cls(**values)
+
+
+def _multiple_of_64(count: int) -> int:
+    return max(64, count // 64 * 64)
+
+
+# ---- this machine ---------------------------------------------------------------------------------------------------
+
+
+def _isas_here() -> list[str]:
+    """The instruction sets of this machine, the widest first."""
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    flags = _flags_here()
+    return [isa.name for isa in ISAS.values() if isa.machine == machine and all(flag in flags for flag in isa.needs)]
+
+
+def _flags_here() -> set[str]:
+    try:
+        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
+
+
+def detect_isa(where: str) -> str:
+    """The widest instruction set of this machine. Raises InfeasibleError if none is supported or it cannot be told."""
+    found = _isas_here()
+    if not found:
+        message = f"this machine ({platform.machine()}) shows none of the supported instruction sets: {', '.join(ISAS)}"
+        raise InfeasibleError("HPCC3301", message, where=where, hint="name what it has: --target cpu-avx2")
+    return found[0]
+
+
+def detect_cache(level: int, otherwise: int) -> int:
+    """Bytes of the first core's data cache of a level, `otherwise` where the system does not say."""
+    for folder in sorted(CACHES.glob("index*")):
+        try:
+            kind, size = ((folder / name).read_text(encoding="utf-8").strip() for name in ("type", "size"))
+            if int((folder / "level").read_text(encoding="utf-8")) == level and kind in ("Data", "Unified"):
+                return int(size.removesuffix("K")) * 1024
+        except (OSError, ValueError):
+            continue
+    return otherwise
