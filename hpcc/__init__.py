@@ -52,7 +52,7 @@ def compile(
     from os import fspath
 
     from compiler.tools.options import Options
-    from compiler.tools.session import Session
+    from compiler.tools.session import open_session
 
     options = Options(
         model=fspath(model),
@@ -64,7 +64,7 @@ def compile(
         verify=verify,
         quiet=True,
     )
-    return Session(options).compile()
+    return open_session(options).compile()
 
 
 def load(bundle: AnyPath) -> Program:

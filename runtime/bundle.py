@@ -184,29 +184,64 @@ def add_file(path: Path, name: str, data: str | bytes) -> None:
 
 
 def _write_folder(path: Path, files: Mapping[str, bytes | memoryview]) -> None:
-    if (path.exists() or path.is_symlink()) and not (path / MANIFEST).is_file():
-        message = "there is something here that is no bundle; it is left alone"
-        raise InputError("HPCC1243", message, where=str(path), hint="name another folder with -o")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise InputError("HPCC1243", f"cannot write: {error.strerror}", where=str(path)) from error
-    try:
-        fresh = room / "new"
+    with Room(path) as room:
         for name, data in files.items():
-            file = fresh / name
+            room.write(name, data)
+        room.publish()
+
+
+class Room:
+    """A folder in the making, beside its place: `publish` renames it there, leaving the block without that removes it.
+
+    An older bundle at the place is replaced, anything else is an InputError and stays. Files that are open or mapped
+    stay so when the folder moves.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if (path.exists() or path.is_symlink()) and not (path / MANIFEST).is_file():
+            message = "there is something here that is no bundle; it is left alone"
+            raise InputError("HPCC1243", message, where=str(path), hint="name another folder with -o")
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        self.folder = self._room / "new"
+
+    def write(self, name: str, data: bytes | memoryview | str) -> None:
+        """Write a file of the folder. Raises InputError."""
+        file = self.folder / name
+        try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-        if path.exists():
-            os.rename(path, room / "old")
-        os.rename(fresh, path)
-    except OSError as error:
-        if (room / "old").exists() and not path.exists():
-            os.rename(room / "old", path)
-        raise InputError("HPCC1243", f"cannot write: {error.strerror}", where=str(path)) from error
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
+            file.write_bytes(data.encode() if isinstance(data, str) else data)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def publish(self) -> None:
+        """Put the folder in its place. Raises InputError; an older bundle is then back where it was."""
+        old = self._room / "old"
+        try:
+            if self._path.exists():
+                os.rename(self._path, old)
+            os.rename(self.folder, self._path)
+        except OSError as error:
+            if old.exists() and not self._path.exists():
+                os.rename(old, self._path)
+            raise self._cannot_write(error) from error
+        self.folder = self._path
+
+    def _cannot_write(self, error: OSError) -> InputError:
+        return InputError("HPCC1243", f"cannot write: {error.strerror}", where=str(self._path))
+
+    def close(self) -> None:
+        shutil.rmtree(self._room, ignore_errors=True)
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def load_bundle(path: Path) -> Bundle:

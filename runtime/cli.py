@@ -36,12 +36,12 @@ PERCENTILE = 0.9
 
 def main_run(arguments: Sequence[str] | None = None) -> int:
     """`hpcc-run`: exit status."""
-    parser = Parser(prog="hpcc-run", description="Run a compiled program on the simulator.")
+    parser = Parser(prog="hpcc-run", description="Run a compiled program, on the simulator or on this CPU.")
     parser.add_argument("bundle", type=Path, help="folder written by hpcc")
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input name, first axis samples")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="where the outputs go")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run N times (default 1)")
-    parser.add_argument("--threads", type=int, default=0, metavar="T", help="threads of host segments (default: all)")
+    parser.add_argument("--threads", type=int, default=0, metavar="T", help="threads of a CPU program and of host segments (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--timing-only", action="store_true", help="count cycles without values")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
@@ -84,12 +84,21 @@ def _guarded(parser: Parser, command: Callable[[argparse.Namespace], None], argu
 
 
 def _run(options: argparse.Namespace) -> None:
-    from runtime.program import Program
+    from runtime.cpu.manifest import is_cpu_bundle
 
     if options.repeat < 1:
         raise UsageError("HPCC2601", f"--repeat {options.repeat} is not at least 1")
     if options.threads < 0:
         raise UsageError("HPCC2601", f"--threads {options.threads} is negative")
+    if is_cpu_bundle(options.bundle):
+        _run_cpu(options)
+    else:
+        _run_simulated(options)
+
+
+def _run_simulated(options: argparse.Namespace) -> None:
+    from runtime.program import Program
+
     start = time.perf_counter()
     program = Program.load(options.bundle, threads=options.threads)
     report: dict[str, Any] = {
@@ -122,6 +131,68 @@ def _run_values(program: Program, options: argparse.Namespace, report: dict[str,
     if options.output is not None:
         write_npz(options.output, results[0].outputs)
         report["written"] = str(options.output)
+
+
+def _run_cpu(options: argparse.Namespace) -> None:
+    """Run on this machine's processor; all times are measured."""
+    from runtime.cpu.program import CpuProgram
+
+    if options.timing_only:
+        raise UsageError("HPCC2602", "--timing-only counts cycles of an accelerator", hint="--repeat N measures a CPU program")
+    start = time.perf_counter()
+    program = CpuProgram.load(options.bundle, threads=options.threads)
+    _ = program.library
+    load_seconds = time.perf_counter() - start
+    if options.inputs is None:
+        import numpy as np
+
+        random = np.random.default_rng(0)
+        inputs = {e.name: _made_up(e, program.id_limits.get(e.name, 2), random) for e in program.manifest.model_inputs}
+        print(f"note: no --inputs: made up {', '.join(inputs)} from names and types", file=sys.stderr)
+    else:
+        inputs = read_npz(options.inputs)
+    results = [program.run(inputs) for _ in range(options.repeat)]
+    times = sorted(ms for result in results for ms in result.batch_ms)
+    report: dict[str, Any] = {
+        "bundle": str(options.bundle),
+        "model": program.manifest.model.name,
+        "target": program.target.name,
+        "load_seconds": load_seconds,
+        "threads": program.threads,
+        "inputs": "made up" if options.inputs is None else str(options.inputs),
+        "outputs": {name: list(array.shape) for name, array in results[0].outputs.items()},
+        "batches": len(results[0].batch_ms),
+        "device_ms": statistics.median(ms for result in results for ms in result.device_ms),
+        "host_ms": statistics.median(ms for result in results for ms in result.host_ms),
+        "median_ms": statistics.median(times),
+        "p90_ms": times[min(int(PERCENTILE * len(times)), len(times) - 1)],
+        "peak_rss_mb": peak_rss_mb(),
+    }
+    if options.output is not None:
+        write_npz(options.output, results[0].outputs)
+        report["written"] = str(options.output)
+    print(json.dumps(report, indent=1) if options.json else _cpu_summary(report))
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has had, in MB of 2^20 bytes."""
+    import resource
+
+    per_mb = 1 << 20 if sys.platform == "darwin" else 1 << 10  # ru_maxrss is in bytes there, in KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb
+
+
+def _cpu_summary(report: dict[str, Any]) -> str:
+    lines = [
+        f"{report['model']} on {report['target']}, {report['threads']} thread(s)",
+        f"  median {report['median_ms']:.3f} ms, p90 {report['p90_ms']:.3f} ms per batch (measured;"
+        f" library {report['device_ms']:.3f}, host {report['host_ms']:.3f})",
+        f"  loaded in {report['load_seconds']:.3f} s, peak memory {report['peak_rss_mb']:.0f} MB",
+        *(f"  output {name}: {'x'.join(map(str, shape))}" for name, shape in report["outputs"].items()),
+    ]
+    if "written" in report:
+        lines.append(f"  outputs written to {report['written']}")
+    return "\n".join(lines)
 
 
 def _latency(program: Program, results: Sequence[RunResult]) -> dict[str, float]:
@@ -202,13 +273,41 @@ def _made_up(entry: TensorEntry, limit: int, random: np.random.Generator) -> NDA
 def _objdump(options: argparse.Namespace) -> None:
     from hw_targets.asm import disassemble
     from runtime.bundle import load_bundle
+    from runtime.cpu.manifest import is_cpu_bundle
 
+    if is_cpu_bundle(options.bundle):
+        print(cpu_sections(options.bundle))
+        return
     bundle = load_bundle(options.bundle)
     if options.sections:
         print(sections(bundle))
     else:
         nodes = [f"{node.onnx_node} ({node.layer})" if node.layer else node.onnx_node for node in bundle.manifest.nodes]
         sys.stdout.write(disassemble(bundle.instructions, nodes))
+
+
+def cpu_sections(path: Path) -> str:
+    """Files, segments, tensors and steps of a CPU bundle as text; its instructions are the C of model.c."""
+    from runtime.cpu.bundle import load_cpu_bundle
+
+    bundle = load_cpu_bundle(path)
+    manifest = bundle.manifest
+    built = f"{bundle.build['compiler']} {' '.join(bundle.build['flags'])}" if bundle.build else "not built"
+    lines = [
+        f"model {manifest.model.name} ({manifest.model.pattern}), target {manifest.target['name']} ({manifest.target['isa']})",
+        f"model.c, model.h, libmodel.so: {built}",
+        f"weights.bin: {bundle.weights.size:,} bytes",
+        f"at most {manifest.batch} samples of {manifest.tokens} tokens",
+        "segments:",
+        *(f"  {getattr(segment, 'file', 'library')}" for segment in manifest.segments),
+        "inputs:",
+        *(f"  {entry.name}: {entry.dtype}" for entry in manifest.inputs),
+        "outputs:",
+        *(f"  {entry.name}: {'x'.join(map(str, entry.shape))}" for entry in manifest.outputs),
+        "steps:",
+        *(f"  {number:3} {step.name:<28} {step.op:<10} {step.onnx_node}" for number, step in enumerate(manifest.steps)),
+    ]
+    return "\n".join(lines)
 
 
 def sections(bundle: Bundle) -> str:

@@ -28,6 +28,8 @@ class HostSegment:
         options: Any = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Waiting threads would take the processors from what runs between host segments.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.entry = entry
         try:
             self._session: Any = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

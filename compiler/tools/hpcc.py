@@ -141,10 +141,11 @@ def _list_targets(*, as_json: bool) -> int:
 
 
 def _print_pipeline(options: argparse.Namespace) -> int:
-    from compiler.pipelines import FPGA
+    from compiler.pipelines import PIPELINES
+    from hw_targets.load import load_any_target
 
-    for stage in FPGA:
-        target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
+    target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
+    for stage in PIPELINES[load_any_target(target).kind]:
         print(f"{stage.name:<9} {stage.pipeline(target=target, sparsity=sparsity) or '(the ONNX importer)'}")
     return 0
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGES = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit")
-EMIT_FORMS = (*STAGES, "asm", "program")
+EMIT_FORMS = (*STAGES, "asm", "c", "program")
+"""Of all kinds of targets; what a kind does not have is refused once the target is known."""
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ def build_bundle(
     sizes = {**parts.sizes, Memory.DRAM: max((r.end for r in dram), default=0)}
     image = weight_image(module, store) if store is not None else np.zeros(image_end, np.uint8)
     inputs, outputs = _borders(module, parts.regions)
-    host_entries, files = _hosts(hosts)
-    before = [entry for entry, segment in host_entries if segment.when == "before"]
-    after = [entry for entry, segment in host_entries if segment.when == "after"]
+    entries_of_hosts, files = host_entries(hosts)
+    before = [entry for entry, segment in entries_of_hosts if segment.when == "before"]
+    after = [entry for entry, segment in entries_of_hosts if segment.when == "after"]
     manifest = Manifest(
         hpcc_version=installed_version(),
         model=facts.entry,
@@ -109,7 +109,8 @@ def _borders(module: ModuleOp, regions: tuple[Region, ...]) -> tuple[tuple[Borde
     return entries("input"), entries("output")
 
 
-def _hosts(hosts: list[HostSegment]) -> tuple[list[tuple[HostEntry, HostSegment]], dict[str, bytes]]:
+def host_entries(hosts: list[HostSegment]) -> tuple[list[tuple[HostEntry, HostSegment]], dict[str, bytes]]:
+    """The manifest's entries of host segments, and the files they name."""
     entries: list[tuple[HostEntry, HostSegment]] = []
     files: dict[str, bytes] = {}
     for number, segment in enumerate(hosts):

@@ -27,20 +27,26 @@ from runtime.program import Program
 
 
 @dataclass
-class RunFacts:
-    """What a run measured; filled in as it goes."""
+class Comparison:
+    """What a comparison with ONNX Runtime found; filled in as it goes. `failed` is empty if nothing was wrong."""
 
     compile_seconds: dict[str, float]
     samples: int = 0
+    reference_ms: float | None = None
+    distances: list[Distance] = field(default_factory=list)
+    damage: Damage | None = None
+    failed: str = ""
+
+
+@dataclass
+class RunFacts(Comparison):
+    """What a simulated run measured besides."""
+
     batches: int = 0
     load_seconds: float = 0.0
     simulate_seconds: float = 0.0
     host_seconds: dict[str, float] = field(default_factory=dict)
-    reference_ms: float | None = None
     bit_exact: bool | None = None
-    distances: list[Distance] = field(default_factory=list)
-    damage: Damage | None = None
-    failed: str = ""
 
 
 def build_report(
@@ -85,7 +91,9 @@ def build_report(
             for name, entry in target.resources().items()
         },
         memory=_memory(program, encoded, target),
-        pruning=_pruning(encoded, asked, model.parameters),
+        pruning=pruning_part(
+            pruning_summary(encoded) if encoded is not None else PruningSummary(()), asked, model.parameters
+        ),
         layers=layers,
         host_ops=_host_ops(program, model.macs),
         not_modelled=forms.NOT_MODELLED,
@@ -117,8 +125,8 @@ def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms
     )
 
 
-def _pruning(encoded: ModuleOp | None, asked: Pattern | None, parameters: int) -> forms.PruningPart:
-    summary = pruning_summary(encoded) if encoded is not None else PruningSummary(())
+def pruning_part(summary: PruningSummary, asked: Pattern | None, parameters: int) -> forms.PruningPart:
+    """What was pruned, of the tensors in scope, of the encoder and of the file."""
     pruned = [layer.role for layer in summary.layers if layer.zeros]
     return forms.PruningPart(
         pattern=AUTO if asked is None else asked.spec(),
@@ -159,14 +167,8 @@ def build_run_report(run: RunFacts, program: Program, output: Path | None, model
     }
     return forms.RunReport(
         hpcc_version=installed_version(),
-        verify=_verify(run),
-        damage=None
-        if run.damage is None
-        else forms.DamagePart(
-            reference="ONNX Runtime, original weights",
-            mean_sample_cosine=run.damage.mean_sample_cosine,
-            top1_agreement=run.damage.top1_agreement,
-        ),
+        verify=verify_part(run.distances, run.samples, run.bit_exact),
+        damage=damage_part(run.damage),
         latency=latency,
         host_ops=tuple(
             forms.HostOpTime(
@@ -180,25 +182,48 @@ def build_run_report(run: RunFacts, program: Program, output: Path | None, model
         load_seconds=run.load_seconds,
         simulate_seconds=run.simulate_seconds,
         reference_ms=run.reference_ms,
-        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_rss_mb=peak_rss_mb(),
         paths={name: str(path.resolve()) for name, path in paths.items() if path is not None},
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine={
-            "system": platform.system(),
-            "processor": platform.machine(),
-            "cores": str(os.cpu_count()),
-            "python": platform.python_version(),
-        },
+        date=now_text(),
+        machine=machine_part(),
     )
 
 
-def _verify(run: RunFacts) -> forms.VerifyPart | None:
-    if run.bit_exact is None and not run.distances:
+def peak_rss_mb() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def now_text() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def machine_part() -> dict[str, str]:
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }
+
+
+def damage_part(damage: Damage | None) -> forms.DamagePart | None:
+    if damage is None:
+        return None
+    return forms.DamagePart(
+        reference="ONNX Runtime, original weights",
+        mean_sample_cosine=damage.mean_sample_cosine,
+        top1_agreement=damage.top1_agreement,
+    )
+
+
+def verify_part(distances: Sequence[Distance], samples: int, bit_exact: bool | None) -> forms.VerifyPart | None:
+    if bit_exact is None and not distances:
         return None
     return forms.VerifyPart(
-        reference="ONNX Runtime, same weights" if run.distances else "none",
-        samples=run.samples,
-        bit_exact=run.bit_exact,
+        reference="ONNX Runtime, same weights" if distances else "none",
+        samples=samples,
+        bit_exact=bit_exact,
         outputs=tuple(
             forms.OutputCheck(
                 name=d.name,
@@ -208,6 +233,6 @@ def _verify(run: RunFacts) -> forms.VerifyPart | None:
                 max_abs_error=d.max_abs_error,
                 passed=d.passed,
             )
-            for d in run.distances
+            for d in distances
         ),
     )

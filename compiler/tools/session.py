@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from compiler.interpreters.evaluate import evaluate
 from compiler.module import main_function, names_of
 from compiler.passes.sparsify import AUTO, pruning_summary
 from compiler.passes.verify_stage import VerifyStagePass
-from compiler.pipelines import STAGE_NAMES, Stage, stages_between
+from compiler.pipelines import PIPELINES, Stage, stages_between
 from compiler.sparsity.base import Pattern
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools import inputs as run_inputs
@@ -34,24 +34,35 @@ from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, rec
 from compiler.tools.options import Options
 from compiler.tools.packaging import build_bundle
 from compiler.tools.reference import Distance, Reference, damage, distance
-from compiler.tools.reporting import RunFacts, build_report, build_run_report
+from compiler.tools.report import Form
+from compiler.tools.reporting import Comparison, RunFacts, build_report, build_run_report
 from compiler.tools.stages import StageRunner, dump, load_dump, module_text, new_context
 from compiler.tools.stepwise import StepwiseCheck
-from compiler.tools.summary import Progress, print_summary
+from compiler.tools.summary import CPU_STEPS, STEPS, Progress, print_summary
 from hw_targets.asm import disassemble
+from hw_targets.cpu import CpuTarget
 from hw_targets.errors import InfeasibleError, InputError, UsageError
-from hw_targets.load import load_target
+from hw_targets.load import load_any_target, load_target
 from hw_targets.target import Target
 from runtime.bundle import MANIFEST, Bundle
 from runtime.program import Program
 
 Array = NDArray[Any]
-STOPS_WITH_PROGRAM = (None, "asm", "program")
+
+
+def open_session(options: Options) -> Session:
+    """The session for the kind of target that the options name."""
+    target = load_any_target(options.target)
+    if isinstance(target, CpuTarget):
+        from compiler.tools.cpu_session import CpuSession
+
+        return CpuSession(options, target)
+    return Session(options, target)
 
 
 def run_command(options: Options) -> int:
     """Do what the command line asks for; returns the exit status."""
-    session = Session(options)
+    session = open_session(options)
     try:
         status = session.run()
     finally:
@@ -64,11 +75,16 @@ def run_command(options: Options) -> int:
 class Session:
     """The state of one run. What can fail early is checked before anything slow, and nothing is written before that."""
 
-    def __init__(self, options: Options) -> None:
+    program_forms: ClassVar[tuple[str, ...]] = ("asm", "program")
+    """What --emit takes besides the stages: these come after the last of them."""
+
+    def __init__(self, options: Options, target: Target | None = None) -> None:
         self.options = options
-        self.target: Target = load_target(options.target)
+        self.target: Target = load_target(options.target) if target is None else target
+        self.stage_names = tuple(stage.name for stage in PIPELINES[self.target.kind])
+        self._check_stages()
         self.asked: Pattern | None = _asked_pattern(options.sparsity, self.target.kind)
-        self.progress = Progress(quiet=options.quiet)
+        self.progress = Progress(quiet=options.quiet, steps=CPU_STEPS if self.target.kind == "cpu" else STEPS)
         self.seconds: dict[str, float] = {}
         self.imported: Imported | None = None
         self.hosts: list[HostSegment] = []
@@ -79,6 +95,17 @@ class Session:
         self.keys_after: dict[str, str] = {}
         self.stepwise: StepwiseCheck | None = None
         self.samples = run_inputs.InputSet("made up", "", None, 0, {})
+
+    def _check_stages(self) -> None:
+        """Raises UsageError for a stage or a form that targets of another kind have."""
+        emit, start = self.options.emit, self.options.start
+        forms = (*self.stage_names, *self.program_forms)
+        if emit is not None and emit not in forms:
+            message = f"--emit {emit!r} is no form for targets of kind {self.target.kind!r}"
+            raise UsageError("HPCC2016", message, hint=", ".join(forms))
+        if start is not None and start not in self.stage_names:
+            message = f"targets of kind {self.target.kind!r} have no stage {start!r}"
+            raise UsageError("HPCC2016", message, hint=f"stages: {', '.join(self.stage_names)}")
 
     @property
     def spec(self) -> str:
@@ -94,7 +121,7 @@ class Session:
         if output is not None:
             _check_output(output)
         start = self._load()
-        self._stages(start, "emit")
+        self._stages(start, self.stage_names[-1])
         compiled = self._compiled(self._bundle(), output)
         if output is not None:
             compiled.save(output)
@@ -115,13 +142,16 @@ class Session:
             return self._list_layers()
         if options.check:
             return self._check()
-        last = options.emit if options.emit not in STOPS_WITH_PROGRAM else "emit"
-        if STAGE_NAMES.index(last) > STAGE_NAMES.index(start):
+        stops = options.emit is not None and options.emit not in self.program_forms
+        last = str(options.emit) if stops else self.stage_names[-1]
+        if self.stage_names.index(last) > self.stage_names.index(start):
             self._stages(start, last)
-        if options.emit not in STOPS_WITH_PROGRAM:
-            return self._print_module()
+        return self._print_module() if stops else self._produce(output)
+
+    def _produce(self, output: Path) -> int:
+        """From the last stage on: print the program, or run and verify it and write the bundle."""
         bundle = self._bundle()
-        if options.emit == "asm":
+        if self.options.emit == "asm":
             sys.stdout.write(disassemble(bundle.instructions, bundle.manifest.onnx_nodes))
             return 0
         return self._finish(self._compiled(bundle, output), output)
@@ -143,7 +173,7 @@ class Session:
             if path.suffix == ".onnx":
                 raise UsageError("HPCC2014", f"{path.name} is no dumped stage", hint="leave --from out, or name one")
             self.ctx, self.module, self.store = load_dump(path)
-            VerifyStagePass(stage=options.start).apply(self.ctx, self.module)
+            VerifyStagePass(stage=options.start, kind=self.target.kind).apply(self.ctx, self.module)
             self.seconds["load"] = time.perf_counter() - began
             self._prepare_inputs()
             self._after_load(options.start)
@@ -183,7 +213,7 @@ class Session:
         self.batches = self.samples.batches(specs[0].shape[0] if specs else 1)
 
     def _stages(self, first: str, last: str) -> None:
-        runner = StageRunner(self.ctx, self.options.target, self.spec, (self._after_stage,), self.seconds)
+        runner = StageRunner(self.ctx, self.options.target, self.spec, (self._after_stage,), self.seconds, self.target.kind)
         for stage in stages_between(self.target.kind, first, last):
             self.progress.start(stage.name)
             runner.run(self.module, (stage,))
@@ -202,7 +232,7 @@ class Session:
         elif stage.name == "encode":
             self.encoded = module.clone()
         if self.options.dump_stages is not None:
-            number = STAGE_NAMES.index(stage.name)
+            number = self.stage_names.index(stage.name)
             dump(module, self.store, Path(self.options.dump_stages) / f"{number}.{stage.name}.mlir")
         if self.options.verify_each and self.imported is not None:
             self._verify_stage(stage.name, module)
@@ -296,12 +326,15 @@ class Session:
         compiled.save(output)
         self.progress.stop()
         if options.json:
-            parts = {"report": compiled.report, "run": compiled.run_report}
-            print(json.dumps({name: part.model_dump(mode="json") for name, part in parts.items()}))
+            self._print_json(compiled.report, compiled.run_report)
         elif not options.quiet:
             print_summary(compiled.report, compiled.run_report, output, verbose=options.verbose)
         compiled.raise_if_wrong(output)
         return 0
+
+    def _print_json(self, report: Form, run_report: Form) -> None:
+        parts = {"report": report, "run": run_report}
+        print(json.dumps({name: part.model_dump(mode="json") for name, part in parts.items()}))
 
     def _dense_layers(self, program: Program) -> Any:
         """The yardstick of the ledger: the program itself where nothing is pruned."""
@@ -336,14 +369,18 @@ class Session:
                 return False
         return True
 
-    def _compare(self, imported: Imported, outputs: Mapping[str, Array], run: RunFacts) -> None:
+    def _limits(self, wanted: Array, mask: Array | None) -> dict[str, Any]:
+        """The tolerances of an output, as `distance` takes them."""
+        return {"rtol": self.options.rtol, "atol": self.options.atol}
+
+    def _compare(self, imported: Imported, outputs: Mapping[str, Array], run: Comparison) -> None:
         replaced = self._replaced()
         began = time.perf_counter()
         wanted = self._collect(Reference(imported.model, self.store, replaced))
         run.reference_ms = (time.perf_counter() - began) * 1e3 / len(self.batches)
         mask = _mask_among(self.samples.arrays)
         for name, value in wanted.items():
-            found = distance(name, outputs[name], value, mask, rtol=self.options.rtol, atol=self.options.atol)
+            found = distance(name, outputs[name], value, mask, **self._limits(value, mask))
             run.distances.append(found)
             if not found.passed and not run.failed:
                 run.failed = _failure(found)

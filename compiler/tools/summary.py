@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from compiler.tools.report import EXPLANATIONS, Reason, Report, RunReport
+from compiler.tools.report import (
+    EXPLANATIONS,
+    DamagePart,
+    InputsPart,
+    PruningPart,
+    Reason,
+    Report,
+    RunReport,
+    VerifyPart,
+)
 
+CPU_STEPS = ("import", "fuse", "sparsify", "tile", "print", "build", "run", "verify")
 STEPS = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit", "simulate", "verify")
 
 
 class Progress:
     """`[3/10] encode ...` on stderr, overwritten in place; silent where stderr is no terminal."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, steps: Sequence[str] = STEPS) -> None:
+        self._steps = steps
         self._on = not quiet and sys.stderr.isatty()
 
     def start(self, step: str) -> None:
         if self._on:
-            number = STEPS.index(step) + 1 if step in STEPS else 0
-            print(f"\r\033[K[{number}/{len(STEPS)}] {step} ...", end="", file=sys.stderr, flush=True)
+            number = self._steps.index(step) + 1 if step in self._steps else 0
+            print(f"\r\033[K[{number}/{len(self._steps)}] {step} ...", end="", file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         if self._on:
@@ -35,12 +47,7 @@ def print_summary(report: Report, run: RunReport, output: Path, *, verbose: bool
     say = console.print
     say()
     say(f"[bold]{report.model.name}[/] for [bold]{report.target.name}[/] at {report.target.clock_mhz:g} MHz")
-    say(f"  pattern    {_escape(report.pruning.words)}")
-    if report.pruning.scope:
-        say(
-            f"             {report.pruning.achieved:.1%} zeros in the {len(report.pruning.scope)} pruned matrices,"
-            f" {report.pruning.encoder:.1%} of the encoder, {report.pruning.file:.1%} of the file"
-        )
+    say_zeros(console, report.pruning)
     say()
     _say_layers(console, report, verbose=verbose)
     _say_latency(console, report, run)
@@ -48,7 +55,17 @@ def print_summary(report: Report, run: RunReport, output: Path, *, verbose: bool
     say(f"  written    {output}/  (program, weights, report.json, run.json, trace.json for ui.perfetto.dev)")
 
 
-def _escape(text: str) -> str:
+def say_zeros(console: Console, pruning: PruningPart) -> None:
+    """The pattern, and the shares of zeros that it made."""
+    console.print(f"  pattern    {escape(pruning.words)}")
+    if pruning.scope:
+        console.print(
+            f"             {pruning.achieved:.1%} zeros in the {len(pruning.scope)} pruned matrices,"
+            f" {pruning.encoder:.1%} of the encoder, {pruning.file:.1%} of the file"
+        )
+
+
+def escape(text: str) -> str:
     return text.replace("[", r"\[")
 
 
@@ -71,9 +88,9 @@ def _say_latency(console: Console, report: Report, run: RunReport) -> None:
     )
     memory = report.memory
     say(
-        f"  weights    {_size(memory.weights_dense_bytes)} dense int8 -> {_size(memory.weights_stored_bytes)} stored"
-        f" ({_size(memory.value_bytes)} values + {_size(memory.metadata_bytes)} indices);"
-        f" program {_size(memory.program_bytes)}, {report.instructions:,} instructions"
+        f"  weights    {size_text(memory.weights_dense_bytes)} dense int8 -> {size_text(memory.weights_stored_bytes)} stored"
+        f" ({size_text(memory.value_bytes)} values + {size_text(memory.metadata_bytes)} indices);"
+        f" program {size_text(memory.program_bytes)}, {report.instructions:,} instructions"
     )
     used = ", ".join(f"{name} {part.used / max(part.usable, 1):.0%}" for name, part in report.resources.items())
     say(f"  board      {used} of what is usable")
@@ -81,7 +98,7 @@ def _say_latency(console: Console, report: Report, run: RunReport) -> None:
     if hosts:
         names = ", ".join(dict.fromkeys(f"{op.op} {op.onnx_node}" for op in hosts))
         share = sum(op.macs_share for op in hosts)
-        say(f"  host       {len(hosts)} nodes, {share:.2%} of the MACs: {_escape(names)}")
+        say(f"  host       {len(hosts)} nodes, {share:.2%} of the MACs: {escape(names)}")
 
 
 def _say_checks(console: Console, report: Report, run: RunReport) -> None:
@@ -90,27 +107,40 @@ def _say_checks(console: Console, report: Report, run: RunReport) -> None:
         if run.verify.bit_exact is not None:
             word = "equal bit for bit" if run.verify.bit_exact else "[red]DIFFERENT[/]"
             say(f"  simulator  {word} to the integer reference")
-        for check in run.verify.outputs:
-            verdict = "[green]ok[/]" if check.passed else "[red]FAILED[/]"
-            say(
-                f"  verify     {_escape(check.name)}: relative L2 {check.relative_l2:.4f}, worst token cosine"
-                f" {check.min_token_cosine:.4f}, against {run.verify.reference}: {verdict}"
-            )
-    if run.damage is not None:
-        say(
-            f"  damage     mean sample cosine {run.damage.mean_sample_cosine:.3f} to the unpruned model"
-            " (one-shot magnitude pruning, no training)"
-        )
-    source = {
-        "made up": "made-up inputs: they say nothing about accuracy",
-        "text": f"{report.inputs.count} texts of {report.inputs.source}",
-        "npz": f"{report.inputs.count} samples of {report.inputs.source}",
-        "arrays": f"{report.inputs.count} samples given as arrays",
-    }[report.inputs.kind]
+        say_outputs(console, run.verify)
+    say_damage(console, run.damage)
+    source = inputs_text(report.inputs)
     if run.simulate_seconds:
         say(f"  inputs     {source}; simulated in {run.simulate_seconds:.2f} s")
     else:
         say(f"  inputs     {source}")
+
+
+def say_outputs(console: Console, verify: VerifyPart) -> None:
+    for check in verify.outputs:
+        verdict = "[green]ok[/]" if check.passed else "[red]FAILED[/]"
+        console.print(
+            f"  verify     {escape(check.name)}: relative L2 {check.relative_l2:.4f}, worst token cosine"
+            f" {check.min_token_cosine:.4f}, against {verify.reference}: {verdict}"
+        )
+
+
+def say_damage(console: Console, damage: DamagePart | None) -> None:
+    if damage is not None:
+        console.print(
+            f"  damage     mean sample cosine {damage.mean_sample_cosine:.3f} to the unpruned model"
+            " (one-shot magnitude pruning, no training)"
+        )
+
+
+def inputs_text(inputs: InputsPart) -> str:
+    """Where the inputs came from, in words."""
+    return {
+        "made up": "made-up inputs: they say nothing about accuracy",
+        "text": f"{inputs.count} texts of {inputs.source}",
+        "npz": f"{inputs.count} samples of {inputs.source}",
+        "arrays": f"{inputs.count} samples given as arrays",
+    }[inputs.kind]
 
 
 def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
@@ -135,7 +165,7 @@ def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
             layer.name,
             layer.pattern if layer.op == "linear" else "",
             layer.format,
-            _size(layer.value_bytes + layer.metadata_bytes) if layer.op == "linear" else "",
+            size_text(layer.value_bytes + layer.metadata_bytes) if layer.op == "linear" else "",
             f"{layer.cycles:,}",
             f"{layer.cycles_if_dense:,}" if layer.cycles_if_dense is not None else "does not fit",
             f"{layer.speedup:.2f}x" if layer.speedup is not None and layer.op == "linear" else "",
@@ -146,7 +176,7 @@ def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
         "[bold]total[/]",
         "",
         "",
-        _size(report.memory.weights_stored_bytes),
+        size_text(report.memory.weights_stored_bytes),
         f"{report.cycles:,}",
         f"{if_dense:,}" if if_dense is not None else "",
         f"{if_dense / report.cycles:.2f}x" if if_dense is not None else "",
@@ -158,7 +188,7 @@ def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
     console.print()
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
     for unit, scale in (("MB", 1_000_000), ("kB", 1_000)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"

@@ -53,13 +53,15 @@ class LinearFacts:
     packed: Packed
     pattern: str
     step: int
+    per_token: bool
 
 
 @dataclass(frozen=True)
 class StepFacts:
-    """One step: its name in the profile, what it does, and multiply-accumulates that are no linear's."""
+    """One step: the layer it computes, its C function, what it does, and multiply-accumulates that are no linear's."""
 
     name: str
+    function: str
     op: str
     onnx_node: str
     macs: int = 0
@@ -74,11 +76,17 @@ class CModel:
     weights: NDArray[np.uint8]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
     batch: int
     tokens: int
     steps: tuple[StepFacts, ...]
     linears: tuple[LinearFacts, ...]
+    id_limits: tuple[tuple[str, int], ...]
     activation_bytes: int
+
+    def layers_of(self, step: int) -> tuple[str, ...]:
+        """The linears that a step computes, by role."""
+        return tuple(linear.role for linear in self.linears if linear.step == step)
 
 
 @dataclass
@@ -133,21 +141,24 @@ class CPrinter:
         function = main_function(self.module)
         self.inputs = names_of(function, "input_names")
         self.outputs = names_of(function, "output_names")
+        self.types = "".join(_TYPES.get(str(nn.element_type_of(argument)), "?") for argument in function.body.block.args)
         self.batch, self.tokens = _batch_and_tokens(function.body.block.args, self.inputs)
         ops = [op for op in function.body.block.ops if not isinstance(op, nn.STORED)]
         for group in _groups(ops):
             self._step(group)
         sizes = memory_sizes(function.body.block)
         return CModel(
-            self._source(function.body.block.args, sizes),
+            self._source(sizes),
             self._header(),
             self.image.bytes,
             tuple(self.inputs),
             tuple(self.outputs),
+            tuple((self.batch, self.tokens, features) if per else (self.batch, features) for features, per in self.results),
             self.batch,
             self.tokens,
             tuple(self.steps),
             tuple(self.linears),
+            tuple((self.inputs[number], rows) for number, rows in self.rows_of_ids.items()),
             4 * sizes[cpu.TOKENS] * self.batch * self.tokens,
         )
 
@@ -170,7 +181,7 @@ class CPrinter:
         self.names.add(unique)
         comment = "\n".join(f"/* {_comment(node)} */" for node in nodes)
         self.functions.append(f"{comment}\nstatic void step_{unique}(hpcc_model *m) {{\n{body}}}\n")
-        self.steps.append(StepFacts(unique, op, nodes[0].rsplit(": ", 1)[-1] if nodes else "", macs))
+        self.steps.append(StepFacts(name, f"step_{unique}", op, nodes[0].rsplit(": ", 1)[-1] if nodes else "", macs))
 
     def _linears(self, ops: list[cpu.LinearOp]) -> None:
         rows: list[str] = []
@@ -180,7 +191,7 @@ class CPrinter:
             outs, ins = nn.shape_of(op.weight)
             packed = pack(matrix_of(op.weight, self.store), op.kernel.data, self.target)
             pattern = pattern_of(op.weight.type).spec()
-            facts = LinearFacts(op.role.data, node_name(op), outs, ins, packed, pattern, len(self.steps))
+            facts = LinearFacts(op.role.data, node_name(op), outs, ins, packed, pattern, len(self.steps), _per_token(op.x))
             self.linears.append(facts)
             share = packed.multiplied / (outs * ins)
             notes.append(f"{facts.role}: {outs} x {ins}, {pattern}, {packed.kernel.value} ({share:.1%}): {facts.onnx_node}")
@@ -296,12 +307,12 @@ class CPrinter:
     def _(self, op: ReturnOp) -> None:
         rows: list[str] = []
         for number, (name, value) in enumerate(zip(self.outputs, op.operands, strict=True)):
-            per_token = int(cpu.buffer_of(value).per.data == cpu.TOKENS)
+            per_token = int(_per_token(value))
             rows.append(
                 f"  const result r{number} = {{{cpu.features_of(value)}, {per_token}, {_buffer(value)},"
                 f" m->outputs[{number}].data}}; /* {_comment(name)} */\n  give_result(m, &r{number});\n"
             )
-        self.results = [(cpu.features_of(value), int(cpu.buffer_of(value).per.data == cpu.TOKENS)) for value in op.operands]
+        self.results = [(cpu.features_of(value), int(_per_token(value))) for value in op.operands]
         self._function("outputs", "output", ["row-major results"], "".join(rows))
 
     # ---- texts ------------------------------------------------------------------------------------------------------
@@ -313,7 +324,7 @@ class CPrinter:
             f" *   outputs[{n}] {_comment(name)}: batch x {'tokens x ' if per else ''}{features}, float\n"
             for n, (name, (features, per)) in enumerate(zip(self.outputs, self.results, strict=True))
         )
-        steps = "".join(f' *   {n} {step.name}\n' for n, step in enumerate(self.steps))
+        steps = "".join(f" *   {n} {step.name}\n" for n, step in enumerate(self.steps))
         return (
             f"{text}\nenum {{\n  HPCC_MAX_BATCH = {self.batch},\n  HPCC_MAX_TOKENS = {self.tokens},\n"
             f"  HPCC_INPUTS = {len(self.inputs)},\n  HPCC_OUTPUTS = {len(self.outputs)},\n  HPCC_STEPS = {len(self.steps)}\n}};\n\n"
@@ -326,8 +337,7 @@ class CPrinter:
             return f"{element}, ids below {self.rows_of_ids[number]}"
         return f"{element}, nonzero = attend" if number in self.masks else f"{element}, not read"
 
-    def _source(self, arguments: Sequence[BlockArgument], sizes: dict[str, int]) -> str:
-        self.types = "".join(_TYPES[str(nn.element_type_of(argument))] for argument in arguments)
+    def _source(self, sizes: dict[str, int]) -> str:
         isa = self.target.instructions
         header = ", ".join(str(byte) for byte in self.image.bytes[:ALIGNMENT])
         shapes = ", ".join(f"{{{features}, {per}}}" for features, per in self.results)
@@ -359,7 +369,7 @@ class CPrinter:
         )
 
     def _run(self) -> str:
-        reads = [f"  if (!status) status = read_mask(m, 0, NULL, 'q');"]
+        reads = ["  if (!status) status = read_mask(m, 0, NULL, 'q');"]
         reads += [
             f"  if (!status) status = read_ids(m, {slot}, inputs + {number}, '{self.types[number]}', {self.rows_of_ids[number]});"
             for number, slot in self.ids.items()
@@ -368,7 +378,7 @@ class CPrinter:
             f"  if (!status) status = read_mask(m, {slot}, inputs + {number}, '{self.types[number]}');"
             for number, slot in self.masks.items()
         ]
-        steps = [f"  do_step(m, {number}, step_{step.name});" for number, step in enumerate(self.steps)]
+        steps = [f"  do_step(m, {number}, {step.function});" for number, step in enumerate(self.steps)]
         return RUN.format(reads="\n".join(reads), steps="\n".join(steps))
 
 
@@ -432,6 +442,10 @@ def _buffer(value: SSAValue) -> str:
     type = cpu.buffer_of(value)
     kind = "PER_TOKEN" if type.per.data == cpu.TOKENS else "PER_SAMPLE"
     return f"{kind}({type.place.data}, {type.features.data})"
+
+
+def _per_token(value: SSAValue) -> bool:
+    return cpu.buffer_of(value).per.data == cpu.TOKENS
 
 
 def _maker(value: SSAValue) -> str:

@@ -110,7 +110,7 @@ static void one_head(hpcc_model *m, const void *arguments, int item, int worker)
   }
 }
 
-static void run_attention(hpcc_model *m, const attention *a) {
+STEP run_attention(hpcc_model *m, const attention *a) {
   int runs = 0;
   for (int sample = 0; sample < m->batch; sample++) runs += runs_of(m, sample);
   parallel(m, one_head, a, runs * a->heads);

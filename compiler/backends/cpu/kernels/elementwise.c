@@ -29,7 +29,7 @@ static void norm_columns(hpcc_model *m, const void *arguments, int item, int wor
   }
 }
 
-static void run_layer_norm(hpcc_model *m, const layer_norm *n) { parallel(m, norm_columns, n, n->x.columns / W); }
+STEP run_layer_norm(hpcc_model *m, const layer_norm *n) { parallel(m, norm_columns, n, n->x.columns / W); }
 
 typedef struct {
   const float *table;
@@ -67,7 +67,7 @@ static void embed_columns(hpcc_model *m, const void *arguments, int item, int wo
   }
 }
 
-static void run_embedding(hpcc_model *m, const embedding *e) { parallel(m, embed_columns, e, m->columns / W); }
+STEP run_embedding(hpcc_model *m, const embedding *e) { parallel(m, embed_columns, e, m->columns / W); }
 
 typedef struct {
   int features, activation; /* activation: of `x`, or x + other where there is one */
@@ -88,7 +88,7 @@ static void combine_columns(hpcc_model *m, const void *arguments, int item, int 
   }
 }
 
-static void run_pointwise(hpcc_model *m, const pointwise *p) { parallel(m, combine_columns, p, p->x.columns / W); }
+STEP run_pointwise(hpcc_model *m, const pointwise *p) { parallel(m, combine_columns, p, p->x.columns / W); }
 
 typedef struct {
   int features, mask, token; /* token: the one to take, -1 for the mean over those that the mask attends to */
@@ -121,7 +121,7 @@ static void pool_sample(hpcc_model *m, const void *arguments, int item, int work
   }
 }
 
-static void run_pooling(hpcc_model *m, const pooling *p) { parallel(m, pool_sample, p, m->batch); }
+STEP run_pooling(hpcc_model *m, const pooling *p) { parallel(m, pool_sample, p, m->batch); }
 
 typedef struct {
   int features, per_token;
@@ -146,4 +146,4 @@ static void give_columns(hpcc_model *m, const void *arguments, int item, int wor
   }
 }
 
-static void give_result(hpcc_model *m, const result *g) { parallel(m, give_columns, g, g->x.columns / W); }
+STEP give_result(hpcc_model *m, const result *g) { parallel(m, give_columns, g, g->x.columns / W); }

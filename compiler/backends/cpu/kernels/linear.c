@@ -120,7 +120,7 @@ static void some_rows(hpcc_model *m, const void *arguments, int item, int worker
 }
 
 /* Layers that read the same input, together. */
-static void run_linears(hpcc_model *m, const linear *layers, int count, int chunk) {
+STEP run_linears(hpcc_model *m, const linear *layers, int count, int chunk) {
   const linears all = {layers, count, chunk};
   int items = 0;
   for (int i = 0; i < count; i++) items += (layers[i].outs + chunk - 1) / chunk;

@@ -4,6 +4,7 @@ typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 
 #define INLINE static inline __attribute__((always_inline))
+#define STEP static __attribute__((unused)) void /* not every model has every kind of step */
 #define ZERO ((vf){0})
 
 INLINE vf splat(float x) { return x - ZERO; }

@@ -1,0 +1,204 @@
+"""One `hpcc` run for a CPU: the stages, C and weights, the build, the measured run, verification, report."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from xdsl.dialects.builtin import ModuleOp, TensorType
+
+from compiler.backends.cpu.build import CCompiler, find_compiler
+from compiler.backends.cpu.printer import CModel, print_c
+from compiler.module import main_function, names_of
+from compiler.passes.sparsify import PruningSummary, pruning_summary
+from compiler.pipelines import Stage
+from compiler.tools.cpu_packaging import add_library, write_bundle
+from compiler.tools.cpu_report import CpuReport, CpuRunReport
+from compiler.tools.cpu_reporting import CpuRunFacts, build_cpu_report, build_cpu_run_report
+from compiler.tools.cpu_summary import print_cpu_summary
+from compiler.tools.model_facts import NUMPY_DTYPES
+from compiler.tools.options import Options
+from compiler.tools.reference import token_rows
+from compiler.tools.report import text_of
+from compiler.tools.session import Session
+from compiler.tools.stepwise import FLOAT_LIMIT
+from hw_targets.cpu import CpuTarget
+from hw_targets.errors import UsageError, VerificationError
+from runtime.bundle import Room
+from runtime.cpu.bundle import load_cpu_bundle
+from runtime.cpu.program import CpuProgram, CpuRunResult
+from runtime.manifest import TensorEntry
+
+Array = NDArray[Any]
+ROUNDS = 5
+"""Runs whose median is the latency of a summary, after one that warms the caches; as many for the times of layers."""
+
+
+@dataclass(frozen=True)
+class CpuCompiled:
+    """A compiled model. `outputs` are those of the run's samples by name, none if nothing was run."""
+
+    program: CpuProgram
+    report: CpuReport
+    run_report: CpuRunReport
+    outputs: Mapping[str, Array]
+    failure: str = ""
+    """What the verification found, empty if it found nothing."""
+    scratch: Any = None
+    """The temporary folder that holds the bundle, if nothing was to be written."""
+
+    def run(self, inputs: Mapping[str, Array]) -> CpuRunResult:
+        """Run samples of any number and of any length up to the compiled one. Raises InputError for what does not fit."""
+        return self.program.run(inputs)
+
+    def save(self, path: Path) -> None:
+        """Write a copy of the bundle. An older bundle is replaced, anything else stays."""
+        with Room(path) as room:
+            shutil.copytree(self.program.bundle.folder, room.folder)
+            room.publish()
+
+    def raise_if_wrong(self, bundle: Path | None) -> None:
+        """Raises VerificationError if the results were not the reference's; `bundle` is where it was saved."""
+        if self.failure:
+            where, hint = (str(bundle), "the bundle is kept for a look") if bundle is not None else ("", "")
+            raise VerificationError("HPCC4001", self.failure, where=where, hint=hint)
+
+
+class CpuSession(Session):
+    """The state of one run for a CPU; see Session."""
+
+    program_forms: ClassVar[tuple[str, ...]] = ("c", "program")
+
+    def __init__(self, options: Options, target: CpuTarget) -> None:
+        super().__init__(options, target)
+        self.cpu = target
+        self.pruning = PruningSummary(())
+        self.compiler: CCompiler | None = None
+        if options.timing_only:
+            message = "--timing-only counts cycles of an accelerator"
+            raise UsageError("HPCC2602", message, hint="leave it out: a CPU program is run and measured")
+
+    def compile(self) -> CpuCompiled:
+        """The program with its reports, run and verified as the options ask; a bundle only where they name one.
+
+        Raises VerificationError where the results are wrong; the bundle is kept for a look.
+        """
+        start = self._load()
+        self._stages(start, self.stage_names[-1])
+        if self.options.output is not None:
+            compiled = self._compiled_to(Path(self.options.output), None)
+            compiled.raise_if_wrong(Path(self.options.output))
+            return compiled
+        scratch = tempfile.TemporaryDirectory(prefix="hpcc-")
+        compiled = self._compiled_to(Path(scratch.name) / "model.hpcc", scratch)
+        compiled.raise_if_wrong(None)
+        return compiled
+
+    def _load(self) -> str:
+        if self.options.makes_program:
+            self.compiler = find_compiler(self.cpu.instructions)  # before anything slow: it may be missing
+        return super()._load()
+
+    def _after_stage(self, stage: Stage, module: ModuleOp) -> None:
+        super()._after_stage(stage, module)
+        if stage.name == "sparsify":
+            self.pruning = pruning_summary(module)
+
+    def _after_load(self, stage: str) -> None:
+        if stage == "sparsify":
+            self.pruning = pruning_summary(self.module)
+
+    def _produce(self, output: Path) -> int:
+        if self.options.emit == "c":
+            sys.stdout.write(self._print_c().source)
+            return 0
+        compiled = self._compiled_to(output, None)
+        self.progress.stop()
+        if self.options.json:
+            self._print_json(compiled.report, compiled.run_report)
+        elif not self.options.quiet:
+            print_cpu_summary(compiled.report, compiled.run_report, output, verbose=self.options.verbose)
+        compiled.raise_if_wrong(output)
+        return 0
+
+    # ---- the bundle -------------------------------------------------------------------------------------------------
+
+    def _print_c(self) -> CModel:
+        self.progress.start("print")
+        began = time.perf_counter()
+        model = print_c(self.module, self.store, self.cpu)
+        self.seconds["print"] = time.perf_counter() - began
+        return model
+
+    def _compiled_to(self, output: Path, scratch: Any) -> CpuCompiled:
+        """Write the bundle, built, run and verified unless the options stop before."""
+        model = self._print_c()
+        with Room(output) as room:
+            manifest = write_bundle(room, model, self._borders(model), self.cpu, self._facts(), self.hosts)
+            self._build(room)
+            bundle = load_cpu_bundle(room.folder)
+            report = build_cpu_report(model, manifest, self.cpu, self.samples, self.asked, self.pruning)
+            run = CpuRunFacts(self.seconds)
+            outputs: dict[str, Array] = {}
+            ran: CpuProgram | None = None
+            if self.options.emit != "program" and self.cpu.runs_here():
+                ran = CpuProgram(bundle)
+                outputs = self._run(ran, run)
+            where = None if scratch is not None else output
+            run_report = build_cpu_run_report(run, ran, report, model, where, self.options.model)
+            room.write("report.json", text_of(report))
+            room.write("run.json", text_of(run_report))
+            room.publish()
+            bundle = replace(bundle, folder=room.folder)
+        program = CpuProgram(bundle) if ran is None else ran.moved_to(bundle)
+        return CpuCompiled(program, report, run_report, outputs, run.failed, scratch)
+
+    def _borders(self, model: CModel) -> dict[str, TensorEntry]:
+        """The library's tensors by name, with the compiled shapes."""
+        function = main_function(self.module)
+        entries: dict[str, TensorEntry] = {}
+        for name, type in zip(names_of(function, "input_names"), function.body.block.arg_types, strict=True):
+            assert isinstance(type, TensorType)
+            entries[name] = TensorEntry(name=name, dtype=NUMPY_DTYPES[str(type.element_type)], shape=tuple(type.get_shape()))
+        for name, shape in zip(model.outputs, model.output_shapes, strict=True):
+            entries[name] = TensorEntry(name=name, dtype="float32", shape=shape)
+        return entries
+
+    def _build(self, room: Room) -> None:
+        assert self.compiler is not None
+        self.progress.start("build")
+        began = time.perf_counter()
+        add_library(room, self.compiler)
+        self.seconds["build"] = time.perf_counter() - began
+
+    # ---- the run ----------------------------------------------------------------------------------------------------
+
+    def _run(self, program: CpuProgram, run: CpuRunFacts) -> dict[str, Array]:
+        """The outputs of every sample, timed, and compared with ONNX Runtime."""
+        self.progress.start("run")
+        result = program.run(self.samples.arrays)
+        run.samples = self.samples.count
+        for _ in range(ROUNDS):
+            timed = program.run(self.batches[0])
+            run.device_ms += timed.device_ms
+            run.host_ms += timed.host_ms
+        run.step_seconds = program.profile(self.batches[0], ROUNDS)
+        if self.options.verify and self.imported is not None:
+            self.progress.start("verify")
+            self._compare(self.imported, result.outputs, run)
+        return result.outputs
+
+    def _limits(self, wanted: Array, mask: Array | None) -> dict[str, Any]:
+        """As every stage in floating point: the largest error is at most 1e-4 of the rms over the tokens that count."""
+        if self.options.atol is not None:
+            return super()._limits(wanted, mask)
+        rows = token_rows(wanted, mask).astype(np.float64)
+        return {"rtol": self.options.rtol, "atol": FLOAT_LIMIT * float(np.sqrt(np.mean(np.square(rows)))) if rows.size else 0.0}

@@ -1,0 +1,89 @@
+"""manifest.json of a CPU bundle: the tensors and segments of the model, and what the library's steps are.
+
+The model is strict: an unknown key, a missing one or a wrong type is an error that names it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from hw_targets.errors import InputError
+from runtime.bundle import digest
+from runtime.manifest import DeviceEntry as DeviceEntry
+from runtime.manifest import HostEntry, ModelEntry, Segment, Size, Strict, TensorEntry
+
+SCHEMA_VERSION = 1
+
+
+class StepEntry(Strict):
+    """One step of the library, in order of execution: its C function's name, and the layers that it computes."""
+
+    name: str
+    op: str
+    onnx_node: str
+    layers: tuple[str, ...]
+
+
+class CpuManifest(Strict):
+    """The whole file. `inputs` and `outputs` are those of the library, in its order; `batch` and `tokens` the most it
+    takes. `digests` are blake2b (32 bytes, hex) of the other files but the library, whose digest is in build.json, and `digest` this file's own."""
+
+    kind: Literal["cpu"] = "cpu"
+    schema_version: int = SCHEMA_VERSION
+    hpcc_version: str
+    model: ModelEntry
+    target: dict[str, Any]
+    batch: Size
+    tokens: Size
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    id_limits: dict[str, Size]
+    steps: tuple[StepEntry, ...]
+    model_inputs: tuple[TensorEntry, ...]
+    model_outputs: tuple[TensorEntry, ...]
+    segments: tuple[Segment, ...]
+    digests: dict[str, str] = {}
+    digest: str = ""
+
+    def own_digest(self) -> str:
+        """That of this file's text with `digest` empty."""
+        return digest(self.model_copy(update={"digest": ""}).text().encode())
+
+    @property
+    def host_segments(self) -> tuple[HostEntry, ...]:
+        return tuple(segment for segment in self.segments if isinstance(segment, HostEntry))
+
+    def text(self) -> str:
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+
+def parse_cpu_manifest(text: str, where: str) -> CpuManifest:
+    """The manifest of a JSON text. Raises InputError for damage, and for a bundle of another version."""
+    try:
+        head: Any = json.loads(text)
+    except ValueError as error:
+        raise InputError("HPCC1240", f"not valid JSON: {error}", where=where) from error
+    found = head.get("schema_version") if isinstance(head, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    if found != SCHEMA_VERSION:
+        hint = "compile the model again, or use the release that wrote it"
+        message = f"schema_version is {found!r}, this release reads {SCHEMA_VERSION}"
+        raise InputError("HPCC1241", message, where=where, hint=hint)
+    try:
+        return CpuManifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError("HPCC1240", f"{place}: {first['msg']}", where=where) from error
+
+
+def is_cpu_bundle(path: Path) -> bool:
+    """Whether a folder's manifest says that it is for a CPU; False where there is none that can be read."""
+    try:
+        head: Any = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(head, dict) and head.get("kind") == "cpu"  # pyright: ignore[reportUnknownMemberType]
