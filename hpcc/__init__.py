@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compiler.tools.compiled import Compiled
+    from compiler.tools.cpu_session import CpuCompiled
+    from runtime.cpu.program import CpuProgram
     from runtime.program import Program
 
 __all__ = ["HpccError", "compile", "load"]
@@ -38,8 +40,9 @@ def compile(
     inputs: AnyPath | Mapping[str, NDArray[Any]] | None = None,
     output: AnyPath | None = None,
     verify: bool = True,
-) -> Compiled:
-    """Compile an .onnx file for a target (a shipped name or a .toml file), simulate it and verify the results.
+) -> Compiled | CpuCompiled:
+    """Compile an .onnx file for a target (a shipped name or a .toml file), simulate it (for a CPU: run it)
+    and verify the results.
 
     `shapes` binds inputs by name, as `--shape`; `sparsity` is a specification as for `--sparsity`, None changes no
     weight; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one batch up. The
@@ -67,13 +70,15 @@ def compile(
     return open_session(options).compile()
 
 
-def load(bundle: AnyPath) -> Program:
+def load(bundle: AnyPath) -> Program | CpuProgram:
     """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged."""
     from pathlib import Path
 
+    from runtime.cpu.manifest import is_cpu_bundle
+    from runtime.cpu.program import CpuProgram
     from runtime.program import Program
 
-    return Program.load(Path(bundle))
+    return (CpuProgram if is_cpu_bundle(Path(bundle)) else Program).load(Path(bundle))
 
 
 def __getattr__(name: str) -> str:

@@ -100,13 +100,15 @@ class CpuTarget:
         """The inverse of `snapshot`. Raises InputError for anything else."""
         names = {field.name for field in fields(cls)}
         if data.get("snapshot_version") != SNAPSHOT_VERSION or set(data) != {*names, "snapshot_version"}:
-            raise InputError("HPCC1310", "the target snapshot is not one of this release", where=where)
+            raise InputError("HPCC1320", "the target snapshot is not one of this release", where=where)
         try:
-            values = {name: data[name] for name in names} | {"sources": tuple((str(k), str(s)) for k, s in data["sources"])}
+            values: dict[str, Any] = {name: data[name] for name in names} | {
+                "sources": tuple((str(k), str(s)) for k, s in data["sources"])
+            }
         except (TypeError, ValueError) as error:
-            raise InputError("HPCC1311", f"the target snapshot is damaged: {error!r}", where=where) from error
+            raise InputError("HPCC1321", f"the target snapshot is damaged: {error!r}", where=where) from error
         if values["isa"] not in ISAS:
-            raise InputError("HPCC1311", f"the target snapshot has no known isa: {values['isa']!r}", where=where)
+            raise InputError("HPCC1321", f"the target snapshot has no known isa: {values['isa']!r}", where=where)
         return cls(**values)
 
 

@@ -197,7 +197,9 @@ FORMS: dict[str, type[TargetFile | CpuTargetFile]] = {"fpga": TargetFile, "cpu":
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a target file of any kind."""
-    return TypeAdapter[TargetFile | CpuTargetFile](Annotated[TargetFile | CpuTargetFile, Field(discriminator="kind")]).json_schema()
+    return TypeAdapter[TargetFile | CpuTargetFile](
+        Annotated[TargetFile | CpuTargetFile, Field(discriminator="kind")]
+    ).json_schema()
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def main_run(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input name, first axis samples")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="where the outputs go")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run N times (default 1)")
-    parser.add_argument("--threads", type=int, default=0, metavar="T", help="threads of a CPU program and of host segments (default: all)")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="T", help="threads of a CPU program and of host segments (default: all)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--timing-only", action="store_true", help="count cycles without values")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
@@ -138,7 +140,9 @@ def _run_cpu(options: argparse.Namespace) -> None:
     from runtime.cpu.program import CpuProgram
 
     if options.timing_only:
-        raise UsageError("HPCC2602", "--timing-only counts cycles of an accelerator", hint="--repeat N measures a CPU program")
+        raise UsageError(
+            "HPCC2602", "--timing-only counts cycles of an accelerator", hint="--repeat N measures a CPU program"
+        )
     start = time.perf_counter()
     program = CpuProgram.load(options.bundle, threads=options.threads)
     _ = program.library
@@ -294,7 +298,8 @@ def cpu_sections(path: Path) -> str:
     manifest = bundle.manifest
     built = f"{bundle.build['compiler']} {' '.join(bundle.build['flags'])}" if bundle.build else "not built"
     lines = [
-        f"model {manifest.model.name} ({manifest.model.pattern}), target {manifest.target['name']} ({manifest.target['isa']})",
+        f"model {manifest.model.name} ({manifest.model.pattern})",
+        f"target {manifest.target['name']} ({manifest.target['isa']})",
         f"model.c, model.h, libmodel.so: {built}",
         f"weights.bin: {bundle.weights.size:,} bytes",
         f"at most {manifest.batch} samples of {manifest.tokens} tokens",

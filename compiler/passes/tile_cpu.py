@@ -30,6 +30,6 @@ class TileCpuPass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = load_any_target(self.target)
         if not isinstance(target, CpuTarget):
-            raise UsageError("HPCC2103", f"target {target.name!r} is a {target.kind}; a cpu is needed here")
+            raise UsageError("HPCC2104", f"target {target.name!r} is a {target.kind}; a cpu is needed here")
         function = main_function(op)
         Rewriter.replace_op(function, Lowering(function, store_of(ctx, op), target).run(), [])

@@ -120,7 +120,7 @@ class VerifyStagePass(ModulePass):
     kind: str = "fpga"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        rules = RULES_OF[self.kind] if self.kind in RULES_OF else RULES
+        rules = RULES_OF.get(self.kind, RULES)
         rule = rules.get(self.stage)
         if rule is None:
             raise UsageError("HPCC2304", f"there is no stage {self.stage!r}", hint=f"stages: {', '.join(rules)}")

@@ -45,6 +45,11 @@ class Compiled:
 
     def raise_if_wrong(self, bundle: Path | None) -> None:
         """Raises VerificationError if the results were not those of the references; `bundle` is where it was saved."""
-        if self.failure:
-            where, hint = (str(bundle), "the bundle is kept for a look") if bundle is not None else ("", "")
-            raise VerificationError("HPCC4001", self.failure, where=where, hint=hint)
+        raise_if_wrong(self.failure, bundle)
+
+
+def raise_if_wrong(failure: str, bundle: Path | None) -> None:
+    """Raises VerificationError with what a verification found, unless it is empty; `bundle` is where it was saved."""
+    if failure:
+        where, hint = (str(bundle), "the bundle is kept for a look") if bundle is not None else ("", "")
+        raise VerificationError("HPCC4001", failure, where=where, hint=hint)

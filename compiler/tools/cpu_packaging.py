@@ -21,7 +21,12 @@ from runtime.manifest import DeviceEntry, TensorEntry
 
 
 def write_bundle(
-    room: Room, model: CModel, borders: dict[str, TensorEntry], target: CpuTarget, facts: ModelFacts, hosts: list[HostSegment]
+    room: Room,
+    model: CModel,
+    borders: dict[str, TensorEntry],
+    target: CpuTarget,
+    facts: ModelFacts,
+    hosts: list[HostSegment],
 ) -> CpuManifest:
     """Write all but the library and the reports into a bundle in the making. `borders` are the library's tensors."""
     entries, files = host_entries([_of_any_length(segment) for segment in hosts])

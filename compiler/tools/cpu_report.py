@@ -40,9 +40,9 @@ CPU_EXPLANATIONS: dict[CpuReason, str] = {
     CpuReason.OUT_OF_SCOPE: "embeddings, poolers and heads are not pruned by default",
     CpuReason.LEFT_DENSE: "fewer inputs than four groups of the pattern, so it stayed dense",
     CpuReason.FULL: "four rows share their inputs: a loaded vector is used four times, as in a dense product",
-    CpuReason.SINGLES: "each row has inputs of its own, and each weight loads them again; hp:S or block:4x1:S is faster here",
-    CpuReason.PADDED: "of four rows that are computed together not all use the same inputs; hp:S or block:4x1:S is faster here",
-    CpuReason.FASTER_DENSE: "too few zeros for this pattern: a dense product takes less time; hp:S or block:4x1:S is faster here",
+    CpuReason.SINGLES: "each row has inputs of its own, loaded for each weight; hp:S or block:4x1:S is faster here",
+    CpuReason.PADDED: "not all of four rows use the inputs that one of them needs; hp:S or block:4x1:S is faster here",
+    CpuReason.FASTER_DENSE: "a dense product takes less time than this pattern's; hp:S or block:4x1:S is faster here",
 }
 
 

@@ -74,7 +74,9 @@ def build_cpu_report(
         pruning=pruning_part(pruning, asked, entry.parameters),
         layers=tuple(_layers(model, pruning, asked)),
         host_ops=tuple(
-            HostOpPart(onnx_node=n.onnx_node, op=n.op, reason=n.reason, macs_share=n.macs / entry.macs if entry.macs else 0.0)
+            HostOpPart(
+                onnx_node=n.onnx_node, op=n.op, reason=n.reason, macs_share=n.macs / entry.macs if entry.macs else 0.0
+            )
             for segment in manifest.host_segments
             for n in segment.nodes
         ),
@@ -89,7 +91,9 @@ def _layers(model: CModel, pruning: PruningSummary, asked: Pattern | None) -> li
     for number, step in enumerate(model.steps):
         linears = [linear for linear in model.linears if linear.step == number]
         for linear in linears:
-            rows.append(_linear_row(linear, model.batch * model.tokens, zeros.get(linear.role, 0), linear.role in left, asked))
+            rows.append(
+                _linear_row(linear, model.batch * model.tokens, zeros.get(linear.role, 0), linear.role in left, asked)
+            )
         if not linears:
             reason = forms.CpuReason.NO_WEIGHTS
             rows.append(
@@ -187,7 +191,8 @@ def _host_times(program: CpuProgram | None, ms: float) -> tuple[HostOpTime, ...]
         return ()
     segments = program.manifest.host_segments
     return tuple(
-        HostOpTime(file=entry.file, nodes=tuple(n.onnx_node for n in entry.nodes), ms=ms / len(segments)) for entry in segments
+        HostOpTime(file=entry.file, nodes=tuple(n.onnx_node for n in entry.nodes), ms=ms / len(segments))
+        for entry in segments
     )
 
 
@@ -218,4 +223,3 @@ def _times(
             )
         )
     return rows
-

@@ -20,6 +20,7 @@ from compiler.backends.cpu.printer import CModel, print_c
 from compiler.module import main_function, names_of
 from compiler.passes.sparsify import PruningSummary, pruning_summary
 from compiler.pipelines import Stage
+from compiler.tools.compiled import raise_if_wrong
 from compiler.tools.cpu_packaging import add_library, write_bundle
 from compiler.tools.cpu_report import CpuReport, CpuRunReport
 from compiler.tools.cpu_reporting import CpuRunFacts, build_cpu_report, build_cpu_run_report
@@ -31,7 +32,7 @@ from compiler.tools.report import text_of
 from compiler.tools.session import Session
 from compiler.tools.stepwise import FLOAT_LIMIT
 from hw_targets.cpu import CpuTarget
-from hw_targets.errors import UsageError, VerificationError
+from hw_targets.errors import UsageError
 from runtime.bundle import Room
 from runtime.cpu.bundle import load_cpu_bundle
 from runtime.cpu.program import CpuProgram, CpuRunResult
@@ -67,9 +68,7 @@ class CpuCompiled:
 
     def raise_if_wrong(self, bundle: Path | None) -> None:
         """Raises VerificationError if the results were not the reference's; `bundle` is where it was saved."""
-        if self.failure:
-            where, hint = (str(bundle), "the bundle is kept for a look") if bundle is not None else ("", "")
-            raise VerificationError("HPCC4001", self.failure, where=where, hint=hint)
+        raise_if_wrong(self.failure, bundle)
 
 
 class CpuSession(Session):
@@ -84,7 +83,7 @@ class CpuSession(Session):
         self.compiler: CCompiler | None = None
         if options.timing_only:
             message = "--timing-only counts cycles of an accelerator"
-            raise UsageError("HPCC2602", message, hint="leave it out: a CPU program is run and measured")
+            raise UsageError("HPCC2603", message, hint="leave it out: a CPU program is run and measured")
 
     def compile(self) -> CpuCompiled:
         """The program with its reports, run and verified as the options ask; a bundle only where they name one.
@@ -201,4 +200,7 @@ class CpuSession(Session):
         if self.options.atol is not None:
             return super()._limits(wanted, mask)
         rows = token_rows(wanted, mask).astype(np.float64)
-        return {"rtol": self.options.rtol, "atol": FLOAT_LIMIT * float(np.sqrt(np.mean(np.square(rows)))) if rows.size else 0.0}
+        return {
+            "rtol": self.options.rtol,
+            "atol": FLOAT_LIMIT * float(np.sqrt(np.mean(np.square(rows)))) if rows.size else 0.0,
+        }

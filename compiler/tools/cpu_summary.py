@@ -33,7 +33,8 @@ def _say_latency(console: Console, report: CpuReport, run: CpuRunReport) -> None
     say = console.print
     total = run.latency["total_ms"]
     if total.source == "measured":
-        say(f"  latency    {total.ms:.3f} ms on {run.threads} thread(s), batch {report.batch}, {report.tokens} tokens (measured)")
+        shape = f"batch {report.batch}, {report.tokens} tokens"
+        say(f"  latency    {total.ms:.3f} ms on {run.threads} thread(s), {shape} (measured)")
     else:
         say("  latency    not run")
     memory = report.memory

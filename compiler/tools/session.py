@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,9 @@ from hw_targets.target import Target
 from runtime.bundle import MANIFEST, Bundle
 from runtime.program import Program
 
+if TYPE_CHECKING:
+    from compiler.tools.cpu_session import CpuCompiled
+
 Array = NDArray[Any]
 
 
@@ -78,13 +81,14 @@ class Session:
     program_forms: ClassVar[tuple[str, ...]] = ("asm", "program")
     """What --emit takes besides the stages: these come after the last of them."""
 
-    def __init__(self, options: Options, target: Target | None = None) -> None:
+    def __init__(self, options: Options, target: Target | CpuTarget | None = None) -> None:
         self.options = options
-        self.target: Target = load_target(options.target) if target is None else target
-        self.stage_names = tuple(stage.name for stage in PIPELINES[self.target.kind])
+        self.machine = load_target(options.target) if target is None else target
+        self.kind = self.machine.kind
+        self.stage_names = tuple(stage.name for stage in PIPELINES[self.kind])
         self._check_stages()
-        self.asked: Pattern | None = _asked_pattern(options.sparsity, self.target.kind)
-        self.progress = Progress(quiet=options.quiet, steps=CPU_STEPS if self.target.kind == "cpu" else STEPS)
+        self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
+        self.progress = Progress(quiet=options.quiet, steps=CPU_STEPS if self.kind == "cpu" else STEPS)
         self.seconds: dict[str, float] = {}
         self.imported: Imported | None = None
         self.hosts: list[HostSegment] = []
@@ -101,10 +105,10 @@ class Session:
         emit, start = self.options.emit, self.options.start
         forms = (*self.stage_names, *self.program_forms)
         if emit is not None and emit not in forms:
-            message = f"--emit {emit!r} is no form for targets of kind {self.target.kind!r}"
+            message = f"--emit {emit!r} is no form for targets of kind {self.kind!r}"
             raise UsageError("HPCC2016", message, hint=", ".join(forms))
         if start is not None and start not in self.stage_names:
-            message = f"targets of kind {self.target.kind!r} have no stage {start!r}"
+            message = f"targets of kind {self.kind!r} have no stage {start!r}"
             raise UsageError("HPCC2016", message, hint=f"stages: {', '.join(self.stage_names)}")
 
     @property
@@ -112,7 +116,13 @@ class Session:
         """The full form of what --sparsity asks for."""
         return AUTO if self.asked is None else self.asked.spec()
 
-    def compile(self) -> Compiled:
+    @property
+    def target(self) -> Target:
+        """The accelerator; a session for another kind of machine does without."""
+        assert isinstance(self.machine, Target)
+        return self.machine
+
+    def compile(self) -> Compiled | CpuCompiled:
         """The program with its reports, simulated and verified as the options ask; a bundle only where they name one.
 
         Raises VerificationError where the results are wrong; the bundle is kept for a look.
@@ -131,7 +141,7 @@ class Session:
     def run(self) -> int:
         """Do what the options ask for, print it, write the bundle; returns the exit status."""
         options = self.options
-        output = Path(options.output or default_output(options, self.target))
+        output = Path(options.output or default_output(options, self.machine))
         if options.makes_program:
             _check_output(output)
         start = self._load()
@@ -173,7 +183,7 @@ class Session:
             if path.suffix == ".onnx":
                 raise UsageError("HPCC2014", f"{path.name} is no dumped stage", hint="leave --from out, or name one")
             self.ctx, self.module, self.store = load_dump(path)
-            VerifyStagePass(stage=options.start, kind=self.target.kind).apply(self.ctx, self.module)
+            VerifyStagePass(stage=options.start, kind=self.kind).apply(self.ctx, self.module)
             self.seconds["load"] = time.perf_counter() - began
             self._prepare_inputs()
             self._after_load(options.start)
@@ -213,8 +223,8 @@ class Session:
         self.batches = self.samples.batches(specs[0].shape[0] if specs else 1)
 
     def _stages(self, first: str, last: str) -> None:
-        runner = StageRunner(self.ctx, self.options.target, self.spec, (self._after_stage,), self.seconds, self.target.kind)
-        for stage in stages_between(self.target.kind, first, last):
+        runner = StageRunner(self.ctx, self.options.target, self.spec, (self._after_stage,), self.seconds, self.kind)
+        for stage in stages_between(self.kind, first, last):
             self.progress.start(stage.name)
             runner.run(self.module, (stage,))
 
@@ -402,7 +412,7 @@ def _asked_pattern(spec: str | None, kind: str) -> Pattern | None:
     return None if spec in (None, AUTO) else parse_pattern(spec, kind)
 
 
-def default_output(options: Options, target: Target) -> str:
+def default_output(options: Options, target: Target | CpuTarget) -> str:
     """MODEL.TARGET.PATTERN.hpcc"""
     stem = Path(options.model).name.removesuffix(".onnx").removesuffix(".mlir")
     spec = re.sub(r"[^A-Za-z0-9.]+", "-", options.sparsity or AUTO)

@@ -53,7 +53,7 @@ def load_cpu_bundle(folder: Path) -> CpuBundle:
     names = (SOURCE, HEADER, WEIGHTS, *(segment.file for segment in manifest.host_segments))
     for name in names:
         if name not in manifest.digests:
-            raise InputError("HPCC1242", f"no digest of {name}", where=str(folder / MANIFEST))
+            raise InputError("HPCC1266", f"no digest of {name}", where=str(folder / MANIFEST))
     weights = _map(folder / WEIGHTS)
     _check(folder / WEIGHTS, weights.data, manifest.digests[WEIGHTS])
     for name in (SOURCE, HEADER):
@@ -71,7 +71,7 @@ def _build(folder: Path) -> Mapping[str, Any] | None:
         build: Any = json.loads(_read(folder, BUILD))
         expected = build["library_digest"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError("HPCC1240", f"not what was written: {error!r}", where=str(folder / BUILD)) from error
+        raise InputError("HPCC1267", f"not what was written: {error!r}", where=str(folder / BUILD)) from error
     _check(folder / LIBRARY, _read(folder, LIBRARY), expected)
     return build
 
@@ -80,14 +80,14 @@ def _read(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except OSError as error:
-        raise InputError("HPCC1244", f"cannot read: {error.strerror}", where=str(folder / name)) from error
+        raise InputError("HPCC1268", f"cannot read: {error.strerror}", where=str(folder / name)) from error
 
 
 def _map(file: Path) -> NDArray[np.uint8]:
     try:
         return np.memmap(file, np.uint8, "r")
     except (OSError, ValueError) as error:
-        raise InputError("HPCC1244", f"cannot read: {error}", where=str(file)) from error
+        raise InputError("HPCC1268", f"cannot read: {error}", where=str(file)) from error
 
 
 def _check(file: Path, data: bytes | memoryview, expected: str) -> None:
@@ -97,4 +97,4 @@ def _check(file: Path, data: bytes | memoryview, expected: str) -> None:
 
 def _edited(file: Path) -> InputError:
     message = "the file is not the one that was written with this bundle"
-    return InputError("HPCC1245", message, where=str(file), hint="it is truncated or was edited; compile again")
+    return InputError("HPCC1264", message, where=str(file), hint="it is truncated or was edited; compile again")

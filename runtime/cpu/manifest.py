@@ -30,7 +30,8 @@ class StepEntry(Strict):
 
 class CpuManifest(Strict):
     """The whole file. `inputs` and `outputs` are those of the library, in its order; `batch` and `tokens` the most it
-    takes. `digests` are blake2b (32 bytes, hex) of the other files but the library, whose digest is in build.json, and `digest` this file's own."""
+    takes. `digests` are blake2b (32 bytes, hex) of the other files but the library, whose digest is in build.json;
+    `digest` is this file's own, made with an empty one."""
 
     kind: Literal["cpu"] = "cpu"
     schema_version: int = SCHEMA_VERSION
@@ -66,18 +67,19 @@ def parse_cpu_manifest(text: str, where: str) -> CpuManifest:
     try:
         head: Any = json.loads(text)
     except ValueError as error:
-        raise InputError("HPCC1240", f"not valid JSON: {error}", where=where) from error
-    found = head.get("schema_version") if isinstance(head, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        raise InputError("HPCC1269", f"not valid JSON: {error}", where=where) from error
+    entries: dict[str, Any] = {**head} if isinstance(head, dict) else {}
+    found = entries.get("schema_version")
     if found != SCHEMA_VERSION:
         hint = "compile the model again, or use the release that wrote it"
         message = f"schema_version is {found!r}, this release reads {SCHEMA_VERSION}"
-        raise InputError("HPCC1241", message, where=where, hint=hint)
+        raise InputError("HPCC1270", message, where=where, hint=hint)
     try:
         return CpuManifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise InputError("HPCC1240", f"{place}: {first['msg']}", where=where) from error
+        raise InputError("HPCC1269", f"{place}: {first['msg']}", where=where) from error
 
 
 def is_cpu_bundle(path: Path) -> bool:
@@ -86,4 +88,5 @@ def is_cpu_bundle(path: Path) -> bool:
         head: Any = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(head, dict) and head.get("kind") == "cpu"  # pyright: ignore[reportUnknownMemberType]
+    entries: dict[str, Any] = {**head} if isinstance(head, dict) else {}
+    return entries.get("kind") == "cpu"

@@ -56,7 +56,7 @@ class CpuProgram:
 
     def __init__(self, bundle: CpuBundle, threads: int = 0) -> None:
         if threads > MAX_THREADS:
-            raise UsageError("HPCC2601", f"--threads {threads} is more than {MAX_THREADS}")
+            raise UsageError("HPCC2604", f"--threads {threads} is more than {MAX_THREADS}")
         self.bundle = bundle
         self.threads = threads or available_threads()
 
@@ -146,7 +146,7 @@ class CpuProgram:
         if limit is not None and array.size and (array.min() < 0 or array.max() >= limit):
             worst = array.min() if array.min() < 0 else array.max()
             message = f"input {entry.name!r} holds id {worst}, outside its table of {limit} rows"
-            raise InputError("HPCC1251", message)
+            raise InputError("HPCC1274", message)
         return np.ascontiguousarray(array, np.dtype(entry.dtype))
 
     def _output(self, entry: TensorEntry, batch: int, tokens: int) -> AnyArray:
@@ -158,30 +158,30 @@ class CpuProgram:
         entries = {entry.name: entry for entry in self.manifest.model_inputs}
         for name in inputs:
             if name not in entries:
-                raise InputError("HPCC1252", f"the model has no input {name!r}", hint=f"it takes {', '.join(entries)}")
+                raise InputError("HPCC1271", f"the model has no input {name!r}", hint=f"it takes {', '.join(entries)}")
         checked: dict[str, AnyArray] = {}
         for name, entry in entries.items():
             if name not in inputs:
-                raise InputError("HPCC1252", f"input {name!r} is missing")
+                raise InputError("HPCC1271", f"input {name!r} is missing")
             checked[name] = self._fitted(entry, np.asarray(inputs[name]))
         shapes = {array.shape for array in checked.values()}
         if len(shapes) > 1:
             told = ", ".join(f"{name} {array.shape}" for name, array in checked.items())
-            raise InputError("HPCC1255", f"the inputs do not have one number of samples and tokens: {told}")
+            raise InputError("HPCC1272", f"the inputs do not have one number of samples and tokens: {told}")
         return checked
 
     def _fitted(self, entry: TensorEntry, array: AnyArray) -> AnyArray:
         if array.ndim != 2 or not array.shape[0] or not 1 <= array.shape[1] <= self.manifest.tokens:
             found = "x".join(map(str, array.shape)) or "no axes"
             expected = f"samples x 1 to {self.manifest.tokens} tokens"
-            raise InputError("HPCC1253", f"input {entry.name!r} has shape {found}, expected {expected}")
+            raise InputError("HPCC1265", f"input {entry.name!r} has shape {found}, expected {expected}")
         wanted = np.dtype(entry.dtype)
         cast = array.astype(wanted)
         whole = wanted.kind in "iub" and array.dtype.kind in "iub"
         if not whole and (wanted.kind, array.dtype.kind) != ("f", "f"):
-            raise InputError("HPCC1254", f"input {entry.name!r} is {array.dtype}, expected {wanted}")
+            raise InputError("HPCC1273", f"input {entry.name!r} is {array.dtype}, expected {wanted}")
         if whole and not (cast == array).all():
-            raise InputError("HPCC1254", f"input {entry.name!r} ({array.dtype}) holds values that {wanted} does not")
+            raise InputError("HPCC1273", f"input {entry.name!r} ({array.dtype}) holds values that {wanted} does not")
         return cast
 
     # ---- time -------------------------------------------------------------------------------------------------------

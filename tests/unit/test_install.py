@@ -12,7 +12,7 @@ import pytest
 
 from compiler.pipelines import PASSES
 from compiler.tools.options import Options
-from compiler.tools.session import Session
+from compiler.tools.session import Session, open_session
 from compiler.universe import DIALECTS
 from tests.graphs import Encoder, write
 
@@ -37,6 +37,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stages")
     model = write(Encoder(), folder / "tiny.onnx")
     Session(Options(str(model), "fpga-u280", sparsity="nm:2:4", verify=False, dump_stages=str(folder))).compile()
+    cpu = Options(str(model), "cpu-avx2", sparsity="nm:2:4", emit="tile", output=str(folder / "cpu.mlir"))
+    assert open_session(cpu).run() == 0
     return folder
 
 
@@ -55,7 +57,7 @@ def test_stock_xdsl_opt_lists_every_pass() -> None:
 
 def test_stock_xdsl_opt_parses_every_dialect(stages: Path) -> None:
     seen: set[str] = set()
-    for name in ("2.sparsify", "4.encode", "5.tile", "7.emit"):
+    for name in ("2.sparsify", "4.encode", "5.tile", "7.emit", "cpu"):
         done = run("xdsl-opt", str(stages / f"{name}.mlir"))
         assert done.returncode == 0, f"{name}: {done.stderr}"
         seen |= {name for name in DIALECTS if f"{name}." in done.stdout}

@@ -37,7 +37,8 @@ def find_compiler(isa: Isa) -> CCompiler:
         zig = (sys.executable, "-m", "ziglang")
         flags = (*FLAGS, "-target", isa.zig_target, *isa.zig_flags)
         return CCompiler((*zig, "cc"), f"zig {_version((*zig,), 'version')}", flags)
-    what = "no C compiler `cc` was found" if native else f"a compiler for {isa.machine} is needed on this {platform.machine()}"
+    needed = f"a compiler for {isa.machine} is needed on this {platform.machine()}"
+    what = "no C compiler `cc` was found" if native else needed
     raise MissingToolError("HPCC5104", what, hint="install gcc or clang, or pip install 'hpcc[cc]'; --emit c needs none")
 
 

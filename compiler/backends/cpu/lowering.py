@@ -180,7 +180,9 @@ class Lowering:
             raise _infeasible(op, "queries and keys are of different sequences")
         step = cpu.AttentionOp(
             op.role.data,
-            *(self._new(value) for value in (op.q, op.k, op.v)),
+            self._new(op.q),
+            self._new(op.k),
+            self._new(op.v),
             None if op.mask is None else self._mask(op, op.mask),
             self._type(op, op.result),
             heads=op.heads.value.data,
@@ -242,9 +244,7 @@ def _assign_places(block: Block) -> None:
                     break
                 place = max(place, end)
             live[type.per.data] = [*taken, (place, place + size, last)]
-            Rewriter.replace_value_with_new_type(
-                result, cpu.BufferType.of(type.features.data, type.per.data, place)
-            )
+            Rewriter.replace_value_with_new_type(result, cpu.BufferType.of(type.features.data, type.per.data, place))
 
 
 def memory_sizes(block: Block) -> dict[str, int]:

@@ -227,7 +227,7 @@ class CPrinter:
 
     @singledispatchmethod
     def _print(self, op: Operation) -> None:
-        raise InfeasibleError("HPCC3302", f"{op.name} has no C form", where=f"node {node_name(op)!r}")
+        raise InfeasibleError("HPCC3305", f"{op.name} has no C form", where=f"node {node_name(op)!r}")
 
     @_print.register
     def _(self, op: cpu.EmbeddingOp) -> None:
@@ -251,7 +251,7 @@ class CPrinter:
             return f"      {{{self._stored(table)}, IDS_OF({slot}), m->tokens}},\n"
         stored = np.atleast_2d(stored_array(ids, self.store))
         if stored.size and (stored.min() < 0 or stored.max() >= rows):
-            raise InfeasibleError("HPCC3302", f"a stored id lies outside its table of {rows} rows")
+            raise InfeasibleError("HPCC3305", f"a stored id lies outside its table of {rows} rows")
         step = self.tokens if len(stored) > 1 and not (stored == stored[0]).all() else 0
         kept = stored if step else stored[0]
         return f"      {{{self._stored(table)}, AT(int32_t, {self.image.place(kept.astype(np.int32))}), {step}}},\n"
@@ -319,7 +319,9 @@ class CPrinter:
 
     def _header(self) -> str:
         text = (KERNELS / "model.h").read_text(encoding="utf-8")
-        inputs = "".join(f" *   inputs[{n}]  {_comment(name)}: batch x tokens, {self._kind(n)}\n" for n, name in enumerate(self.inputs))
+        inputs = "".join(
+            f" *   inputs[{n}]  {_comment(name)}: batch x tokens, {self._kind(n)}\n" for n, name in enumerate(self.inputs)
+        )
         outputs = "".join(
             f" *   outputs[{n}] {_comment(name)}: batch x {'tokens x ' if per else ''}{features}, float\n"
             for n, (name, (features, per)) in enumerate(zip(self.outputs, self.results, strict=True))
@@ -327,7 +329,10 @@ class CPrinter:
         steps = "".join(f" *   {n} {step.name}\n" for n, step in enumerate(self.steps))
         return (
             f"{text}\nenum {{\n  HPCC_MAX_BATCH = {self.batch},\n  HPCC_MAX_TOKENS = {self.tokens},\n"
-            f"  HPCC_INPUTS = {len(self.inputs)},\n  HPCC_OUTPUTS = {len(self.outputs)},\n  HPCC_STEPS = {len(self.steps)}\n}};\n\n"
+            f"  HPCC_INPUTS = {len(self.inputs)},\n  HPCC_OUTPUTS = {len(self.outputs)},\n"
+            f"  HPCC_STEPS = {len(self.steps)}\n}};\n\n"
+            f"#define HPCC_OUTPUT_FEATURES {{{', '.join(str(features) for features, _ in self.results)}}}\n"
+            f"#define HPCC_OUTPUT_PER_TOKEN {{{', '.join(str(per) for _, per in self.results)}}}\n\n"
             f"/*\n{inputs}{outputs} * Steps:\n{steps} */\n\n#ifdef __cplusplus\n}}\n#endif\n\n#endif\n"
         )
 
@@ -340,7 +345,6 @@ class CPrinter:
     def _source(self, sizes: dict[str, int]) -> str:
         isa = self.target.instructions
         header = ", ".join(str(byte) for byte in self.image.bytes[:ALIGNMENT])
-        shapes = ", ".join(f"{{{features}, {per}}}" for features, per in self.results)
         constants = {
             "W": isa.floats,
             "TILE_VECTORS": isa.tile_vectors,
@@ -352,11 +356,11 @@ class CPrinter:
             "IDS": len(self.ids),
             "WEIGHTS_BYTES": self.image.end,
             "INPUT_TYPES": f'"{self.types}"',
-            "OUTPUT_SHAPES": f"{{{shapes}}}",
         }
         return "\n".join(
             [
-                f"/* A model compiled by hpcc for {self.target.name}; build: cc -O3 {' '.join(isa.flags)} -pthread model.c -lm\n"
+                f"/* A model compiled by hpcc for {self.target.name}.\n"
+                f" * Build: cc -std=gnu11 -O3 {' '.join(isa.flags)} -pthread model.c -lm\n"
                 " * The library comes first, then one function for each step with its ONNX node, then hpcc_run. */\n",
                 _part("prologue"),
                 "\n".join(f"#define {name} {value}" for name, value in constants.items()),
@@ -371,8 +375,8 @@ class CPrinter:
     def _run(self) -> str:
         reads = ["  if (!status) status = read_mask(m, 0, NULL, 'q');"]
         reads += [
-            f"  if (!status) status = read_ids(m, {slot}, inputs + {number}, '{self.types[number]}', {self.rows_of_ids[number]});"
-            for number, slot in self.ids.items()
+            f"  if (!status) status = read_ids(m, {slot}, inputs + {n}, '{self.types[n]}', {self.rows_of_ids[n]});"
+            for n, slot in self.ids.items()
         ]
         reads += [
             f"  if (!status) status = read_mask(m, {slot}, inputs + {number}, '{self.types[number]}');"
@@ -382,7 +386,7 @@ class CPrinter:
         return RUN.format(reads="\n".join(reads), steps="\n".join(steps))
 
 
-STEPS_BEGIN = """/* ---- the steps of this model ---------------------------------------------------------------------------------- */
+STEPS_BEGIN = """/* ---- the steps of this model -------------------------------------------------------------------- */
 
 #define AT(type, offset) ((const type *)(m->weights + (offset)))
 #define IDS_OF(slot) (m->ids + (size_t)(slot) * HPCC_MAX_BATCH * HPCC_MAX_TOKENS)
@@ -392,8 +396,8 @@ STEPS_BEGIN = """/* ---- the steps of this model -------------------------------
 #define NONE {NULL, 0, 0}
 """
 
-RUN = """int hpcc_run(hpcc_model *m, int batch, int tokens, const hpcc_input *inputs, int input_count, const hpcc_output *outputs,
-             int output_count) {{
+RUN = """int hpcc_run(hpcc_model *m, int batch, int tokens, const hpcc_input *inputs, int input_count,
+             const hpcc_output *outputs, int output_count) {{
   int status = begin_run(m, batch, tokens, inputs, input_count, outputs, output_count);
 {reads}
   if (status) return status;
@@ -433,7 +437,9 @@ def _batch_and_tokens(arguments: Sequence[BlockArgument], names: Sequence[str]) 
         raise InfeasibleError("HPCC3303", f"the CPU library takes inputs of one shape, batch x tokens; these are {told}")
     for name, argument in zip(names, arguments, strict=True):
         if str(nn.element_type_of(argument)) not in _TYPES:
-            raise InfeasibleError("HPCC3303", f"the CPU library takes no input of type {nn.element_type_of(argument)}: {name!r}")
+            raise InfeasibleError(
+                "HPCC3303", f"the CPU library takes no input of type {nn.element_type_of(argument)}: {name!r}"
+            )
     batch, tokens = next(iter(shapes.values()))
     return batch, tokens
 

@@ -127,17 +127,15 @@ static void do_step(hpcc_model *m, int n, void (*step)(hpcc_model *m)) {
 
 static int check_tensors(const hpcc_model *m, const hpcc_input *inputs, const hpcc_output *outputs) {
   static const char types[] = INPUT_TYPES;
-  static const struct {
-    int features, per_token;
-  } shapes[] = OUTPUT_SHAPES;
+  static const size_t features[] = HPCC_OUTPUT_FEATURES, per_token[] = HPCC_OUTPUT_PER_TOKEN;
   for (int i = 0; i < HPCC_INPUTS; i++) {
     if (!inputs[i].data) return HPCC_BAD_ARGUMENT;
     if (inputs[i].bytes != (size_t)m->batch * m->tokens * size_of(types[i])) return HPCC_BAD_SIZE;
   }
   for (int i = 0; i < HPCC_OUTPUTS; i++) {
     if (!outputs[i].data) return HPCC_BAD_ARGUMENT;
-    const size_t rows = shapes[i].per_token ? (size_t)m->batch * m->tokens : (size_t)m->batch;
-    if (outputs[i].bytes != rows * shapes[i].features * sizeof(float)) return HPCC_BAD_SIZE;
+    const size_t rows = per_token[i] ? (size_t)m->batch * m->tokens : (size_t)m->batch;
+    if (outputs[i].bytes != rows * features[i] * sizeof(float)) return HPCC_BAD_SIZE;
   }
   return HPCC_OK;
 }

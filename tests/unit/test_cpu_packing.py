@@ -1,0 +1,90 @@
+"""Packed weights hold their matrix, whatever its size; the kernel that is chosen is the one that takes least time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from compiler.backends.cpu.packing import Packed, block_inputs, choose_kernel, group_rows, pack
+from compiler.dialects.cpu import Kernel
+from compiler.sparsity.patterns import parse_pattern
+from hw_targets.cpu import CpuTarget
+
+Matrix = NDArray[np.float32]
+TARGETS = [
+    CpuTarget("made up", "cpu", "", isa, l1_bytes=8192, l2_bytes=64 * 1024, sources=()) for isa in ("avx512", "avx2", "neon")
+]
+
+
+def unpacked(packed: Packed, outs: int, ins: int, target: CpuTarget) -> Matrix:
+    """The matrix behind a packed one, read slot by slot as the C does."""
+    rows = group_rows(packed.kernel, target)
+    groups = -(-outs // rows)
+    w = np.zeros((groups * rows, ins), np.float32)
+    at = 0
+    for number, low in enumerate(range(0, ins, packed.block)):
+        size = min(packed.block, ins - low)
+        for group in range(groups):
+            if packed.kernel is Kernel.DENSE:
+                columns = np.arange(size)
+            else:
+                begin, end = packed.starts[number * groups + group : number * groups + group + 2]
+                assert begin * rows == at
+                columns = packed.columns[begin:end].astype(np.int64)
+                assert (np.diff(columns) > 0).all()
+                assert columns.size == 0 or columns[-1] < size
+            values = packed.values[at : at + columns.size * rows].reshape(columns.size, rows)
+            w[group * rows : (group + 1) * rows, low + columns] = values.T
+            at += values.size
+    assert at == packed.values.size
+    assert not w[outs:].any()
+    return w[:outs]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    outs=st.integers(1, 40),
+    ins=st.integers(1, 300),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    kernel=st.sampled_from(list(Kernel)),
+    target=st.sampled_from(TARGETS),
+    seed=st.integers(0, 9),
+)
+def test_a_packed_matrix_is_the_matrix(
+    outs: int, ins: int, density: float, kernel: Kernel, target: CpuTarget, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    w = np.where(random.random((outs, ins)) < density, random.standard_normal((outs, ins)), 0).astype(np.float32)
+    packed = pack(w, kernel, target)
+    assert packed.block == block_inputs(kernel, target)
+    assert packed.values.dtype == np.float32
+    np.testing.assert_array_equal(unpacked(packed, outs, ins, target), w)
+
+
+@pytest.mark.parametrize(
+    ("spec", "kernel"),
+    [
+        ("dense", Kernel.DENSE),
+        ("hp:0.5", Kernel.VECTORS),
+        ("hp:0.75", Kernel.VECTORS),
+        ("block:4x1:0.9", Kernel.VECTORS),
+        ("block:8x1:0.75", Kernel.VECTORS),
+        ("nm:3:4", Kernel.DENSE),
+        ("nm:2:4", Kernel.SINGLES),
+        ("unstructured:0.75", Kernel.SINGLES),
+        ("hp:rows=64,window=32,keep=16,fine=2:4", Kernel.SINGLES),
+        ("hp:rows=64,window=32,keep=16,fine=dense", Kernel.VECTORS),
+    ],
+)
+def test_the_kernel_suits_the_pattern(spec: str, kernel: Kernel) -> None:
+    w = np.random.default_rng(0).standard_normal((96, 384)).astype(np.float32)
+    assert choose_kernel(parse_pattern(spec, "cpu").mask(w)) is kernel
+
+
+def test_hp_of_a_share_is_four_row_vectors_on_a_cpu() -> None:
+    pattern = parse_pattern("hp:0.9", "cpu")
+    assert pattern.spec() == "hp:rows=4,window=in,keep=1/10,fine=dense"
+    assert pattern.sparsity == pytest.approx(0.9)
