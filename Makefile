@@ -53,6 +53,7 @@ test-all: lit $(VENV)/.train
 
 bench: $(VENV)/.bench
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.cpu
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check

@@ -46,18 +46,7 @@ class Reference:
         options.log_severity_level = 3
         # Or else products of dequantised weights become integer ones, with activations that ONNX Runtime quantises.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        stored = model.graph.initializers
-        saved = {name: stored[name].const_value for name in replaced if name in stored}
-        try:
-            for name, value in saved.items():
-                assert value is not None
-                array = store.get(replaced[name]).reshape(value.shape.numpy())  # a kernel [o, i, 1] is a matrix to us
-                stored[name].const_value = ir.tensor(np.ascontiguousarray(array), name=name)
-            computed = {name: store.get(key) for name, key in replaced.items() if name not in saved}
-            data = _with_outputs(_with_constants(ir.to_proto(model), computed), extra_outputs).SerializeToString()
-        finally:
-            for name, value in saved.items():
-                stored[name].const_value = value
+        data = _with_outputs(with_weights(model, store, replaced), extra_outputs).SerializeToString()
         try:
             self._session: Any = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -69,6 +58,22 @@ class Reference:
         """Outputs by name for one batch."""
         feed = {name: array for name, array in inputs.items() if name in self._inputs}
         return dict(zip(self.outputs, self._session.run(self.outputs, feed), strict=True))
+
+
+def with_weights(model: ir.Model, store: WeightStore, replaced: Mapping[str, str]) -> onnx.ModelProto:
+    """The ONNX model with some of its initializers replaced by entries of the store; `model` itself stays as it is."""
+    stored = model.graph.initializers
+    saved = {name: stored[name].const_value for name in replaced if name in stored}
+    try:
+        for name, value in saved.items():
+            assert value is not None
+            array = store.get(replaced[name]).reshape(value.shape.numpy())  # a kernel [o, i, 1] is a matrix to us
+            stored[name].const_value = ir.tensor(np.ascontiguousarray(array), name=name)
+        computed = {name: store.get(key) for name, key in replaced.items() if name not in saved}
+        return _with_constants(ir.to_proto(model), computed)
+    finally:
+        for name, value in saved.items():
+            stored[name].const_value = value
 
 
 def _with_constants(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> onnx.ModelProto:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp, NameLoc
 from xdsl.ir import BlockArgument
@@ -33,7 +34,7 @@ from compiler.tools.dense_twin import dense_layers
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
 from compiler.tools.options import Options
 from compiler.tools.packaging import build_bundle
-from compiler.tools.reference import Distance, Reference, damage, distance
+from compiler.tools.reference import Distance, Reference, damage, distance, with_weights
 from compiler.tools.report import Form
 from compiler.tools.reporting import Comparison, RunFacts, build_report, build_run_report
 from compiler.tools.stages import StageRunner, dump, load_dump, module_text, new_context
@@ -246,6 +247,11 @@ class Session:
             dump(module, self.store, Path(self.options.dump_stages) / f"{number}.{stage.name}.mlir")
         if self.options.verify_each and self.imported is not None:
             self._verify_stage(stage.name, module)
+
+    def pruned_model(self) -> onnx.ModelProto:
+        """The ONNX model with the weights that were compiled: what other engines are compared on."""
+        assert self.imported is not None
+        return with_weights(self.imported.model, self.store, self._replaced())
 
     def _replaced(self) -> dict[str, str]:
         """Initializers whose values were changed: {name in the ONNX graph: key in the store}."""

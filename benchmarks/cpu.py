@@ -1,0 +1,157 @@
+"""`python -m benchmarks.cpu [MODEL.onnx]`: CPU programs against dense and sparse engines on the same pruned file.
+
+Every engine is a process of its own and runs in turn, one run each in every round, so that all see the same machine; a
+ratio is that of the medians. ONNX Runtime is always there; OpenVINO and DeepSparse where HPCC_OPENVINO_PYTHON and
+HPCC_DEEPSPARSE_PYTHON name the Python of an environment that has them, else they are skipped and the reason is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks.workloads import l3_model
+from compiler.tools.options import Options
+from compiler.tools.session import open_session
+from hw_targets.errors import HpccError
+
+ROOT = Path(__file__).parents[1]
+PATTERNS = ("dense", "hp:0.75", "hp:0.9")
+PAUSE = 0.01
+"""Seconds between two runs: threads of the engine before that still wait for work fall asleep."""
+
+
+@dataclass
+class Engine:
+    """A running peer."""
+
+    name: str
+    version: str
+    process: subprocess.Popen[str]
+
+    def run(self) -> float:
+        """Milliseconds of one run."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("run\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def pythons() -> dict[str, str]:
+    """The Python of every engine; empty if none is known."""
+    own = {name: os.environ.get(f"HPCC_{name.upper()}_PYTHON", "") for name in ("openvino", "deepsparse")}
+    return {"hpcc": sys.executable, "onnxruntime": sys.executable, **own}
+
+
+def start(name: str, python: str, model: Path, threads: int, inputs: Path) -> Engine | str:
+    """A peer that is ready, or why there is none."""
+    if not python:
+        return f"no HPCC_{name.upper()}_PYTHON"
+    command = [python, str(ROOT / "benchmarks" / "peers.py"), name, str(model), str(threads), str(inputs)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)} if python == sys.executable else None
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("ready "):
+                return Engine(name, line.split()[2], process)
+        process.wait()
+        errors.seek(0)
+        said = errors.read().strip().splitlines()
+    return said[-1] if said else "it ended without a word"
+
+
+def measure(engines: Sequence[Engine], rounds: int) -> Mapping[str, list[float]]:
+    """Milliseconds of every engine, one run each in every round."""
+    times: dict[str, list[float]] = {engine.name: [] for engine in engines}
+    for _ in range(rounds):
+        for engine in engines:
+            time.sleep(PAUSE)
+            times[engine.name].append(engine.run())
+    return times
+
+
+def compare(model: Path, pattern: str, shape: tuple[int, int], threads: Sequence[int], rounds: int) -> None:
+    """Compile for this machine, then print a line for each number of threads and engine."""
+    with tempfile.TemporaryDirectory(prefix="hpcc-bench-") as name:
+        folder = Path(name)
+        bundle, pruned, inputs = folder / "model.hpcc", folder / "pruned.onnx", folder / "inputs.npz"
+        options = Options(
+            str(model),
+            "cpu-host",
+            shapes={"input_ids": shape},
+            sparsity=pattern,
+            output=str(bundle),
+            emit="program",
+            quiet=True,
+        )
+        session = open_session(options)
+        session.compile()
+        onnx.save(session.pruned_model(), pruned)
+        np.savez(inputs, **dict[str, Any](session.samples.arrays))
+        models = {engine: bundle if engine == "hpcc" else pruned for engine in pythons()}
+        for count in threads:
+            started = [(n, start(n, python, models[n], count, inputs)) for n, python in pythons().items()]
+            engines = [engine for _, engine in started if isinstance(engine, Engine)]
+            times = measure(engines, rounds)
+            for engine in engines:
+                engine.close()
+            _report(f"{pattern} {shape[0]}x{shape[1]}, {count} thread(s)", engines, times)
+            for skipped, reason in started:
+                if isinstance(reason, str):
+                    print(f"  {skipped:<12} skipped: {reason}")
+
+
+def _report(title: str, engines: Sequence[Engine], times: Mapping[str, list[float]]) -> None:
+    ours = statistics.median(times["hpcc"]) if "hpcc" in times else None
+    print(title)
+    for engine in engines:
+        median, least = statistics.median(times[engine.name]), min(times[engine.name])
+        ratio = f"{median / ours:6.2f}x" if ours and engine.name != "hpcc" else ""
+        print(
+            f"  {engine.name:<12} {engine.version:<24} median {median:8.2f} ms, least {least:8.2f} ms  {ratio}", flush=True
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description="CPU programs beside other engines.")
+    parser.add_argument("model", nargs="?", type=Path, help="an .onnx file (default: the model of the demo)")
+    parser.add_argument("--shape", default="1x128", help="batch x tokens (default 1x128)")
+    parser.add_argument("--patterns", nargs="+", default=PATTERNS, help=f"default: {' '.join(PATTERNS)}")
+    parser.add_argument("--threads", nargs="+", type=int, default=(1, 2), help="default: 1 2")
+    parser.add_argument("--rounds", type=int, default=15, help="runs of every engine (default 15)")
+    options = parser.parse_args()
+    batch, tokens = (int(size) for size in options.shape.split("x"))
+    try:
+        model = options.model or l3_model()
+        print(f"{model.name}: milliseconds of one batch; the ratio says how much longer than hpcc it takes")
+        for pattern in options.patterns:
+            compare(model, pattern, (batch, tokens), options.threads, options.rounds)
+    except HpccError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
