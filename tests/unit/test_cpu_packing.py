@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from compiler.backends.cpu.packing import Packed, block_inputs, choose_kernel, group_rows, pack
 from compiler.dialects.cpu import Kernel
 from compiler.sparsity.patterns import parse_pattern
+from compiler.tools.cpu_report import CPU_EXPLANATIONS, CpuReason
 from hw_targets.cpu import CpuTarget
 
 Matrix = NDArray[np.float32]
@@ -88,3 +91,10 @@ def test_hp_of_a_share_is_four_row_vectors_on_a_cpu() -> None:
     pattern = parse_pattern("hp:0.9", "cpu")
     assert pattern.spec() == "hp:rows=4,window=in,keep=1/10,fine=dense"
     assert pattern.sparsity == pytest.approx(0.9)
+
+
+def test_the_page_lists_every_reason() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "CPU.md").read_text(encoding="utf-8")
+    for reason, explanation in CPU_EXPLANATIONS.items():
+        assert f"| {reason.value} | {explanation} |" in page
+    assert set(CPU_EXPLANATIONS) == set(CpuReason)

@@ -35,7 +35,7 @@ def find_compiler(isa: Isa) -> CCompiler:
         return CCompiler((cc,), _version((cc,)), (*FLAGS, *isa.flags))
     if importlib.util.find_spec("ziglang") is not None:
         zig = (sys.executable, "-m", "ziglang")
-        flags = (*FLAGS, "-target", isa.zig_target, *isa.zig_flags)
+        flags = (*FLAGS, "-g0", "-target", isa.zig_target, *isa.zig_flags)
         return CCompiler((*zig, "cc"), f"zig {_version((*zig,), 'version')}", flags)
     needed = f"a compiler for {isa.machine} is needed on this {platform.machine()}"
     what = "no C compiler `cc` was found" if native else needed
