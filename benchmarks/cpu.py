@@ -8,6 +8,7 @@ HPCC_DEEPSPARSE_PYTHON name the Python of an environment that has them, else the
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import statistics
 import subprocess
@@ -29,6 +30,9 @@ from hw_targets.errors import HpccError
 
 ROOT = Path(__file__).parents[1]
 PATTERNS = ("dense", "hp:0.75", "hp:0.9")
+PRECISIONS = {"fp32": ("hpcc", "onnxruntime", "openvino", "deepsparse"), "int8": ("hpcc", "onnxruntime")}
+"""The engines that are compared; the int8 of others wants a model calibrated by tools of their own."""
+
 PAUSE = 0.01
 """Seconds between two runs: threads of the engine before that still wait for work fall asleep."""
 
@@ -91,7 +95,19 @@ def measure(engines: Sequence[Engine], rounds: int) -> Mapping[str, list[float]]
     return times
 
 
-def compare(model: Path, pattern: str, shape: tuple[int, int], threads: Sequence[int], rounds: int) -> None:
+def quantized(model: Path) -> Path:
+    """The model with dynamic int8 products, as ONNX Runtime makes it."""
+    from importlib import import_module
+
+    path = model.with_name("quantized.onnx")
+    tools: Any = import_module("onnxruntime.quantization")
+    logging.disable(logging.WARNING)  # it advises a preparation that changes nothing here
+    tools.quantize_dynamic(str(model), str(path), weight_type=tools.QuantType.QInt8)
+    logging.disable(logging.NOTSET)
+    return path
+
+
+def compare(model: Path, pattern: str, precision: str, shape: tuple[int, int], threads: Sequence[int], rounds: int) -> None:
     """Compile for this machine, then print a line for each number of threads and engine."""
     with tempfile.TemporaryDirectory(prefix="hpcc-bench-") as name:
         folder = Path(name)
@@ -101,6 +117,7 @@ def compare(model: Path, pattern: str, shape: tuple[int, int], threads: Sequence
             "cpu-host",
             shapes={"input_ids": shape},
             sparsity=pattern,
+            precision=precision,
             output=str(bundle),
             emit="program",
             quiet=True,
@@ -110,13 +127,18 @@ def compare(model: Path, pattern: str, shape: tuple[int, int], threads: Sequence
         onnx.save(session.pruned_model(), pruned)
         np.savez(inputs, **dict[str, Any](session.samples.arrays))
         models = {engine: bundle if engine == "hpcc" else pruned for engine in pythons()}
+        if precision == "int8":
+            models["onnxruntime"] = quantized(pruned)
         for count in threads:
-            started = [(n, start(n, python, models[n], count, inputs)) for n, python in pythons().items()]
+            started = [
+                (n, start(n, python, models[n], count, inputs) if n in PRECISIONS[precision] else f"not in {precision}")
+                for n, python in pythons().items()
+            ]
             engines = [engine for _, engine in started if isinstance(engine, Engine)]
             times = measure(engines, rounds)
             for engine in engines:
                 engine.close()
-            _report(f"{pattern} {shape[0]}x{shape[1]}, {count} thread(s)", engines, times)
+            _report(f"{pattern} {precision} {shape[0]}x{shape[1]}, {count} thread(s)", engines, times)
             for skipped, reason in started:
                 if isinstance(reason, str):
                     print(f"  {skipped:<12} skipped: {reason}")
@@ -138,6 +160,7 @@ def main() -> int:
     parser.add_argument("model", nargs="?", type=Path, help="an .onnx file (default: the model of the demo)")
     parser.add_argument("--shape", default="1x128", help="batch x tokens (default 1x128)")
     parser.add_argument("--patterns", nargs="+", default=PATTERNS, help=f"default: {' '.join(PATTERNS)}")
+    parser.add_argument("--precision", default="fp32", choices=tuple(PRECISIONS), help="default fp32")
     parser.add_argument("--threads", nargs="+", type=int, default=(1, 2), help="default: 1 2")
     parser.add_argument("--rounds", type=int, default=15, help="runs of every engine (default 15)")
     options = parser.parse_args()
@@ -146,7 +169,7 @@ def main() -> int:
         model = options.model or l3_model()
         print(f"{model.name}: milliseconds of one batch; the ratio says how much longer than hpcc it takes")
         for pattern in options.patterns:
-            compare(model, pattern, (batch, tokens), options.threads, options.rounds)
+            compare(model, pattern, options.precision, (batch, tokens), options.threads, options.rounds)
     except HpccError as error:
         print(error, file=sys.stderr)
         return error.exit_status

@@ -13,14 +13,14 @@ from hw_targets.errors import UsageError
 
 @dataclass(frozen=True)
 class Stage:
-    """`passes` are pass specifications with {target} and {sparsity} to fill in; afterwards `name`'s rule holds."""
+    """`passes` are specifications with {target}, {sparsity} and {precision} to fill in; afterwards `name`'s rule holds."""
 
     name: str
     passes: tuple[str, ...] = ()
 
-    def pipeline(self, *, target: str, sparsity: str) -> str:
+    def pipeline(self, *, target: str, sparsity: str, precision: str = "fp32") -> str:
         """The text `hpcc-opt -p` takes for this stage."""
-        return ",".join(text.format(target=target, sparsity=sparsity) for text in self.passes)
+        return ",".join(text.format(target=target, sparsity=sparsity, precision=precision) for text in self.passes)
 
 
 FPGA = (
@@ -38,7 +38,7 @@ CPU = (
     Stage("import"),
     Stage("fuse", ("hpcc-fuse", "hpcc-partition")),
     Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}" kind="cpu"}}',)),
-    Stage("tile", ('hpcc-tile-cpu{{target="{target}"}}',)),
+    Stage("tile", ('hpcc-tile-cpu{{target="{target}" precision="{precision}"}}',)),
 )
 """What follows is text: the C printer and the weight packer of compiler/backends/cpu."""
 

@@ -37,6 +37,8 @@ class Isa:
     flags: tuple[str, ...]
     zig_flags: tuple[str, ...]
     needs: tuple[str, ...]
+    has_bytes: bool = False
+    """Whether it multiplies bytes (VPDPBUSD), which `--precision int8` needs."""
 
     @property
     def tile(self) -> int:
@@ -50,6 +52,18 @@ _AVX512_NEEDS = (*_AVX2_NEEDS, "avx512f", "avx512bw", "avx512cd", "avx512dq", "a
 ISAS: Mapping[str, Isa] = {
     isa.name: isa
     for isa in (
+        Isa(
+            "avx512-vnni",
+            "x86_64",
+            "x86_64-linux-gnu",
+            16,
+            4,
+            6,
+            ("-march=x86-64-v4", "-mavx512vnni"),
+            ("-mcpu=x86_64_v4+avx512vnni",),
+            (*_AVX512_NEEDS, "avx512_vnni"),
+            has_bytes=True,
+        ),
         Isa("avx512", "x86_64", "x86_64-linux-gnu", 16, 4, 6, ("-march=x86-64-v4",), ("-mcpu=x86_64_v4",), _AVX512_NEEDS),
         Isa("avx2", "x86_64", "x86_64-linux-gnu", 8, 3, 4, ("-march=x86-64-v3",), ("-mcpu=x86_64_v3",), _AVX2_NEEDS),
         Isa("neon", "aarch64", "aarch64-linux-gnu", 4, 4, 6, ("-march=armv8-a",), ("-mcpu=generic",), ()),

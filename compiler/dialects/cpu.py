@@ -35,7 +35,7 @@ from xdsl.utils.str_enum import StrEnum
 
 from compiler.dialects.nn import AnyTensor, shape_of
 
-TOKENS, SAMPLES = "tokens", "samples"
+TOKENS, SAMPLES, CODES = "tokens", "samples", "codes"
 
 
 @irdl_attr_definition
@@ -66,8 +66,8 @@ class BufferType(ParametrizedAttribute, TypeAttribute):
         printer.print_string(f"<{self.features.data} x {self.per.data}, at {self.place.data}>")
 
     def verify(self) -> None:
-        if self.per.data not in (TOKENS, SAMPLES):
-            raise VerifyException(f"a buffer is per {TOKENS} or per {SAMPLES}, not per {self.per.data}")
+        if self.per.data not in (TOKENS, SAMPLES, CODES):
+            raise VerifyException(f"a buffer holds {TOKENS}, {SAMPLES} or {CODES}, not {self.per.data}")
 
 
 AnyBuffer = BaseAttr(BufferType)
@@ -86,6 +86,7 @@ class Kernel(StrEnum):
     DENSE = "dense"
     VECTORS = "vectors"
     SINGLES = "singles"
+    BYTES = "bytes"
 
 
 class Activation(StrEnum):
@@ -131,6 +132,25 @@ class EmbeddingOp(IRDLOperation):
             raise VerifyException("an embedding takes one ids tensor per table")
         if any(shape_of(table)[1] != features_of(self.result) for table in self.tables):
             raise VerifyException("the tables are not as wide as the buffer")
+
+
+@irdl_op_definition
+class QuantizeOp(IRDLOperation):
+    """Codes of 8 bits with one scale per token, from the largest of its values."""
+
+    name = "hpcc_cpu.quantize"
+    x = operand_def(AnyBuffer)
+    result = result_def(AnyBuffer)
+    traits = traits_def(Pure())
+    assembly_format = "$x attr-dict `:` type($x) `->` type($result)"
+
+    def __init__(self, x: SSAValue, type: BufferType) -> None:
+        super().__init__(operands=[x], result_types=[type])
+
+    def verify_(self) -> None:
+        kinds = buffer_of(self.x).per.data, buffer_of(self.result).per.data
+        if kinds != (TOKENS, CODES) or features_of(self.x) != features_of(self.result):
+            raise VerifyException("codes are made of as many features of tokens")
 
 
 @irdl_op_definition
@@ -180,7 +200,12 @@ class LinearOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
-        _same_columns(self, self.x, self.residual, self.result)
+        if self.kernel.data is Kernel.BYTES:
+            if buffer_of(self.x).per.data != CODES:
+                raise VerifyException("the kernel of bytes reads codes")
+            _same_columns(self, self.residual, self.result)
+        else:
+            _same_columns(self, self.x, self.residual, self.result)
         if shape_of(self.weight) != (features_of(self.result), features_of(self.x)):
             raise VerifyException("the weight does not fit the buffers")
         if self.bias is not None and shape_of(self.bias) != (features_of(self.result),):
@@ -311,6 +336,6 @@ class PoolOp(IRDLOperation):
 
 CPU = Dialect(
     "hpcc_cpu",
-    [EmbeddingOp, LinearOp, AttentionOp, LayerNormOp, PointwiseOp, PoolOp],
+    [EmbeddingOp, QuantizeOp, LinearOp, AttentionOp, LayerNormOp, PointwiseOp, PoolOp],
     [BufferType, KernelAttr, ActivationAttr],
 )

@@ -90,6 +90,7 @@ class CpuReport(Form):
     model: ModelPart
     target: CpuTargetPart
     inputs: InputsPart
+    precision: str
     batch: int
     tokens: int
     memory: CpuMemoryPart
@@ -99,8 +100,8 @@ class CpuReport(Form):
 
 
 class LayerTime(Form):
-    """Measured on one batch: milliseconds, 1e9 multiplications and additions done per second, and what a dense layer
-    would have to do in the same time. A layer in a step with others has the share that its multiplications say."""
+    """Measured on one batch: milliseconds, 1e9 multiplications and additions (of the bundle's precision) per second, and
+    what a dense layer would have to do in the same time. A layer in a step with others has the share that its multiplications say."""
 
     name: str
     ms: float

@@ -48,6 +48,7 @@ def build_cpu_report(
     model: CModel,
     manifest: CpuManifest,
     target: CpuTarget,
+    precision: str,
     samples: InputSet,
     asked: Pattern | None,
     pruning: PruningSummary,
@@ -61,6 +62,7 @@ def build_cpu_report(
         model=ModelPart(name=entry.name, sha256=entry.sha256, parameters=entry.parameters, macs=entry.macs),
         target=forms.CpuTargetPart(name=target.name, kind=target.kind, isa=target.isa, unverified=target.unverified()),
         inputs=InputsPart(kind=samples.kind, source=samples.source, seed=samples.seed, count=samples.count),
+        precision=precision,
         batch=model.batch,
         tokens=model.tokens,
         memory=forms.CpuMemoryPart(
@@ -150,7 +152,7 @@ def reason_of(linear: LinearFacts, zeros: int, left: bool, asked: Pattern | None
             return forms.CpuReason.FASTER_DENSE
         case Kernel.SINGLES:
             return forms.CpuReason.SINGLES
-        case Kernel.VECTORS:
+        case Kernel.VECTORS | Kernel.BYTES:
             kept = linear.outs * linear.ins - zeros
             return forms.CpuReason.FULL if linear.packed.multiplied <= SHARED * kept else forms.CpuReason.PADDED
 

@@ -75,6 +75,7 @@ class CpuSession(Session):
     """The state of one run for a CPU; see Session."""
 
     program_forms: ClassVar[tuple[str, ...]] = ("c", "program")
+    default_precision: ClassVar[str] = "fp32"
 
     def __init__(self, options: Options, target: CpuTarget) -> None:
         super().__init__(options, target)
@@ -84,6 +85,12 @@ class CpuSession(Session):
         if options.timing_only:
             message = "--timing-only counts cycles of an accelerator"
             raise UsageError("HPCC2603", message, hint="leave it out: a CPU program is run and measured")
+
+    def _check_precision(self) -> None:
+        assert isinstance(self.machine, CpuTarget)
+        if self.precision == "int8" and not self.machine.instructions.has_bytes:
+            message = f"target {self.machine.name!r} ({self.machine.isa}) has no instruction for int8 products"
+            raise UsageError("HPCC2019", message, hint="--precision fp32, or --target cpu-avx512-vnni")
 
     def compile(self) -> CpuCompiled:
         """The program with its reports, run and verified as the options ask; a bundle only where they name one.
@@ -144,7 +151,7 @@ class CpuSession(Session):
             manifest = write_bundle(room, model, self._borders(model), self.cpu, self._facts(), self.hosts)
             self._build(room)
             bundle = load_cpu_bundle(room.folder)
-            report = build_cpu_report(model, manifest, self.cpu, self.samples, self.asked, self.pruning)
+            report = build_cpu_report(model, manifest, self.cpu, self.precision, self.samples, self.asked, self.pruning)
             run = CpuRunFacts(self.seconds)
             outputs: dict[str, Array] = {}
             ran: CpuProgram | None = None
@@ -196,8 +203,10 @@ class CpuSession(Session):
         return result.outputs
 
     def _limits(self, wanted: Array, mask: Array | None) -> dict[str, Any]:
-        """As every stage in floating point: the largest error is at most 1e-4 of the rms over the tokens that count."""
-        if self.options.atol is not None:
+        """As every stage in floating point: the largest error is at most 1e-4 of the rms over the tokens that count.
+
+        int8 is held to the limits of integer results, which are `distance`'s own."""
+        if self.options.atol is not None or self.precision == "int8":
             return super()._limits(wanted, mask)
         rows = token_rows(wanted, mask).astype(np.float64)
         return {

@@ -17,7 +17,7 @@ def print_cpu_summary(report: CpuReport, run: CpuRunReport, output: Path, *, ver
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
     say = console.print
     say()
-    say(f"[bold]{report.model.name}[/] for [bold]{report.target.name}[/] ({report.target.isa})")
+    say(f"[bold]{report.model.name}[/] for [bold]{report.target.name}[/] ({report.target.isa}, {report.precision})")
     say_zeros(console, report.pruning)
     say()
     _say_layers(console, report, run, verbose=verbose)
@@ -59,7 +59,7 @@ def _say_layers(console: Console, report: CpuReport, run: CpuRunReport, *, verbo
         ("kernel", False),
         ("bytes", True),
         ("ms", True),
-        ("GFLOP/s", True),
+        ("GFLOP/s" if report.precision == "fp32" else "GOP/s", True),
         ("as if dense", True),
         ("why", False),
     ):

@@ -43,6 +43,12 @@ def build_parser() -> Parser:
         help="dense, nm:2:4, hp:0.75, hp:rows=64,window=32,keep=16,fine=2:4, block:4x1:0.75, unstructured:0.9; numbers are"
         " sparsity. Default: auto, which takes the pattern that the weights already have and changes none",
     )
+    what.add_argument(
+        "--precision",
+        default=None,
+        metavar="P",
+        help="of products: fp32 (default on CPUs) or int8 (all that FPGAs have; on CPUs with VNNI)",
+    )
     data = parser.add_argument_group("inputs")
     data.add_argument("--inputs", metavar="FILE.npz", help="arrays by input name, the first axis counting samples")
     data.add_argument("--text", metavar="FILE", help="one sentence per line, tokenised with --tokenizer")
@@ -146,7 +152,8 @@ def _print_pipeline(options: argparse.Namespace) -> int:
 
     target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
     for stage in PIPELINES[load_any_target(target).kind]:
-        print(f"{stage.name:<9} {stage.pipeline(target=target, sparsity=sparsity) or '(the ONNX importer)'}")
+        text = stage.pipeline(target=target, sparsity=sparsity, precision=options.precision or "fp32")
+        print(f"{stage.name:<9} {text or '(the ONNX importer)'}")
     return 0
 
 

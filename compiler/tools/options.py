@@ -15,6 +15,8 @@ STAGES = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule"
 EMIT_FORMS = (*STAGES, "asm", "c", "program")
 """Of all kinds of targets; what a kind does not have is refused once the target is known."""
 
+PRECISIONS = ("fp32", "int8")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -25,6 +27,8 @@ class Options:
     target: str
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     sparsity: str | None = None
+    precision: str | None = None
+    """None is the one of the target's kind: int8 for an FPGA, fp32 for a CPU."""
     inputs: str | Mapping[str, NDArray[Any]] | None = None
     """An .npz file, or arrays by input name; the first axis counts samples."""
     text: str | None = None
@@ -50,6 +54,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.emit is not None and self.emit not in EMIT_FORMS:
             raise UsageError("HPCC2004", f"--emit {self.emit!r} is no form", hint=", ".join(EMIT_FORMS))
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise UsageError("HPCC2017", f"--precision {self.precision!r} is none", hint=", ".join(PRECISIONS))
         if self.start is not None and self.start not in STAGES:
             raise UsageError("HPCC2015", f"there is no stage {self.start!r}", hint=f"stages: {', '.join(STAGES)}")
         if self.text is not None and self.tokenizer is None:

@@ -81,13 +81,16 @@ class Session:
 
     program_forms: ClassVar[tuple[str, ...]] = ("asm", "program")
     """What --emit takes besides the stages: these come after the last of them."""
+    default_precision: ClassVar[str] = "int8"
 
     def __init__(self, options: Options, target: Target | CpuTarget | None = None) -> None:
         self.options = options
         self.machine = load_target(options.target) if target is None else target
         self.kind = self.machine.kind
         self.stage_names = tuple(stage.name for stage in PIPELINES[self.kind])
+        self.precision = options.precision or self.default_precision
         self._check_stages()
+        self._check_precision()
         self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
         self.progress = Progress(quiet=options.quiet, steps=CPU_STEPS if self.kind == "cpu" else STEPS)
         self.seconds: dict[str, float] = {}
@@ -100,6 +103,12 @@ class Session:
         self.keys_after: dict[str, str] = {}
         self.stepwise: StepwiseCheck | None = None
         self.samples = run_inputs.InputSet("made up", "", None, 0, {})
+
+    def _check_precision(self) -> None:
+        """Raises UsageError for arithmetic that the target does not have."""
+        if self.precision != self.default_precision:
+            message = f"target {self.machine.name!r} has no {self.precision} products"
+            raise UsageError("HPCC2018", message, hint=f"--precision {self.default_precision}")
 
     def _check_stages(self) -> None:
         """Raises UsageError for a stage or a form that targets of another kind have."""
@@ -224,7 +233,9 @@ class Session:
         self.batches = self.samples.batches(specs[0].shape[0] if specs else 1)
 
     def _stages(self, first: str, last: str) -> None:
-        runner = StageRunner(self.ctx, self.options.target, self.spec, (self._after_stage,), self.seconds, self.kind)
+        runner = StageRunner(
+            self.ctx, self.options.target, self.spec, (self._after_stage,), self.seconds, self.kind, self.precision
+        )
         for stage in stages_between(self.kind, first, last):
             self.progress.start(stage.name)
             runner.run(self.module, (stage,))
@@ -419,10 +430,11 @@ def _asked_pattern(spec: str | None, kind: str) -> Pattern | None:
 
 
 def default_output(options: Options, target: Target | CpuTarget) -> str:
-    """MODEL.TARGET.PATTERN.hpcc"""
+    """MODEL.TARGET.PATTERN.hpcc, with the precision where one is asked for."""
     stem = Path(options.model).name.removesuffix(".onnx").removesuffix(".mlir")
     spec = re.sub(r"[^A-Za-z0-9.]+", "-", options.sparsity or AUTO)
-    return f"{stem}.{target.name}.{spec}.hpcc"
+    asked = f".{options.precision}" if options.precision is not None else ""
+    return f"{stem}.{target.name}.{spec}{asked}.hpcc"
 
 
 def _check_output(path: Path) -> None:

@@ -51,6 +51,7 @@ class StageRunner:
     after: Sequence[AfterStage] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     kind: str = "fpga"
+    precision: str = "fp32"
 
     def run(self, module: ModuleOp, stages: Sequence[Stage]) -> ModuleOp:
         for stage in stages:
@@ -63,7 +64,7 @@ class StageRunner:
         return module
 
     def _apply(self, stage: Stage, module: ModuleOp) -> None:
-        text = stage.pipeline(target=self.target, sparsity=self.sparsity)
+        text = stage.pipeline(target=self.target, sparsity=self.sparsity, precision=self.precision)
         if not text:
             return
         try:

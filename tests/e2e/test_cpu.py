@@ -13,12 +13,22 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from xdsl.dialects.builtin import ModuleOp, TensorType, f32
+from xdsl.ir import Operation
 
 import hpcc
 from compiler.backends.cpu import build
 from compiler.backends.cpu.build import FLAGS, CCompiler, build_library, find_compiler
+from compiler.backends.cpu.lowering import matrix_of
+from compiler.backends.cpu.packing import quantized
+from compiler.dialects import nn
+from compiler.frontend.importer import import_onnx
+from compiler.interpreters import evaluate as evaluation
+from compiler.pipelines import stages_between
 from compiler.tools.cpu_session import CpuCompiled
 from compiler.tools.reference import distance
+from compiler.tools.stages import StageRunner, new_context
+from compiler.weights import WeightStore
 from hw_targets.cpu import ISAS, CpuTarget
 from hw_targets.errors import HpccError, InputError, UsageError
 from hw_targets.load import load_any_target, load_target
@@ -74,6 +84,86 @@ def small_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SHAPES = {name: (BATCH, TOKENS) for name in ("input_ids", "attention_mask", "token_type_ids")}
+
+
+HAS_BYTES = HOST.instructions.has_bytes
+
+
+@pytest.mark.skipif(not HAS_BYTES, reason="no VNNI")
+@pytest.mark.parametrize("spec", ["dense", "hp:0.75", "unstructured:0.9"])
+def test_int8_is_within_the_limits_of_integers(model: Path, spec: str) -> None:
+    inputs = feeds(ODD, BATCH, TOKENS)
+    inputs["attention_mask"][1, 33:] = 0
+    compiled = hpcc.compile(model, "cpu-host", shapes=SHAPES, sparsity=spec, precision="int8", inputs=inputs)
+    assert isinstance(compiled, CpuCompiled)
+    verify = compiled.run_report.verify
+    assert verify is not None
+    for check in verify.outputs:
+        assert check.passed
+        assert 1e-4 < check.relative_l2 < 0.03
+    assert {row.kernel for row in compiled.report.layers if row.op == "linear" and "layer." in row.name} == {"bytes"}
+    one = CpuProgram(compiled.program.bundle, threads=1).run(inputs).outputs
+    three = CpuProgram(compiled.program.bundle, threads=3).run(inputs).outputs
+    assert all(np.array_equal(one[name], three[name]) for name in one)
+
+
+@pytest.mark.skipif(not HAS_BYTES, reason="no VNNI")
+def test_int8_equals_a_plain_quantiser(model: Path) -> None:
+    """The same codes in numpy, layer by layer, give the same result but for the last bits of fp32."""
+    inputs = feeds(ODD, 2, 19)
+    compiled = hpcc.compile(model, "cpu-host", shapes=SHAPES, precision="int8", verify=False)
+    module, store = fused(model)
+    for op in list(module.walk()):
+        if isinstance(op, nn.LinearOp) and op.role.data.startswith("layer."):
+            key = store.add(f"{op.role.data}.codes", rounded(matrix_of(op.weight, store)))
+            weight = nn.WeightOp(key, store.digest(key), TensorType(f32, nn.shape_of(op.weight)))
+            op.parent.insert_op_before(weight, op)  # pyright: ignore[reportOptionalMemberAccess]
+            op.operands[1] = weight.result
+    got = compiled.run({name: array[:, :19] for name, array in inputs.items()}).outputs
+    padded = {name: np.pad(a, [(0, BATCH - 2), (0, TOKENS - 19)]) for name, a in inputs.items()}
+    wanted = evaluate_quantized(module, store, padded)
+    for name, value in got.items():
+        reference = wanted[name][:2, :19] if value.ndim == 3 else wanted[name][:2]
+        error = np.abs(value - reference).max() / np.sqrt(np.square(reference).mean())
+        assert error < 0.02, name  # a code may round the other way: 1/254 of a token's largest value
+
+
+def rounded(w: Array) -> Array:
+    codes, scales = quantized(w)
+    return codes.astype(np.float32) * scales[:, None]
+
+
+def fused(model: Path) -> tuple[ModuleOp, WeightStore]:
+    imported = import_onnx(model, SHAPES)
+    ctx = new_context(imported.store)
+    StageRunner(ctx, "cpu-host", "dense", kind="cpu").run(imported.module, stages_between("cpu", "import", "sparsify"))
+    return imported.module, imported.store
+
+
+def evaluate_quantized(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """`evaluate` with the inputs of the layers' linears rounded to codes, one scale for each token."""
+    patch = pytest.MonkeyPatch()
+    plain = evaluation.run_op
+
+    def run(op: Operation, arguments: list[Array], store: WeightStore) -> list[Array]:
+        if isinstance(op, nn.LinearOp) and op.role.data.startswith("layer."):
+            x = arguments[0]
+            arguments = [rounded(x.reshape(-1, x.shape[-1])).reshape(x.shape), *arguments[1:]]
+        return plain(op, arguments, store)
+
+    with patch.context() as context:
+        context.setattr(evaluation, "run_op", run)
+        return evaluation.evaluate(module, store, inputs)
+
+
+def test_int8_needs_the_instruction(model: Path) -> None:
+    done = hpcc_command(model, *BIND, "--target", "cpu-avx2", "--precision", "int8")
+    hint = "(--precision fp32, or --target cpu-avx512-vnni)"
+    expect(done, 2, f"error: target 'cpu-avx2' (avx2) has no instruction for int8 products {hint} [HPCC2019]")
+    done = hpcc_command(model, *BIND, "--target", "fpga-u280", "--precision", "fp32")
+    expect(done, 2, "error: target 'fpga-u280' has no fp32 products (--precision int8) [HPCC2018]")
+    done = hpcc_command(model, *BIND, "--target", "cpu-host", "--precision", "int4")
+    expect(done, 2, "error: --precision 'int4' is none (fp32, int8) [HPCC2017]")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from compiler.backends.cpu.packing import Packed, block_inputs, choose_kernel, group_rows, pack
+from compiler.backends.cpu.packing import Packed, block_inputs, choose_kernel, group_rows, pack, quantized
 from compiler.dialects.cpu import Kernel
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools.cpu_report import CPU_EXPLANATIONS, CpuReason
@@ -52,7 +52,7 @@ def unpacked(packed: Packed, outs: int, ins: int, target: CpuTarget) -> Matrix:
     outs=st.integers(1, 40),
     ins=st.integers(1, 300),
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
-    kernel=st.sampled_from(list(Kernel)),
+    kernel=st.sampled_from([Kernel.DENSE, Kernel.VECTORS, Kernel.SINGLES]),
     target=st.sampled_from(TARGETS),
     seed=st.integers(0, 9),
 )
@@ -65,6 +65,27 @@ def test_a_packed_matrix_is_the_matrix(
     assert packed.block == block_inputs(kernel, target)
     assert packed.values.dtype == np.float32
     np.testing.assert_array_equal(unpacked(packed, outs, ins, target), w)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    outs=st.integers(1, 20), ins=st.integers(1, 70), density=st.sampled_from([0.0, 0.1, 0.5, 1.0]), seed=st.integers(0, 9)
+)
+def test_packed_bytes_are_the_codes(outs: int, ins: int, density: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    w = np.where(random.random((outs, ins)) < density, random.standard_normal((outs, ins)), 0).astype(np.float32)
+    packed = pack(w, Kernel.BYTES, TARGETS[0])
+    codes, scales = quantized(w)
+    found = np.zeros((-(-outs // 4) * 4, ins), np.int32)
+    values, columns = packed.values.reshape(-1, 4, 4), packed.columns.reshape(-1, 4)
+    for group in range(len(found) // 4):
+        for slot in range(packed.starts[group], packed.starts[group + 1]):
+            for number in range(4):
+                found[group * 4 : group * 4 + 4, columns[slot, number]] += values[slot, :, number]
+    np.testing.assert_array_equal(found[:outs], codes)
+    np.testing.assert_array_equal(packed.row_scales[:outs], scales)
+    np.testing.assert_array_equal(packed.begins, -128 * found.sum(axis=1))
+    assert np.abs(codes * scales[:, None] - w).max(initial=0) <= scales.max() / 2 * 1.001
 
 
 @pytest.mark.parametrize(

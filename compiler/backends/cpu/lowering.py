@@ -24,6 +24,9 @@ from hw_targets.errors import InfeasibleError
 PADDING = 12
 """Rows of a buffer come in multiples of this, so that groups of 4 and of 6 rows need no tails."""
 
+SCALE_ROWS = 4
+"""Rows of 64 bytes that hold the scales of a tile's 64 tokens, as kernels/bytes.c has them."""
+
 _ACTIVATIONS = {
     nn.ActivationKind.GELU: cpu.Activation.GELU,
     nn.ActivationKind.TANH: cpu.Activation.TANH,
@@ -33,6 +36,11 @@ _ACTIVATIONS = {
 
 def padded(features: int) -> int:
     return -(-features // PADDING) * PADDING
+
+
+def rows_of(type: cpu.BufferType) -> int:
+    """Rows that a buffer takes; codes have their scales before them."""
+    return padded(type.features.data + (SCALE_ROWS if type.per.data == cpu.CODES else 0))
 
 
 def stored_array(value: SSAValue, store: WeightStore) -> NDArray[Any]:
@@ -57,9 +65,11 @@ class Lowering:
     function: FuncOp
     store: WeightStore
     target: CpuTarget
+    in_bytes: bool = False
     block: Block = field(default_factory=Block)
     values: dict[SSAValue, SSAValue] = field(default_factory=dict)
     done: set[Operation] = field(default_factory=set)
+    codes: dict[SSAValue, SSAValue] = field(default_factory=dict)
 
     def run(self) -> FuncOp:
         old = self.function.body.block
@@ -157,7 +167,10 @@ class Lowering:
         if isinstance(user, nn.ActivationOp):
             activation, result = _ACTIVATIONS[user.kind.data], user.result
             self.done.add(user)
-        kernel = choose_kernel(matrix_of(op.weight, self.store) != 0)
+        if self.in_bytes and type.per.data == cpu.TOKENS:
+            kernel, x = cpu.Kernel.BYTES, self._codes_of(op, x)
+        else:
+            kernel = choose_kernel(matrix_of(op.weight, self.store) != 0)
         step = cpu.LinearOp(
             op.role.data,
             x,
@@ -170,6 +183,15 @@ class Lowering:
             activation=activation,
         )
         self._add_step(op, step, result)
+
+    def _codes_of(self, op: Operation, x: SSAValue) -> SSAValue:
+        """The codes of a buffer, made once for all that read them."""
+        if x not in self.codes:
+            step = cpu.QuantizeOp(x, cpu.BufferType.of(cpu.features_of(x), cpu.CODES, 0))
+            step.location = op.location
+            self.block.add_op(step)
+            self.codes[x] = step.result
+        return self.codes[x]
 
     def _attention(self, op: nn.AttentionOp) -> None:
         if op.mask_kind is not None and op.mask_kind.data != "boolean":
@@ -230,7 +252,7 @@ def _assign_places(block: Block) -> None:
     """Give every buffer a place that no other live one has, the first that is free: a linear scan."""
     ops = list(block.ops)
     number = {op: index for index, op in enumerate(ops)}
-    live: dict[str, list[tuple[int, int, int]]] = {cpu.TOKENS: [], cpu.SAMPLES: []}
+    live: dict[str, list[tuple[int, int, int]]] = {cpu.TOKENS: [], cpu.SAMPLES: [], cpu.CODES: []}
     for index, op in enumerate(ops):
         for result in op.results:
             if not isinstance(result.type, cpu.BufferType):
@@ -238,7 +260,7 @@ def _assign_places(block: Block) -> None:
             type = result.type
             last = max((number[use.operation] for use in result.uses), default=index)
             taken = [entry for entry in live[type.per.data] if entry[2] >= index]
-            size, place = padded(type.features.data), 0
+            size, place = rows_of(type), 0
             for begin, end, _ in sorted(taken):
                 if place + size <= begin:
                     break
@@ -248,13 +270,13 @@ def _assign_places(block: Block) -> None:
 
 
 def memory_sizes(block: Block) -> dict[str, int]:
-    """Features of the activation memories, per token and per sample."""
-    sizes = {cpu.TOKENS: 0, cpu.SAMPLES: 0}
+    """Rows of the activation memories: features of tokens and of samples, rows of codes."""
+    sizes = {cpu.TOKENS: 0, cpu.SAMPLES: 0, cpu.CODES: 0}
     for op in block.ops:
         for result in op.results:
             if isinstance(result.type, cpu.BufferType):
                 type = result.type
-                sizes[type.per.data] = max(sizes[type.per.data], type.place.data + padded(type.features.data))
+                sizes[type.per.data] = max(sizes[type.per.data], type.place.data + rows_of(type))
     return sizes
 
 

@@ -5,7 +5,7 @@ Plain numpy, no IR. The layouts are those of kernels/linear.c; what they cost wa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,13 @@ from hw_targets.cpu import CpuTarget
 Matrix = NDArray[np.float32]
 
 ROWS = 4
-"""Rows that share a list of inputs in the kernel `vectors`."""
+"""Rows that share a list of inputs in the kernels `vectors` and `bytes`."""
+
+INPUTS = 4
+"""Inputs that one instruction of the kernel `bytes` multiplies and sums."""
+
+MAX_COLUMNS = 1 << 16
+"""Columns are counted in 16 bits."""
 
 COST_OF_VECTOR_SLOT = 1.02
 COST_OF_SINGLE = 1.45
@@ -27,17 +33,20 @@ COST_OF_SINGLE = 1.45
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed matrix. `starts` and `columns` are empty for a dense one; `multiplied` counts weights, padding included."""
+    """A packed matrix. `starts` and `columns` are empty for a dense one, `row_scales` and `begins` but for bytes;
+    `multiplied` counts weights, padding included."""
 
     kernel: Kernel
     block: int
-    values: NDArray[np.float32]
+    values: NDArray[Any]
     starts: NDArray[np.uint32]
     columns: NDArray[np.uint16]
+    row_scales: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    begins: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
     def value_bytes(self) -> int:
-        return self.values.nbytes
+        return self.values.nbytes + self.row_scales.nbytes + self.begins.nbytes
 
     @property
     def index_bytes(self) -> int:
@@ -50,11 +59,13 @@ class Packed:
 
 def group_rows(kernel: Kernel, target: CpuTarget) -> int:
     """Rows that a kernel computes together."""
-    return {Kernel.DENSE: target.instructions.panel, Kernel.VECTORS: ROWS, Kernel.SINGLES: 1}[kernel]
+    return {Kernel.DENSE: target.instructions.panel, Kernel.VECTORS: ROWS, Kernel.SINGLES: 1, Kernel.BYTES: ROWS}[kernel]
 
 
 def block_inputs(kernel: Kernel, target: CpuTarget) -> int:
-    """Inputs per cache block."""
+    """Inputs per cache block; codes are so small that they take none."""
+    if kernel is Kernel.BYTES:
+        return MAX_COLUMNS
     return target.single_block if kernel is Kernel.SINGLES else target.dense_block
 
 
@@ -68,6 +79,8 @@ def choose_kernel(used: NDArray[np.bool_]) -> Kernel:
 
 def pack(w: Matrix, kernel: Kernel, target: CpuTarget) -> Packed:
     """A matrix out x in, packed for a kernel."""
+    if kernel is Kernel.BYTES:
+        return _pack_bytes(w)
     rows, block = group_rows(kernel, target), block_inputs(kernel, target)
     groups = _by_groups(w, rows)
     lows = range(0, max(w.shape[1], 1), block)
@@ -85,6 +98,40 @@ def pack(w: Matrix, kernel: Kernel, target: CpuTarget) -> Packed:
         counts.append(np.bincount(group, minlength=len(groups)))
     starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.uint32)
     return Packed(kernel, block, np.concatenate(values), starts, np.concatenate(columns))
+
+
+def quantized(w: Matrix) -> tuple[NDArray[np.int8], Matrix]:
+    """Codes in [-127, 127] and one scale for each row, from its largest value; a row of zeros gets scale 1."""
+    most = np.abs(w).max(axis=1, initial=0)
+    scales = np.where(most > 0, most / np.float32(127), np.float32(1)).astype(np.float32)
+    return np.clip(np.rint(w / scales[:, None]), -127, 127).astype(np.int8), scales
+
+
+def _pack_bytes(w: Matrix) -> Packed:
+    """Lists of four inputs, the last of a row group filled up with zeros: values [list][4 rows][4 inputs]."""
+    codes, scales = quantized(w)
+    groups = _by_groups(codes, ROWS)
+    group, column = np.nonzero(_by_groups(w != 0, ROWS).any(axis=1))
+    counts = np.bincount(group, minlength=len(groups))
+    lists = -(-counts // INPUTS)
+    starts = np.concatenate([[0], np.cumsum(lists)])
+    first = np.cumsum(counts) - counts
+    slots = starts[group] * INPUTS + np.arange(len(group)) - first[group]
+    columns = np.zeros(starts[-1] * INPUTS, np.uint16)
+    columns[slots] = column
+    values = np.zeros((starts[-1] * INPUTS, ROWS), np.int8)
+    values[slots] = groups[group, :, column]
+    in_lists = values.reshape(-1, INPUTS, ROWS).transpose(0, 2, 1)
+    sums = groups.sum(axis=2, dtype=np.int32).reshape(-1)
+    return Packed(
+        Kernel.BYTES,
+        MAX_COLUMNS,
+        np.ascontiguousarray(in_lists).reshape(-1),
+        starts.astype(np.uint32),
+        columns,
+        np.concatenate([scales, np.ones(len(sums) - len(scales), np.float32)]),
+        -128 * sums,
+    )
 
 
 def _by_groups(w: NDArray[Any], rows: int) -> NDArray[Any]:

@@ -34,6 +34,9 @@ KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector", "layout", "threads", "linear", "attention", "elementwise", "interface")
 """The C library in the order in which it stands in model.c; what it needs of the model comes before, the steps behind."""
 
+BYTES_PART = "bytes"
+"""What follows `linear` where there are int8 products."""
+
 ALIGNMENT = 64
 MAGIC = b"HPCC CPU weights 1\n"
 CHUNK = 48
@@ -159,7 +162,7 @@ class CPrinter:
             tuple(self.steps),
             tuple(self.linears),
             tuple((self.inputs[number], rows) for number, rows in self.rows_of_ids.items()),
-            4 * sizes[cpu.TOKENS] * self.batch * self.tokens,
+            (4 * sizes[cpu.TOKENS] + sizes[cpu.CODES]) * self.batch * self.tokens,
         )
 
     # ---- steps ------------------------------------------------------------------------------------------------------
@@ -195,16 +198,40 @@ class CPrinter:
             self.linears.append(facts)
             share = packed.multiplied / (outs * ins)
             notes.append(f"{facts.role}: {outs} x {ins}, {pattern}, {packed.kernel.value} ({share:.1%}): {facts.onnx_node}")
-            rows.append(self._linear(op, packed))
+            in_bytes = packed.kernel is cpu.Kernel.BYTES
+            rows.append(self._byte_linear(op, packed) if in_bytes else self._linear(op, packed))
             chunk = 2 * CHUNK if ins > self.target.dense_block else chunk
-        body = "  const linear layers[] = {\n" + "".join(rows) + f"  }};\n  run_linears(m, layers, {len(rows)}, {chunk});\n"
+        type, run = ("byte_linear", "run_byte_linears") if self.in_bytes(ops[0]) else ("linear", "run_linears")
+        body = f"  const {type} layers[] = {{\n{''.join(rows)}  }};\n  {run}(m, layers, {len(rows)}, {chunk});\n"
         self._function("_".join(_distinct_parts([op.role.data for op in ops])), "linear", notes, body)
 
-    def _linear(self, op: cpu.LinearOp, packed: Packed) -> str:
-        outs, ins = nn.shape_of(op.weight)
+    @staticmethod
+    def in_bytes(op: cpu.LinearOp) -> bool:
+        return op.kernel.data is cpu.Kernel.BYTES
+
+    def _bias(self, op: cpu.LinearOp) -> str:
+        """The bias, or zeros, filled up to whole groups of rows."""
+        outs = nn.shape_of(op.weight)[0]
         bias = np.zeros(padded(outs), np.float32)
         if op.bias is not None:
             bias[:outs] = stored_array(op.bias, self.store)
+        return self._float(bias)
+
+    def _byte_linear(self, op: cpu.LinearOp, packed: Packed) -> str:
+        activation = op.activation.data
+        then = "NO_ACTIVATION" if activation is cpu.Activation.NONE else activation.name
+        residual = "NONE" if op.residual is None else _buffer(op.residual)
+        begins, values, starts, columns = (
+            self.image.place(array) for array in (packed.begins, packed.values, packed.starts, packed.columns)
+        )
+        return (
+            f"      {{{nn.shape_of(op.weight)[0]}, {then}, {self._bias(op)}, {self._float(packed.row_scales)},\n"
+            f"       AT(int32_t, {begins}), AT(int8_t, {values}), AT(uint32_t, {starts}), AT(uint16_t, {columns}),\n"
+            f"       {_buffer(op.x)}, {residual}, {_buffer(op.result)}}},\n"
+        )
+
+    def _linear(self, op: cpu.LinearOp, packed: Packed) -> str:
+        outs, ins = nn.shape_of(op.weight)
         indices = "NULL, NULL"
         values = self._float(packed.values)
         if packed.kernel is not cpu.Kernel.DENSE:
@@ -215,7 +242,7 @@ class CPrinter:
         residual = "NONE" if op.residual is None else _buffer(op.residual)
         return (
             f"      {{{packed.kernel.name}, {outs}, {ins}, {packed.block}, {then},\n"
-            f"       {self._float(bias)}, {values}, {indices},\n"
+            f"       {self._bias(op)}, {values}, {indices},\n"
             f"       {_buffer(op.x)}, {residual}, {_buffer(op.result)}}},\n"
         )
 
@@ -255,6 +282,14 @@ class CPrinter:
         step = self.tokens if len(stored) > 1 and not (stored == stored[0]).all() else 0
         kept = stored if step else stored[0]
         return f"      {{{self._stored(table)}, AT(int32_t, {self.image.place(kept.astype(np.int32))}), {step}}},\n"
+
+    @_print.register
+    def _(self, op: cpu.QuantizeOp) -> None:
+        body = (
+            f"  const quantization q = {{{cpu.features_of(op.x)}, {_buffer(op.x)}, {_buffer(op.result)}}};\n"
+            "  run_quantization(m, &q);\n"
+        )
+        self._function(f"{_maker(op.x)}.codes", "quantize", [node_name(op)], body)
 
     @_print.register
     def _(self, op: cpu.AttentionOp) -> None:
@@ -352,6 +387,7 @@ class CPrinter:
             "PANEL": isa.panel,
             "TOKENS_MEMORY": sizes[cpu.TOKENS],
             "SAMPLES_MEMORY": sizes[cpu.SAMPLES],
+            "CODES_MEMORY": sizes[cpu.CODES],
             "MASKS": len(self.masks),
             "IDS": len(self.ids),
             "WEIGHTS_BYTES": self.image.end,
@@ -365,12 +401,17 @@ class CPrinter:
                 _part("prologue"),
                 "\n".join(f"#define {name} {value}" for name, value in constants.items()),
                 f"\nstatic const unsigned char weights_header[] = {{{_wrapped(header)}}};\n",
-                *(_part(name) for name in PARTS),
+                *(_part(name) for name in self._parts()),
                 STEPS_BEGIN,
                 *self.functions,
                 self._run(),
             ]
         )
+
+    def _parts(self) -> list[str]:
+        after = PARTS.index("linear") + 1
+        in_bytes = any(linear.packed.kernel is cpu.Kernel.BYTES for linear in self.linears)
+        return [*PARTS[:after], *([BYTES_PART] if in_bytes else []), *PARTS[after:]]
 
     def _run(self) -> str:
         reads = ["  if (!status) status = read_mask(m, 0, NULL, 'q');"]
@@ -393,6 +434,7 @@ STEPS_BEGIN = """/* ---- the steps of this model -------------------------------
 #define PADDED(features) (((features) + 11) / 12 * 12)
 #define PER_TOKEN(place, features) {m->tokens_arena + (size_t)(place) * m->columns, PADDED(features), m->columns}
 #define PER_SAMPLE(place, features) {m->samples_arena + (size_t)(place) * m->rows, PADDED(features), m->rows}
+#define CODES(place, features) {m->codes_arena + (size_t)(place) * TILE * m->tiles, PADDED(features + SCALE_ROWS)}
 #define NONE {NULL, 0, 0}
 """
 
@@ -446,18 +488,21 @@ def _batch_and_tokens(arguments: Sequence[BlockArgument], names: Sequence[str]) 
 
 def _buffer(value: SSAValue) -> str:
     type = cpu.buffer_of(value)
-    kind = "PER_TOKEN" if type.per.data == cpu.TOKENS else "PER_SAMPLE"
+    kind = {cpu.TOKENS: "PER_TOKEN", cpu.SAMPLES: "PER_SAMPLE", cpu.CODES: "CODES"}[type.per.data]
     return f"{kind}({type.place.data}, {type.features.data})"
 
 
 def _per_token(value: SSAValue) -> bool:
-    return cpu.buffer_of(value).per.data == cpu.TOKENS
+    return cpu.buffer_of(value).per.data != cpu.SAMPLES
 
 
 def _maker(value: SSAValue) -> str:
     """The layer whose result a buffer holds."""
-    assert isinstance(value.owner, Operation)
-    return "embeddings" if isinstance(value.owner, cpu.EmbeddingOp) else role_of(value.owner)
+    op = value.owner
+    assert isinstance(op, Operation)
+    if isinstance(op, cpu.LayerNormOp):
+        return f"{_maker(op.x)}.norm"
+    return "embeddings" if isinstance(op, cpu.EmbeddingOp) else role_of(op)
 
 
 def _float(value: float) -> str:

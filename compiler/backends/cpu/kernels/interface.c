@@ -15,6 +15,7 @@ static size_t lay_out(hpcc_model *places, char *begin, int threads) {
   piece(&at, sizeof(hpcc_model));
   places->tokens_arena = piece(&at, sizeof(float) * TOKENS_MEMORY * COLUMNS);
   places->samples_arena = piece(&at, sizeof(float) * SAMPLES_MEMORY * ROWS);
+  places->codes_arena = piece(&at, (size_t)TILE * CODES_MEMORY * ((COLUMNS + TILE - 1) / TILE));
   places->scores = piece(&at, sizeof(float) * TILE * ((size_t)HPCC_MAX_TOKENS + 4) * threads);
   places->attends = piece(&at, sizeof(float) * COLUMNS * (MASKS + 1));
   places->ids = piece(&at, sizeof(int32_t) * HPCC_MAX_BATCH * HPCC_MAX_TOKENS * (IDS + 1));
@@ -64,7 +65,7 @@ void hpcc_destroy(hpcc_model *m) {
   if (!m) return;
   pool *p = &m->pool;
   atomic_store(&p->stop, true);
-  next_round(p);
+  next_round(p, 0);
   for (int worker = 1; worker <= p->started; worker++) pthread_join(p->handles[worker], NULL);
   pthread_cond_destroy(&p->wake);
   pthread_mutex_destroy(&p->lock);
@@ -149,6 +150,7 @@ static int begin_run(hpcc_model *m, int batch, int tokens, const hpcc_input *inp
   m->tokens = tokens;
   m->stride = (tokens + W - 1) / W * W;
   m->columns = batch * m->stride;
+  m->tiles = (m->columns + TILE - 1) / TILE;
   m->rows = (batch + W - 1) / W * W;
   m->outputs = outputs;
   return check_tensors(m, inputs, outputs);

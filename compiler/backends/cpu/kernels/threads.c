@@ -1,6 +1,10 @@
 /* ---- threads -----------------------------------------------------------------------------------------------------
  * `parallel` runs work(item) for every item on all workers, which take the next item when they have done one. An item
- * writes what no other does, and its sums have an order of their own: the result does not depend on who ran it. */
+ * writes what no other does, and its sums have an order of their own: the result does not depend on who ran it.
+ * The round, its number of items and the next one stand in one word, so a worker that wakes up late gets no item of a
+ * round that is over, and nobody has to wait for it. */
+
+enum { ITEM_BITS = 20 };
 
 typedef void (*work)(hpcc_model *m, const void *arguments, int item, int worker);
 
@@ -11,9 +15,8 @@ typedef struct {
   pthread_cond_t wake;
   work work;
   const void *arguments;
-  int items;
-  atomic_int next, working, sleepers;
-  atomic_uint round;
+  atomic_uint_fast64_t ticket; /* round, items, next item */
+  atomic_int done, sleepers;
   atomic_bool stop;
 } pool;
 
@@ -24,11 +27,12 @@ typedef struct {
 
 struct hpcc_model {
   const char *weights;
+  uint8_t *codes_arena;                         /* for int8 */
   float *tokens_arena, *samples_arena, *scores; /* scores: one area for each worker */
   float *attends;                               /* 1 or 0 for each column of tokens */
   int32_t *ids;                                 /* [input of ids][batch x tokens], checked */
   int batch, tokens, stride;                    /* of this run; stride: columns from one sample to the next */
-  int rows, columns;                            /* columns of samples, columns of tokens */
+  int rows, columns, tiles;                     /* columns of samples, columns and tiles of tokens */
   const hpcc_output *outputs;
   double *seconds;                              /* by step, where a profile is wanted */
   pool pool;
@@ -47,8 +51,18 @@ static void pause_a_moment(int turn) {
   }
 }
 
-static void take_items(hpcc_model *m, int worker) {
-  for (int item; (item = atomic_fetch_add(&m->pool.next, 1)) < m->pool.items;) m->pool.work(m, m->pool.arguments, item, worker);
+static uint64_t round_of(pool *p) { return atomic_load(&p->ticket) >> 2 * ITEM_BITS; }
+
+/* Does items until none is left; returns the round they were of. */
+static uint64_t take_items(hpcc_model *m, int worker) {
+  pool *p = &m->pool;
+  const uint64_t mask = (1u << ITEM_BITS) - 1;
+  for (;;) {
+    const uint64_t ticket = atomic_fetch_add(&p->ticket, 1);
+    if ((ticket & mask) >= (ticket >> ITEM_BITS & mask)) return ticket >> 2 * ITEM_BITS;
+    p->work(m, p->arguments, (int)(ticket & mask), worker);
+    atomic_fetch_add(&p->done, 1);
+  }
 }
 
 static void *serve(void *argument) {
@@ -56,23 +70,22 @@ static void *serve(void *argument) {
   hpcc_model *m = begin->model;
   const int worker = begin->worker;
   pool *p = &m->pool;
-  for (unsigned seen = 0;; seen++) {
-    for (int turn = 0; atomic_load(&p->round) == seen && turn < 20000; turn++) pause_a_moment(turn);
-    if (atomic_load(&p->round) == seen) {
+  for (uint64_t seen = 0;;) {
+    for (int turn = 0; round_of(p) == seen && turn < 20000; turn++) pause_a_moment(turn);
+    if (round_of(p) == seen) {
       pthread_mutex_lock(&p->lock);
       atomic_fetch_add(&p->sleepers, 1);
-      while (atomic_load(&p->round) == seen) pthread_cond_wait(&p->wake, &p->lock);
+      while (round_of(p) == seen) pthread_cond_wait(&p->wake, &p->lock);
       atomic_fetch_sub(&p->sleepers, 1);
       pthread_mutex_unlock(&p->lock);
     }
     if (atomic_load(&p->stop)) return NULL;
-    take_items(m, worker);
-    atomic_fetch_sub(&p->working, 1);
+    seen = take_items(m, worker);
   }
 }
 
-static void next_round(pool *p) {
-  atomic_fetch_add(&p->round, 1);
+static void next_round(pool *p, int items) {
+  atomic_store(&p->ticket, (round_of(p) + 1) << 2 * ITEM_BITS | (uint64_t)items << ITEM_BITS);
   if (atomic_load(&p->sleepers)) {
     pthread_mutex_lock(&p->lock);
     pthread_cond_broadcast(&p->wake);
@@ -88,10 +101,8 @@ static void parallel(hpcc_model *m, work work, const void *arguments, int items)
   }
   p->work = work;
   p->arguments = arguments;
-  p->items = items;
-  atomic_store(&p->next, 0);
-  atomic_store(&p->working, p->threads - 1);
-  next_round(p);
+  atomic_store(&p->done, 0);
+  next_round(p, items);
   take_items(m, 0);
-  for (int turn = 0; atomic_load(&p->working); turn++) pause_a_moment(turn);
+  for (int turn = 0; atomic_load(&p->done) != items; turn++) pause_a_moment(turn);
 }
