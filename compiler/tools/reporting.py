@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +26,8 @@ from hw_targets.target import Target
 from runtime.ledger import LayerCycles
 from runtime.manifest import ModelEntry
 from runtime.program import Program
+
+STATUS = Path("/proc/self/status")
 
 
 @dataclass
@@ -94,14 +98,7 @@ def build_report(
 
 def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms.MemoryPart:
     weights = list(weights_by_layer(encoded, target).values())
-    accelerator = target.accelerator
-    capacity = {
-        Memory.ACT: accelerator.act_bytes,
-        Memory.WEIGHTS: accelerator.weight_bytes,
-        Memory.ACC: accelerator.acc_bytes,
-        Memory.PARAM: accelerator.param_bytes,
-        Memory.DRAM: target.memory.capacity_bytes,
-    }
+    order = (Memory.ACT, Memory.WEIGHTS, Memory.ACC, Memory.PARAM, Memory.DRAM)
     sizes = program.manifest.sizes
     return forms.MemoryPart(
         weights_dense_bytes=sum(w.plan.outs * w.plan.ins for w in weights),
@@ -112,7 +109,7 @@ def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms
         program_bytes=len(program.bundle.instructions) * INSTRUCTION_BYTES,
         image_bytes=int(program.bundle.weights.size),
         on_chip={
-            memory.value: forms.ResourcePart(used=sizes.get(memory, 0), usable=size) for memory, size in capacity.items()
+            memory.value: forms.ResourcePart(used=sizes.get(memory, 0), usable=target.capacities[memory]) for memory in order
         },
     )
 
@@ -180,7 +177,7 @@ def build_run_report(run: RunFacts, program: Program, output: Path | None, model
         load_seconds=run.load_seconds,
         simulate_seconds=run.simulate_seconds,
         reference_ms=run.reference_ms,
-        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_rss_mb=peak_rss_mb(),
         paths={name: str(path.resolve()) for name, path in paths.items() if path is not None},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine={
@@ -190,6 +187,19 @@ def build_run_report(run: RunFacts, program: Program, output: Path | None, model
             "python": platform.python_version(),
         },
     )
+
+
+def peak_rss_mb(status: Path = STATUS) -> float:
+    """Peak memory of this process in MB. ru_maxrss survives fork and exec, so that it may be the peak of the process that
+    started this one; what Linux says of the memory map itself is not."""
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1]) / 1024
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _verify(run: RunFacts) -> forms.VerifyPart | None:
