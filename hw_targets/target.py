@@ -204,7 +204,8 @@ class Target:
                 auto=tuple(str(name) for name in data["auto"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError("HPCC1311", f"the target snapshot is damaged: {error!r}", where=where) from error
+            detail = str(error) if isinstance(error, ValueError) else repr(error)
+            raise InputError("HPCC1311", f"the target snapshot is damaged: {detail}", where=where) from error
 
 
 RANGES: Mapping[str, tuple[int, int]] = {

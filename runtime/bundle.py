@@ -6,6 +6,8 @@ edited file is one InputError that names it.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -211,9 +213,7 @@ def add_file(path: Path, name: str, data: str | bytes) -> None:
 
 
 def _write_folder(path: Path, files: Mapping[str, bytes | memoryview]) -> None:
-    if (path.exists() or path.is_symlink()) and not (path / MANIFEST).is_file():
-        message = "there is something here that is no bundle; it is left alone"
-        raise InputError("HPCC1243", message, where=str(path), hint="name another folder with -o")
+    _expect_bundle_or_nothing(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -225,15 +225,39 @@ def _write_folder(path: Path, files: Mapping[str, bytes | memoryview]) -> None:
             file = fresh / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
-        if path.exists():
-            os.rename(path, room / "old")
-        os.rename(fresh, path)
+        _put_in_place(fresh, path, room)
     except OSError as error:
-        if (room / "old").exists() and not path.exists():
-            os.rename(room / "old", path)
         raise InputError("HPCC1243", f"cannot write: {error.strerror}", where=str(path)) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def _expect_bundle_or_nothing(path: Path) -> None:
+    if (path.exists() or path.is_symlink()) and not (path / MANIFEST).is_file():
+        message = "there is something here that is no bundle; it is left alone"
+        raise InputError("HPCC1243", message, where=str(path), hint="name another folder with -o")
+
+
+PUT_ATTEMPTS = 100
+
+
+def _put_in_place(fresh: Path, path: Path, room: Path) -> None:
+    """Rename `fresh` to `path`, an older bundle out of the way first. Of several writers the last one wins; each bundle is
+    whole, since a folder is only ever renamed. Raises OSError, and then the older bundle is where it was."""
+    for attempt in range(PUT_ATTEMPTS):
+        old = room / f"old{attempt}"
+        with contextlib.suppress(FileNotFoundError):  # there was none, or another writer has just taken it away
+            os.rename(path, old)
+        try:
+            os.rename(fresh, path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and attempt + 1 < PUT_ATTEMPTS:
+                _expect_bundle_or_nothing(path)
+                continue  # another writer has put its own there in between
+            if old.exists() and not path.exists():
+                os.rename(old, path)
+            raise
+        return
 
 
 def load_bundle(path: Path) -> Bundle:

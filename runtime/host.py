@@ -27,7 +27,7 @@ class HostSegment:
             raise MissingToolError("HPCC5201", message, hint="pip install onnxruntime") from error
         options: Any = runtime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong comes as an exception
         self.entry = entry
         try:
             self._session: Any = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

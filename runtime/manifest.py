@@ -197,4 +197,4 @@ def parse_manifest(text: str, where: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise InputError("HPCC1240", f"{place}: {first['msg']}", where=where) from error
+        raise InputError("HPCC1240", f"{place}: {first['msg'].removeprefix('Value error, ')}", where=where) from error

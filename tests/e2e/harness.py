@@ -90,10 +90,11 @@ def resign(bundle: Path) -> None:
     """Make the digests of a bundle those of its files as they are now, as far as its manifest still reads."""
     try:
         manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
-        known = manifest["digests"].keys()
-        manifest["digests"] = {name: digest((bundle / name).read_bytes()) for name in known if (bundle / name).is_file()}
+        for name in manifest["digests"]:
+            if (bundle / name).is_file():
+                manifest["digests"][name] = digest((bundle / name).read_bytes())
         whole = parse_manifest(json.dumps({**manifest, "digest": ""}), MANIFEST)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError):
         return
     text = json.dumps({**manifest, "digest": digest(whole.text().encode())})
     (bundle / MANIFEST).write_text(text, encoding="utf-8")
