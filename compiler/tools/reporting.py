@@ -42,6 +42,7 @@ class RunFacts:
     host_seconds: dict[str, float] = field(default_factory=dict)
     reference_ms: float | None = None
     bit_exact: bool | None = None
+    graph_error: float | None = None
     distances: list[Distance] = field(default_factory=list)
     damage: Damage | None = None
     failed: str = ""
@@ -94,6 +95,20 @@ def build_report(
         host_ops=_host_ops(program, model.macs),
         not_modelled=forms.NOT_MODELLED,
     )
+
+
+def ledger_problem(report: forms.Report) -> str:
+    """Why the ledger cannot be right, or an empty string: every cycle belongs to one layer, and no unit is faster than its
+    own bound."""
+    for layer in report.layers:
+        if sum(layer.cycles_by_cause.values()) != layer.cycles:
+            return f"the causes of {layer.name!r} add up to {sum(layer.cycles_by_cause.values())} cycles, not {layer.cycles}"
+    total = sum(layer.cycles for layer in report.layers)
+    if total != report.cycles:
+        return f"the layers' cycles add up to {total}, the program takes {report.cycles}"
+    if report.roofline.attained > 1 + 1e-9:
+        return f"{report.cycles} cycles are fewer than the busiest unit needs ({report.roofline.attained:.3f} of its bound)"
+    return ""
 
 
 def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms.MemoryPart:
@@ -209,6 +224,7 @@ def _verify(run: RunFacts) -> forms.VerifyPart | None:
         reference="ONNX Runtime, same weights" if run.distances else "none",
         samples=run.samples,
         bit_exact=run.bit_exact,
+        graph_error=run.graph_error,
         outputs=tuple(
             forms.OutputCheck(
                 name=d.name,
