@@ -43,7 +43,7 @@ class Reference:
         runtime: Any = onnxruntime
         options: Any = runtime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong comes as an exception
         # Or else products of dequantised weights become integer ones, with activations that ONNX Runtime quantises.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         stored = model.graph.initializers

@@ -32,13 +32,14 @@ from compiler.tools.dense_twin import dense_layers
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
 from compiler.tools.options import Options
 from compiler.tools.packaging import build_bundle
+from compiler.tools.parameters import check_parameters
 from compiler.tools.reference import Distance, Reference, damage, distance
-from compiler.tools.reporting import RunFacts, build_report, build_run_report
+from compiler.tools.reporting import RunFacts, build_report, build_run_report, ledger_problem
 from compiler.tools.stages import StageRunner, dump, load_dump, module_text, new_context
 from compiler.tools.stepwise import StepwiseCheck
 from compiler.tools.summary import Progress, print_summary
 from hw_targets.asm import disassemble
-from hw_targets.errors import InfeasibleError, InputError, UsageError
+from hw_targets.errors import InfeasibleError, InputError, UsageError, VerificationError
 from hw_targets.load import load_target
 from hw_targets.target import Target
 from runtime.bundle import MANIFEST, Bundle
@@ -72,6 +73,7 @@ class Session:
         self.imported: Imported | None = None
         self.hosts: list[HostSegment] = []
         self.preflight: Preflight | None = None
+        self.floats: ModuleOp | None = None
         self.golden: ModuleOp | None = None
         self.encoded: ModuleOp | None = None
         self.keys_before: dict[str, str] = {}
@@ -196,6 +198,7 @@ class Session:
                 self.hosts = host_segments(module, self.imported.model)
         elif stage.name == "sparsify":
             self.keys_after = _linear_keys(module)
+            self.floats = module.clone()
         elif stage.name == "quantize":
             self.golden = module.clone()
         elif stage.name == "encode":
@@ -286,6 +289,7 @@ class Session:
         outputs: Mapping[str, Array] = {}
         if options.emit != "program" and not options.timing_only:
             outputs = self._simulate(program, run)
+        run.failed = run.failed or ledger_problem(report)
         run_report = build_run_report(run, program, output, options.model)
         return Compiled(program, report, run_report, outputs, run.failed)
 
@@ -323,7 +327,20 @@ class Session:
                 run.failed = "the simulator's values differ from the integer reference"
         if self.imported is not None:
             self._compare(self.imported, result.outputs, run)
+            self._check_graph(self.imported, run)
         return result.outputs
+
+    def _check_graph(self, imported: Imported, run: RunFacts) -> None:
+        """What the limits of the integer result have room for: the fp32 graph computes what ONNX Runtime computes, and
+        its parameters are those of the integer one."""
+        if self.floats is None or self.golden is None:
+            return
+        try:
+            check = StepwiseCheck(imported, self.store, self.batches[0])
+            run.graph_error = check.float_stage("sparsify", self.floats, self._replaced())
+            check_parameters(self.floats, self.golden, self.store)
+        except VerificationError as error:
+            run.failed = run.failed or error.message
 
     def _bit_exact(self, program: Program, golden: ModuleOp) -> bool:
         """Whether the device's outputs equal the whole-tensor interpreter's, bit for bit, batch by batch."""

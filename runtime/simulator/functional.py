@@ -213,11 +213,12 @@ class Simulator:
         """Execute the program once. Raises InputError for data no machine could work on (a token id out of range)."""
         if self.options.poison:
             self.memories.fill(POISON)
-        for instruction, step in self._steps:
-            try:
-                step()
-            except HpccError as error:
-                raise InputError(error.code, error.message, where=self._place_of(instruction)) from error
+        with np.errstate(all="ignore"):  # numbers overflow here as they do on the machine, without a word
+            for instruction, step in self._steps:
+                try:
+                    step()
+                except HpccError as error:
+                    raise InputError(error.code, error.message, where=self._place_of(instruction)) from error
 
 
 def _evict_and(displaced: Sequence[LoadedWeights], step: Step) -> None:

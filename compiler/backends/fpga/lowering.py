@@ -97,7 +97,16 @@ class Lowering:
     # ---- values -----------------------------------------------------------------------------------------------------
 
     def buffer_of(self, value: SSAValue) -> Buffer:
-        return self.buffers[_origin(value)]
+        origin = _origin(value)
+        if origin not in self.buffers:
+            owner = origin.owner
+            raise InputError(
+                "HPCC1406",
+                "the device has no place for a tensor that an instruction reads: it takes ids and masks, no numbers",
+                where=location_name(owner) if isinstance(owner, Operation) else "",
+                hint="embeddings at the beginning of the model let it start on the device",
+            )
+        return self.buffers[origin]
 
     def mask_of(self, value: SSAValue) -> Buffer:
         """A 0/1 input as bytes on chip, [batch, tokens], loaded at its first use."""
