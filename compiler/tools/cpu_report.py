@@ -101,7 +101,8 @@ class CpuReport(Form):
 
 class LayerTime(Form):
     """Measured on one batch: milliseconds, 1e9 multiplications and additions (of the bundle's precision) per second, and
-    what a dense layer would have to do in the same time. A layer in a step with others has the share that its multiplications say."""
+    what a dense layer would have to do in the same time. A layer in a step with others has the share that its
+    multiplications say."""
 
     name: str
     ms: float

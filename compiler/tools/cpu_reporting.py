@@ -23,13 +23,13 @@ from compiler.tools.reporting import (
     damage_part,
     machine_part,
     now_text,
-    peak_rss_mb,
     pruning_part,
     verify_part,
 )
 from hw_targets.cpu import CpuTarget
 from runtime.cpu.manifest import CpuManifest
 from runtime.cpu.program import CpuProgram
+from runtime.memory import peak_rss_mb
 
 SHARED = 1.1
 """Up to this ratio of multiplications to weights, four rows count as sharing their inputs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +22,8 @@ from hw_targets.isa import INSTRUCTION_BYTES, Memory, Queue
 from hw_targets.target import Target
 from runtime.ledger import LayerCycles
 from runtime.manifest import ModelEntry
+from runtime.memory import STATUS as STATUS
+from runtime.memory import peak_rss_mb
 from runtime.program import Program
 
 
@@ -47,6 +48,7 @@ class RunFacts(Comparison):
     simulate_seconds: float = 0.0
     host_seconds: dict[str, float] = field(default_factory=dict)
     bit_exact: bool | None = None
+    graph_error: float | None = None
 
 
 def build_report(
@@ -100,16 +102,23 @@ def build_report(
     )
 
 
+def ledger_problem(report: forms.Report) -> str:
+    """Why the ledger cannot be right, or an empty string: every cycle belongs to one layer, and no unit is faster than its
+    own bound."""
+    for layer in report.layers:
+        if sum(layer.cycles_by_cause.values()) != layer.cycles:
+            return f"the causes of {layer.name!r} add up to {sum(layer.cycles_by_cause.values())} cycles, not {layer.cycles}"
+    total = sum(layer.cycles for layer in report.layers)
+    if total != report.cycles:
+        return f"the layers' cycles add up to {total}, the program takes {report.cycles}"
+    if report.roofline.attained > 1 + 1e-9:
+        return f"{report.cycles} cycles are fewer than the busiest unit needs ({report.roofline.attained:.3f} of its bound)"
+    return ""
+
+
 def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms.MemoryPart:
     weights = list(weights_by_layer(encoded, target).values())
-    accelerator = target.accelerator
-    capacity = {
-        Memory.ACT: accelerator.act_bytes,
-        Memory.WEIGHTS: accelerator.weight_bytes,
-        Memory.ACC: accelerator.acc_bytes,
-        Memory.PARAM: accelerator.param_bytes,
-        Memory.DRAM: target.memory.capacity_bytes,
-    }
+    order = (Memory.ACT, Memory.WEIGHTS, Memory.ACC, Memory.PARAM, Memory.DRAM)
     sizes = program.manifest.sizes
     return forms.MemoryPart(
         weights_dense_bytes=sum(w.plan.outs * w.plan.ins for w in weights),
@@ -120,7 +129,7 @@ def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms
         program_bytes=len(program.bundle.instructions) * INSTRUCTION_BYTES,
         image_bytes=int(program.bundle.weights.size),
         on_chip={
-            memory.value: forms.ResourcePart(used=sizes.get(memory, 0), usable=size) for memory, size in capacity.items()
+            memory.value: forms.ResourcePart(used=sizes.get(memory, 0), usable=target.capacities[memory]) for memory in order
         },
     )
 
@@ -167,7 +176,7 @@ def build_run_report(run: RunFacts, program: Program, output: Path | None, model
     }
     return forms.RunReport(
         hpcc_version=installed_version(),
-        verify=verify_part(run.distances, run.samples, run.bit_exact),
+        verify=verify_part(run.distances, run.samples, run.bit_exact, run.graph_error),
         damage=damage_part(run.damage),
         latency=latency,
         host_ops=tuple(
@@ -187,11 +196,6 @@ def build_run_report(run: RunFacts, program: Program, output: Path | None, model
         date=now_text(),
         machine=machine_part(),
     )
-
-
-def peak_rss_mb() -> float:
-    """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def now_text() -> str:
@@ -217,13 +221,16 @@ def damage_part(damage: Damage | None) -> forms.DamagePart | None:
     )
 
 
-def verify_part(distances: Sequence[Distance], samples: int, bit_exact: bool | None) -> forms.VerifyPart | None:
+def verify_part(
+    distances: Sequence[Distance], samples: int, bit_exact: bool | None, graph_error: float | None = None
+) -> forms.VerifyPart | None:
     if bit_exact is None and not distances:
         return None
     return forms.VerifyPart(
         reference="ONNX Runtime, same weights" if distances else "none",
         samples=samples,
         bit_exact=bit_exact,
+        graph_error=graph_error,
         outputs=tuple(
             forms.OutputCheck(
                 name=d.name,
