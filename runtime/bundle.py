@@ -329,13 +329,13 @@ def load_bundle(path: Path) -> Bundle:
 
 def _read(path: Path, name: str) -> bytes:
     try:
-        _check_plain(path / name)
+        check_plain(path / name)
         return (path / name).read_bytes()
     except OSError as error:
         raise InputError("HPCC1244", f"cannot read: {error.strerror}", where=str(path / name)) from error
 
 
-def _check_plain(file: Path) -> None:
+def check_plain(file: Path) -> None:
     """Raises InputError for what is no file: a pipe or a device has no end. What is missing raises OSError."""
     if not stat.S_ISREG(file.stat().st_mode):
         raise InputError("HPCC1244", "cannot read: this is no file", where=str(file))
@@ -344,7 +344,7 @@ def _check_plain(file: Path) -> None:
 def _map_weights(path: Path) -> Bytes:
     file = path / WEIGHTS
     try:
-        _check_plain(file)
+        check_plain(file)
         if not file.stat().st_size:
             return np.zeros(0, np.uint8)
         mapped: Any = np.memmap(file, np.uint8, "r")

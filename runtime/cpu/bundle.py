@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_targets.errors import InputError, MissingToolError
-from runtime.bundle import MANIFEST, WEIGHTS, digest
+from runtime.bundle import MANIFEST, WEIGHTS, check_plain, digest
 from runtime.cpu.manifest import CpuManifest, parse_cpu_manifest
 
 SOURCE = "model.c"
@@ -78,6 +78,7 @@ def _build(folder: Path) -> Mapping[str, Any] | None:
 
 def _read(folder: Path, name: str) -> bytes:
     try:
+        check_plain(folder / name)
         return (folder / name).read_bytes()
     except OSError as error:
         raise InputError("HPCC1268", f"cannot read: {error.strerror}", where=str(folder / name)) from error
@@ -85,6 +86,7 @@ def _read(folder: Path, name: str) -> bytes:
 
 def _map(file: Path) -> NDArray[np.uint8]:
     try:
+        check_plain(file)
         return np.memmap(file, np.uint8, "r")
     except (OSError, ValueError) as error:
         raise InputError("HPCC1268", f"cannot read: {error}", where=str(file)) from error
