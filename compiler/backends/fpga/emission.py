@@ -14,6 +14,8 @@ from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp, node_name
 from compiler.dialects.storage import StorageAttr
 from compiler.dialects.tile import chunk_of
 from compiler.module import main_function
+from compiler.sparsity.saliency import Mask
+from compiler.storage.formats import SlotFormat, slots_of_rows
 from compiler.weights import WeightStore
 from hw_targets.isa import Instruction, Memory, Queue
 
@@ -116,8 +118,9 @@ def weight_image(module: ModuleOp, store: WeightStore) -> U8:
     constant = [op for op in _images(module) if op.content.data]
     end = max((op.address.value.data + op.bytes.value.data for op in constant), default=0)
     image = np.zeros(end, np.uint8)
+    contents = _Contents(store)
     for op in constant:
-        data = _content(op, store)
+        data = contents.of(op)
         start, size = op.address.value.data, op.bytes.value.data
         if len(data) != size:
             raise AssertionError(f"region {op.label.data!r} has {len(data)} bytes, {size} were planned")
@@ -125,20 +128,35 @@ def weight_image(module: ModuleOp, store: WeightStore) -> U8:
     return image
 
 
-def _content(op: ImageOp, store: WeightStore) -> U8:
-    keys = [key.data for key in op.content]
-    kind = op.kind.data
-    if kind == "weights":
-        assert isinstance(op.encoding, StorageAttr)
-        return op.encoding.format.encode(store.get(keys[0])[chunk_of(op.outs)], op.encoding.pattern)
-    if kind == "columns":
-        width = op.bytes.value.data // (4 * len(keys))
-        rows = [store.get(key).reshape(-1) if key else np.zeros(width, np.float32) for key in keys]
-        return _bytes(np.stack(rows).astype("<f4"))
-    if kind == "ids":
-        ids = store.get(keys[0]).astype("<i4").reshape(-1)
-        return _bytes(np.tile(ids, op.bytes.value.data // ids.nbytes))
-    return _bytes(store.get(keys[0]))
+class _Contents:
+    """Makes the bytes of regions. The slots of the matrix at hand are kept: its parts come one after another."""
+
+    def __init__(self, store: WeightStore) -> None:
+        self.store = store
+        self._slots: tuple[str, Mask] | None = None
+
+    def of(self, op: ImageOp) -> U8:
+        keys = [key.data for key in op.content]
+        kind = op.kind.data
+        if kind == "weights":
+            assert isinstance(op.encoding, StorageAttr)
+            return self._weights(keys[0], op.encoding, chunk_of(op.outs))
+        if kind == "columns":
+            width = op.bytes.value.data // (4 * len(keys))
+            rows = [self.store.get(key).reshape(-1) if key else np.zeros(width, np.float32) for key in keys]
+            return _bytes(np.stack(rows).astype("<f4"))
+        if kind == "ids":
+            ids = self.store.get(keys[0]).astype("<i4").reshape(-1)
+            return _bytes(np.tile(ids, op.bytes.value.data // ids.nbytes))
+        return _bytes(self.store.get(keys[0]))
+
+    def _weights(self, key: str, encoding: StorageAttr, outs: slice) -> U8:
+        codes, format = self.store.get(key), encoding.format
+        if outs == slice(None) or not isinstance(format, SlotFormat):
+            return format.encode(codes[outs], encoding.pattern)
+        if self._slots is None or self._slots[0] != key:
+            self._slots = key, encoding.pattern.slots(codes)
+        return format.encode_slots(codes[outs], slots_of_rows(self._slots[1], outs))
 
 
 def _bytes(array: NDArray[np.generic]) -> U8:
