@@ -180,9 +180,9 @@ class ImageOp(IRDLOperation):
     element = prop_def(Attribute)
     content = prop_def(ArrayAttr[StringAttr])
     encoding = opt_prop_def(Attribute)
-    outs = opt_prop_def(DenseArrayBase.constr(i64))
+    parts = opt_prop_def(DenseArrayBase.constr(i64))
     assembly_format = (
-        "$kind $label `at` $address `bytes` $bytes `of` $element `from` $content (`outs` qualified($outs)^)?"
+        "$kind $label `at` $address `bytes` $bytes `of` $element `from` $content (`parts` qualified($parts)^)?"
         " (`as` $encoding^)? attr-dict"
     )
 
@@ -195,7 +195,7 @@ class ImageOp(IRDLOperation):
         element: Attribute,
         content: ArrayAttr[StringAttr],
         encoding: Attribute | None,
-        outs: DenseArrayBase | None = None,
+        parts: DenseArrayBase | None = None,
     ) -> None:
         super().__init__(
             properties={
@@ -206,7 +206,7 @@ class ImageOp(IRDLOperation):
                 "element": element,
                 "content": content,
                 "encoding": encoding,
-                "outs": outs,
+                "parts": parts,
             }
         )
 

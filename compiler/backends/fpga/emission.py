@@ -12,9 +12,8 @@ from xdsl.ir import Operation
 
 from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp, node_name
 from compiler.dialects.storage import StorageAttr
-from compiler.dialects.tile import chunk_of
+from compiler.dialects.tile import Part, parts_of
 from compiler.module import main_function
-from compiler.sparsity.saliency import Mask
 from compiler.storage.formats import SlotFormat, slots_of_rows
 from compiler.weights import WeightStore
 from hw_targets.isa import Instruction, Memory, Queue
@@ -129,18 +128,17 @@ def weight_image(module: ModuleOp, store: WeightStore) -> U8:
 
 
 class _Contents:
-    """Makes the bytes of regions. The slots of the matrix at hand are kept: its parts come one after another."""
+    """Makes the bytes of regions."""
 
     def __init__(self, store: WeightStore) -> None:
         self.store = store
-        self._slots: tuple[str, Mask] | None = None
 
     def of(self, op: ImageOp) -> U8:
         keys = [key.data for key in op.content]
         kind = op.kind.data
         if kind == "weights":
             assert isinstance(op.encoding, StorageAttr)
-            return self._weights(keys[0], op.encoding, chunk_of(op.outs))
+            return self._weights(keys[0], op.encoding, parts_of(op.parts), op.bytes.value.data)
         if kind == "columns":
             width = op.bytes.value.data // (4 * len(keys))
             rows = [self.store.get(key).reshape(-1) if key else np.zeros(width, np.float32) for key in keys]
@@ -150,13 +148,19 @@ class _Contents:
             return _bytes(np.tile(ids, op.bytes.value.data // ids.nbytes))
         return _bytes(self.store.get(keys[0]))
 
-    def _weights(self, key: str, encoding: StorageAttr, outs: slice) -> U8:
+    def _weights(self, key: str, encoding: StorageAttr, parts: list[Part], size: int) -> U8:
         codes, format = self.store.get(key), encoding.format
-        if outs == slice(None) or not isinstance(format, SlotFormat):
-            return format.encode(codes[outs], encoding.pattern)
-        if self._slots is None or self._slots[0] != key:
-            self._slots = key, encoding.pattern.slots(codes)
-        return format.encode_slots(codes[outs], slots_of_rows(self._slots[1], outs))
+        if not parts:
+            return format.encode(codes, encoding.pattern)
+        slots = encoding.pattern.slots(codes) if isinstance(format, SlotFormat) else None
+        image = np.zeros(size, np.uint8)
+        for part in parts:
+            if isinstance(format, SlotFormat) and slots is not None:
+                data = format.encode_slots(codes[part.rows], slots_of_rows(slots, part.rows))
+            else:
+                data = format.encode(codes[part.rows], encoding.pattern)
+            image[part.offset : part.offset + len(data)] = data
+        return image
 
 
 def _bytes(array: NDArray[np.generic]) -> U8:

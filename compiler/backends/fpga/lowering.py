@@ -6,7 +6,7 @@ MATRIX instruction and one fused VECTOR chain per token tile; attention becomes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -24,11 +24,12 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Attribute, Operation, SSAValue
 
+from compiler.backends.fpga.allocation import aligned
 from compiler.backends.fpga.builder import Buffer, Index, TileBuilder
 from compiler.backends.fpga.planning import SLOTS, Linear, TilePlan, cut
 from compiler.backends.fpga.weights import WeightPlan, plan_weight, slots_by_row
 from compiler.dialects import nn
-from compiler.dialects.tile import buffer_type, element_bytes, memory_of
+from compiler.dialects.tile import Part, buffer_type, element_bytes, memory_of
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
 from hw_targets.isa import Activation, MatrixMode, Memory, StorageCode
@@ -77,7 +78,7 @@ class Lowering:
         self.done: set[Operation] = set()
         self._masks: dict[SSAValue, Buffer] = {}
         self._values: dict[SSAValue, nn.QuantizeOp] = {}
-        self.regions: dict[str, Buffer] = {}
+        self.regions: dict[str, tuple[Buffer, list[Part]]] = {}
 
     # ---- values -----------------------------------------------------------------------------------------------------
 
@@ -130,12 +131,13 @@ class Lowering:
         col: Index | int = 0,
         cols: int | None = None,
         memory: Memory = Memory.ACT,
+        slots: int = SLOTS,
     ) -> Buffer:
         """A rectangle of a tensor on chip; from DRAM it is loaded into a temporary."""
         view = self.b.view(buffer, row, col, rows, cols or buffer.cols)
         if not in_dram(buffer):
             return view
-        temporary = self.b.alloc(label, memory, rows, view.cols, buffer.type.element_type, SLOTS)
+        temporary = self.b.alloc(label, memory, rows, view.cols, buffer.type.element_type, slots)
         if memory is Memory.WEIGHTS:
             fields = {"rows": rows, "row_bytes": row_bytes(view)}
             self.b.run("load.rows", {"src": view, "dst": temporary}, fields, layer)
@@ -305,20 +307,22 @@ class Lowering:
         residual = self.buffer_of(op.residual) if op.residual is not None else None
 
         codes = quantised.codes if quantised else None
-        moved = sum(row_bytes(buffer) for buffer in (x.codes, residual, out, codes) if buffer is not None and in_dram(buffer))
+        moved = sum(
+            row_bytes(buffer) for buffer in (x.codes, residual, out, codes) if buffer is not None and in_dram(buffer)
+        )
         passes = 1 + 2 * (norm is not None) + (codes is not None)
-        choice = cut(self.target, self.plan, Linear(weight, tokens, SLOTS * moved, moved, passes))
-        whole = self._load_weight(weight, layer) if choice.resident else None
-        parts = [] if choice.resident else self._parts(weight)
+        inputs = row_bytes(x.codes) if in_dram(x.codes) else 0
+        choice = cut(self.target, self.plan, Linear(weight, tokens, inputs, moved, passes))
+        parts = [weight] if choice.resident else self._parts(weight)
+        places = self._region(parts)
+        whole = self._load_weight(weight, places[0], layer) if choice.resident else None
         columns = self._columns(layer, width, keys)
         for first, rows in self.b.tiles(tokens, choice.rows, "tile"):
             acc = self.b.alloc("acc", Memory.ACC, rows, width, i32, choice.slots)
-            x_tile = self._read(x.codes, first, rows, layer, "x.tile")
-            if whole is not None:
-                self._multiply(x_tile, whole, acc, weight, layer)
-            for part in parts:
-                columns_of_part = self.b.view(acc, 0, part.first, acc.rows, part.outs)
-                self._multiply(x_tile, self._load_weight(part, layer), columns_of_part, part, layer)
+            x_tile = self._read(x.codes, first, rows, layer, "x.tile", slots=choice.slots)
+            for part, place in zip(parts, places, strict=True):
+                loaded = whole or self._load_weight(part, place, layer)
+                self._multiply(x_tile, loaded, self.b.view(acc, 0, part.first, acc.rows, part.outs), part, layer)
             residual_tile = self._read(residual, first, rows, layer, "residual.tile") if residual is not None else None
             with (
                 self._writing(out, first, rows, layer, "out.tile") as out_tile,
@@ -359,13 +363,21 @@ class Lowering:
         together = accelerator.outputs * accelerator.cores
         return weight.parts(self.plan.chunk_bytes, together, slots_by_row(weight, self.store))
 
-    def _load_weight(self, weight: WeightPlan, layer: str) -> Buffer:
-        content, outs = [weight.key], (weight.first, weight.outs) if weight.part else None
-        label = weight.key if outs is None else f"{weight.key}[{weight.first}:{weight.first + weight.outs}]"
-        region = self.regions.get(label)
-        if region is None:
-            region = self.b.dram("weights", label, 1, weight.stored_bytes, i8, content, weight.encoding, outs)
-            self.regions[label] = region
+    def _region(self, parts: Sequence[WeightPlan]) -> list[Buffer]:
+        """Where the parts of a weight lie in DRAM; each begins at a burst."""
+        key = parts[0].key
+        if key not in self.regions:
+            end, places = 0, list[Part]()
+            for part in parts:
+                places.append(Part(part.first, part.outs, aligned(end)))
+                end = aligned(end) + part.stored_bytes
+            split = places if parts[0].part else ()
+            region = self.b.dram("weights", key, 1, end, i8, [key], parts[0].encoding, split)
+            self.regions[key] = region, places
+        region, places = self.regions[key]
+        return [self.b.view(region, 0, at.offset, 1, part.stored_bytes) for at, part in zip(places, parts, strict=True)]
+
+    def _load_weight(self, weight: WeightPlan, region: Buffer, layer: str) -> Buffer:
         rows, cols = weight.compute_shape
         loaded = self.b.alloc(f"{layer}.weights", Memory.WEIGHTS, rows, cols, i8)
         self.b.run(

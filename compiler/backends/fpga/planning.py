@@ -21,7 +21,7 @@ MOST_TOKENS = 32
 
 MOST_STREAMING_TOKENS = 256
 MOST_QUERIES = 128
-PARTS = 4
+PARTS = 2
 """Parts of streamed weights that fit the weight memory: one is used, the next ones arrive."""
 
 ACCUMULATOR = 4
@@ -64,19 +64,19 @@ class TilePlan:
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer: `row_bytes` of temporaries and `moved_bytes` to and from DRAM for each token, and how often each
-    of its results passes a vector lane."""
+    """A linear layer: what each token moves between DRAM and temporaries in all, and of its inputs; how often each of its
+    results passes a vector lane."""
 
     weight: WeightPlan
     tokens: int
-    row_bytes: int
+    input_bytes: int
     moved_bytes: int
     passes: int
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Whether the weights stay on chip for all tokens, the tokens of one task, and the places of its accumulators."""
+    """Whether the weights stay on chip for all tokens, the tokens of one task, the places of its inputs and accumulators."""
 
     resident: bool
     rows: int
@@ -105,7 +105,7 @@ def plans(accelerator: Accelerator, extent: Extent) -> Iterator[list[TilePlan]]:
                     queries=max(queries >> shrink, 1),
                     weight_bytes=limit,
                     chunk_bytes=limit // PARTS,
-                    stage_bytes=accelerator.act_bytes * (3 if spill else 1) // 4 >> shrink,
+                    stage_bytes=accelerator.act_bytes * (7 if spill else 2) // 8 >> shrink,
                     spill=spill,
                 )
                 for limit in limits
@@ -118,7 +118,8 @@ def cut(target: Target, plan: TilePlan, linear: Linear) -> Cut:
 
     def fitting(most: int, slots: int) -> int:
         by_accumulators = accelerator.acc_bytes // (slots * linear.weight.outs * ACCUMULATOR)
-        rows = min(plan.rows(most, linear.row_bytes), max(by_accumulators, 1), linear.tokens)
+        row_bytes = slots * linear.input_bytes + SLOTS * (linear.moved_bytes - linear.input_bytes)
+        rows = min(plan.rows(most, row_bytes), max(by_accumulators, 1), linear.tokens)
         return rows - rows % accelerator.tokens if rows > accelerator.tokens else rows
 
     cuts: list[Cut] = []
