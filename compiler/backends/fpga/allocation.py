@@ -101,7 +101,7 @@ def _node_of(instance: Instance) -> str:
 
 
 def _blocks(spans: Mapping[Instance, tuple[int, int]], memory: Memory, skip: Container[Instance] = ()) -> list[Block]:
-    """The blocks of a memory: one per lasting buffer, one per pool of temporaries (a label's of one node; all accumulators)."""
+    """The blocks of a memory: one per lasting buffer, one per pool of temporaries (one node's, or all accumulators)."""
     blocks: list[Block] = []
     pools: dict[tuple[str, str], list[Instance]] = {}
     for instance, span in spans.items():
