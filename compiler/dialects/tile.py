@@ -9,6 +9,7 @@ every run op its semaphores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from xdsl.dialects.builtin import (
@@ -289,8 +290,20 @@ def _parse_extra(parser: Parser) -> dict[str, Attribute]:
     return {} if extra is None else dict(extra.data)
 
 
-def _immediate(field: isa.Immediate, value: int | float) -> Attribute:
-    return FloatAttr(float(value), f32) if field.is_float else IntegerAttr(int(value), 64)
+def immediate(field: isa.Immediate, value: int | float) -> Attribute:
+    """The attribute of an immediate: an f32 or an i64."""
+    return _float(float(value)) if field.is_float else _integer(int(value))
+
+
+# Programs repeat few numbers very often, and xDSL verifies an attribute whenever one is made.
+@cache
+def _float(value: float) -> Attribute:
+    return FloatAttr(value, f32)
+
+
+@cache
+def _integer(value: int) -> Attribute:
+    return IntegerAttr(value, 64)
 
 
 def check_immediate(field: isa.Immediate, attr: Attribute) -> None:
@@ -341,7 +354,7 @@ class RunOp(IRDLOperation):
         properties: dict[str, Attribute | None] = {
             "function": StringAttr(function),
             "names": ArrayAttr([StringAttr(name) for name in operands]),
-            "immediates": DictionaryAttr({k: _immediate(fields[k], immediates[k]) for k in sorted(immediates)}),
+            "immediates": DictionaryAttr({k: immediate(fields[k], immediates[k]) for k in sorted(immediates)}),
             "layer": StringAttr(layer),
             "stage": IntegerAttr(stage, 64) if stage else None,
             "waits": DenseArrayBase.from_list(i64, list(waits)) if waits else None,
