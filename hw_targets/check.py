@@ -160,6 +160,8 @@ def _check_fields(instruction: Resolved) -> None:
             raise _error("HPCC1225", "codes without their scale", instruction)
     if instruction.immediates.get("out_f32") and instruction.integer("activation") in (1, 2):
         raise _error("HPCC1225", "gelu and tanh take the bf16 value, out_f32 does not round it", instruction)
+    if instruction.immediates.get("smoothed") and not (instruction.integer("norm") and "codes" in instruction.operands):
+        raise _error("HPCC1225", "smoothed without a norm and codes: only a norm's codes are smoothed", instruction)
     if instruction.name == "vector.embed" and instruction.integer("norm") and "columns" not in instruction.operands:
         raise _error("HPCC1225", "a norm without its columns operand", instruction)
 

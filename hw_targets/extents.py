@@ -81,10 +81,16 @@ def _weights(i: Resolved) -> tuple[int, int]:
     return (layout.outs, layout.ins) if layout.mode is MatrixMode.DENSE else (1, layout.bytes)
 
 
+def column_rows(i: Resolved) -> int:
+    """Rows of the operand `columns`: scale and bias of a linear, gamma and beta of a norm, smoothing of the codes."""
+    return 2 * (i.name == "vector.finish") + 2 * i.integer("norm") + i.integer("smoothed")
+
+
 SPECIAL: Mapping[tuple[str, str], Shape] = {
     ("load.weights", "dst"): _weights,
     ("matrix.multiply", "w"): _weights,
-    ("vector.finish", "columns"): lambda i: (4 if i.integer("norm") else 2, 4 * i.integer("cols")),
+    ("vector.finish", "columns"): lambda i: (column_rows(i), 4 * i.integer("cols")),
+    ("vector.embed", "columns"): lambda i: (column_rows(i), 4 * i.integer("cols")),
     ("vector.finish", "out"): lambda i: (i.integer("rows"), i.integer("cols") * (4 if i.integer("out_f32") else 2)),
     ("vector.embed", "rows_in"): lambda i: (i.integer("rows"), 2 * i.integer("cols")),
 }

@@ -1,8 +1,8 @@
 """Does the integer module hold the parameters of the fp32 one? Rounding may change them, and nothing else.
 
 The module after `quantize` is the golden of every later stage, and the limits of the integer result against ONNX Runtime
-have room for a small bias. So this stage is compared with the one before it op by op: a weight within half a step of its
-scale, a table within the rounding of bf16, all others the same.
+have room for a small bias. So this stage is compared with the one before it op by op: a weight (divided by what smooths
+its inputs) within half a step of its scale, a table within the rounding of bf16, all others the same.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def _problems(floats: ModuleOp, integers: ModuleOp, store: WeightStore) -> Itera
         name = old.role.data
         yield name, "" if new.role == old.role else "the place"
         codes, scale = _value(new.weight, store), _value(new.weight_scale, store)
-        yield name, _unless(_is_rounded(_value(old.weight, store), codes, scale), "the weight")
+        smooth = value(new.x.owner.smooth) if isinstance(new.x.owner, nn.QuantizeOp) else None
+        weight = _value(old.weight, store) if smooth is None else _value(old.weight, store) / smooth
+        yield name, _unless(_is_rounded(weight, codes, scale), "the weight")
         yield name, _unless(_same(value(old.bias), value(new.bias)), "the bias")
     for old, new in _pairs(floats, integers, nn.LayerNormOp, nn.LayerNormOp):
         yield node_name(old), _unless(_same(value(old.gamma), value(new.gamma)), "gamma")

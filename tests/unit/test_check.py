@@ -185,8 +185,8 @@ def test_overlap_is_exact(pairs: list[tuple[Extent, Extent]]) -> None:
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.name)
 def test_every_operand_has_an_extent(function: Function) -> None:
     """The shape texts of the table are all understood, and grow with the sizes they name."""
-    special = {"mode": 0, "format": 0, "activation": 0, "n": 1, "m": 1, "tables": 2, "group": 4}
-    values = {i.name: special.get(i.name, 8) for i in function.immediates if i.bits > 1}
+    special = {"norm": 1, "mode": 0, "format": 0, "activation": 0, "n": 1, "m": 1, "tables": 2, "group": 4}
+    values = {i.name: special.get(i.name, 8) for i in function.immediates if i.bits > 1 or i.name == "norm"}
     operands = {o.name: Address(0x100, 0) for o in function.operands}
     resolved = expand([build(function.name, operands, values), build("control.halt")])[0] if operands else None
     for operand in function.operands:

@@ -203,6 +203,11 @@ class Lowering:
                 return op
         return None
 
+    def _smooth_keys(self, value: SSAValue) -> list[str]:
+        """The key of the factors that smooth the codes of a norm's result; empty if they are not smoothed."""
+        quantize = self._chain_quantize(value)
+        return [] if quantize is None or quantize.smooth is None else [_key(quantize.smooth)]
+
     def _quantised_target(self, op: nn.QuantizeOp, layer: str) -> Quantised:
         """Buffers for a quantize op's results: K goes to the weight memory, where QK^T reads it."""
         shape = nn.shape_of(op.codes)
@@ -245,15 +250,16 @@ class Lowering:
         follower = _follower(op, op.result, nn.LayerNormOp, nn.CastOp)
         columns = None
         eps = 0.0
-        if isinstance(follower, nn.LayerNormOp):
-            eps = follower.eps.value.data
-            columns = self._columns(layer, width, [_key(follower.gamma), _key(follower.beta)])
         self.done.add(follower)
         tables, ids = [], []
         for table, id_value in zip(op.tables, op.ids, strict=True):
             rows = nn.shape_of(table)[0]
             tables.append(self.b.dram("table", _key(table), rows, width, bf16, [_key(table)]))
             ids.append(self._ids(id_value, tokens))
+        smooth = self._smooth_keys(follower.result)
+        if isinstance(follower, nn.LayerNormOp):
+            eps = follower.eps.value.data
+            columns = self._columns(layer, width, [_key(follower.gamma), _key(follower.beta), *smooth])
         out, quantised, group = self._chain_targets(follower.result, layer)
         if out is None:  # the instruction always writes the sum
             out = self._tensor(f"{layer}.out", tokens, width, bf16)
@@ -291,6 +297,7 @@ class Lowering:
                         "tables": len(tables),
                         "table_bytes": rows * width * 2,
                         "norm": int(columns is not None),
+                        "smoothed": len(smooth),
                         "codes_in_weights": int(code_tile is not None and _in_weights(code_tile)),
                         "eps": eps,
                     },
@@ -316,8 +323,9 @@ class Lowering:
 
         last, norm, activation = _tail_of(op)
         keys = [_key(op.weight_scale), _key(op.bias) if op.bias is not None else ""]
+        smooth = self._smooth_keys(last)
         if norm is not None:
-            keys += [_key(norm.gamma), _key(norm.beta)]
+            keys += [_key(norm.gamma), _key(norm.beta), *smooth]
         out_f32 = last is op.result
         if out_f32:
             out: Buffer | None = self._tensor(f"{layer}.out", tokens, width, f32)
@@ -360,6 +368,7 @@ class Lowering:
                         "group": group,
                         "activation": enum_code(Activation, activation),
                         "norm": int(norm is not None),
+                        "smoothed": len(smooth),
                         "out_f32": int(out_f32),
                         "codes_in_weights": int(code_tile is not None and _in_weights(code_tile)),
                         "eps": norm.eps.value.data if norm is not None else 0.0,
