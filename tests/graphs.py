@@ -34,7 +34,9 @@ class Encoder:
     position: Literal["lookup", "folded"] = "lookup"
     head: Literal["none", "mean", "pooler", "classifier"] = "none"
     layer_norm: Literal["op", "decomposed", "reciprocal"] = "op"
-    gelu: Literal["torchscript", "dynamo", "half_first", "op", "relu"] = "torchscript"
+    gelu: Literal["torchscript", "dynamo", "half_first", "op", "relu", "tanh", "tanh_cubed", "op_tanh", "quick", "silu"] = (
+        "torchscript"
+    )
     linear: Literal["matmul", "bias_first", "gemm", "transposed", "constant", "conv"] = "matmul"
     weights: Literal["float", "rounded", "int8", "int8_tensor", "qdq", "uint8"] = "float"
     attention: Literal["scores", "sdpa", "batched"] = "scores"
@@ -166,6 +168,13 @@ class _Graph:
             return self.op("Relu", [x], name)
         if self.spec.gelu == "op":
             return self.op("Gelu", [x], name)
+        if self.spec.gelu == "op_tanh":
+            return self.op("Gelu", [x], name, approximate="tanh")
+        if self.spec.gelu in ("quick", "silu"):
+            scaled = self.op("Mul", [x, self.constant(1.702)], name) if self.spec.gelu == "quick" else x
+            return self.op("Mul", [x, self.op("Sigmoid", [scaled], name)], name)
+        if self.spec.gelu in ("tanh", "tanh_cubed"):
+            return self.gelu_by_tanh(x, name)
         erf = self.op("Erf", [self.op("Div", [x, self.constant(np.sqrt(2.0))], name)], name)
         shifted = self.op("Add", [erf, self.constant(1.0)], name)
         half = self.constant(0.5)
@@ -174,6 +183,17 @@ class _Graph:
         if self.spec.gelu == "dynamo":
             return self.op("Mul", [x, self.op("Mul", [half, shifted], name)], name)
         return self.op("Mul", [self.op("Mul", [x, half], name), shifted], name)
+
+    def gelu_by_tanh(self, x: str, name: str) -> str:
+        """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), the cube as a power or as a product."""
+        if self.spec.gelu == "tanh":
+            cube = self.op("Pow", [x, self.constant(3.0)], name)
+        else:
+            cube = self.op("Mul", [self.op("Mul", [x, x], name), x], name)
+        inner = self.op("Add", [x, self.op("Mul", [self.constant(0.044715), cube], name)], name)
+        tanh = self.op("Tanh", [self.op("Mul", [inner, self.constant(np.sqrt(2 / np.pi))], name)], name)
+        half = self.op("Mul", [self.constant(0.5), x], name)
+        return self.op("Mul", [half, self.op("Add", [self.constant(1.0), tanh], name)], name)
 
     # ---- attention --------------------------------------------------------------------------------------------
 
@@ -321,7 +341,7 @@ def build(spec: Encoder, batch: int, tokens: int, *, symbolic: bool = False) -> 
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
         graph.weights,
     )
-    opset = max(spec.opset, 20) if spec.gelu == "op" else spec.opset
+    opset = max(spec.opset, 20) if spec.gelu in ("op", "op_tanh") else spec.opset
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     onnx.checker.check_model(model)
     return model

@@ -142,6 +142,11 @@ class NodeImport:
         found = self.node.attributes.get(name)
         return default if found is None else found.value
 
+    def text(self, name: str, default: str) -> str:
+        """A string attribute."""
+        found = self.attribute(name, default)
+        return found.decode() if isinstance(found, bytes) else str(found)
+
     def axes(self, index: int, rank: int) -> tuple[int, ...] | None:
         """`axes`, an attribute before opset 13 or 18 and an input afterwards, counted from the front."""
         listed = self.constant(index)
@@ -467,9 +472,8 @@ def _layer_normalization(n: NodeImport) -> list[SSAValue]:
 
 def _gelu(n: NodeImport) -> list[SSAValue]:
     x = n.operand(0)
-    if n.attribute("approximate", "none") not in ("none", b"none"):
-        raise Unsupported("GELU by tanh")
-    return [n.emit(nn.ActivationOp(nn.ActivationKind.GELU, x, tensor_type(x, nn.shape_of(x))))]
+    kind = nn.ActivationKind.GELU_TANH if n.text("approximate", "none") == "tanh" else nn.ActivationKind.GELU
+    return [n.emit(nn.ActivationOp(kind, x, tensor_type(x, nn.shape_of(x))))]
 
 
 def _forward(n: NodeImport) -> list[SSAValue]:

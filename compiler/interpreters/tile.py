@@ -25,9 +25,7 @@ Array = NDArray[Any]
 ELEMENTS: dict[str, type[np.generic]] = {"i8": np.int8, "i32": np.int32, "f32": np.float32, "bf16": np.float32}
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     Activation.NONE.value: lambda x: x,
-    Activation.GELU.value: numerics.gelu,
-    Activation.TANH.value: numerics.tanh,
-    Activation.RELU.value: numerics.relu,
+    **numerics.ACTIVATIONS,
 }
 
 

@@ -13,11 +13,12 @@ from xdsl.passes import ModulePass
 
 from compiler.interpreters import load_meanings
 from compiler.module import main_function
+from compiler.passes.fusion.activations import fuse_activations
 from compiler.passes.fusion.attention import fuse_attentions
 from compiler.passes.fusion.linear import fuse_linears, simplify_movements, simplify_reshapes, sink_reshapes
 from compiler.passes.fusion.masks import MaskProver
 from compiler.passes.fusion.match import Scope
-from compiler.passes.fusion.pointwise import fuse_activations, fuse_layer_norms
+from compiler.passes.fusion.pointwise import fuse_layer_norms
 from compiler.passes.fusion.roles import assign_roles
 from compiler.passes.fusion.stored import fuse_stored
 from compiler.passes.fusion.tokens import fuse_embeddings, fuse_mean_pools, fuse_take_tokens

@@ -31,6 +31,11 @@ SPELLINGS = {
     "batched": Encoder(attention="batched", mask="none"),
     "weak": Encoder(mask="weak"),
     "causal": Encoder(mask="causal"),
+    "gelu_by_tanh": Encoder(gelu="tanh"),
+    "gelu_by_tanh_cubed": Encoder(gelu="tanh_cubed"),
+    "gelu_op_by_tanh": Encoder(gelu="op_tanh"),
+    "quick_gelu": Encoder(gelu="quick"),
+    "silu": Encoder(gelu="silu"),
     "odd": Encoder(hidden=36, heads=3, intermediate=52, layers=2),
 }
 
