@@ -231,7 +231,7 @@ FUNCTIONS: tuple[Function, ...] = (
             COLS,
             GROUP,
             Immediate(
-                "activation", 3, "0 none, 1 gelu, 2 tanh, 3 relu, 4 gelu by tanh, 5 quick gelu, 6 silu; on the bf16 value"
+                "activation", 3, "0 none, 1 gelu, 2 tanh, 3 relu, 4 gelu_tanh, 5 quick_gelu, 6 silu; of the bf16 value"
             ),
             Immediate("norm", 1, "layer normalisation of the fp32 value"),
             Immediate("out_f32", 1, "write fp32, unrounded (no activation but relu)"),

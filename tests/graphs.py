@@ -56,7 +56,7 @@ def rounded(matrix: Array, *, per_row: bool) -> tuple[Array, Array]:
 
 
 @dataclass
-class _Graph:
+class GraphBuilder:
     """Nodes and initializers under construction; every method returns a tensor name."""
 
     spec: Encoder
@@ -331,7 +331,7 @@ def inputs_of(spec: Encoder) -> list[str]:
 
 def build(spec: Encoder, batch: int, tokens: int, *, symbolic: bool = False) -> onnx.ModelProto:
     """The model for one static shape. With `symbolic`, its inputs are declared as [batch, sequence] all the same."""
-    graph = _Graph(spec, batch, tokens)
+    graph = GraphBuilder(spec, batch, tokens)
     outputs = graph.encode()
     dims = ["batch", "sequence"] if symbolic else [batch, tokens]
     proto = helper.make_graph(

@@ -42,6 +42,7 @@ from xdsl.utils.exceptions import VerifyException
 from compiler.dialects import nn
 from compiler.frontend.fold import fold
 from compiler.frontend.onnx_file import open_onnx
+from compiler.frontend.patches import cut_patches
 from compiler.frontend.shapes import Shapes, bind_shapes
 from compiler.sparsity.base import METADATA_KEY
 from compiler.weights import WeightStore
@@ -707,6 +708,7 @@ def import_onnx(path: Path, shapes: Shapes) -> Imported:
     model, where = source.model, str(path)
     bind_shapes(model, shapes, where)
     fold(model, where)
+    cut_patches(model)
     _unique_node_names(model)
     state = ModelImport(where, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)))
     block = _arguments(model, state)

@@ -55,6 +55,11 @@ def _mean_pool(op: nn.MeanPoolOp, args: list[Array], store: WeightStore) -> list
     return [np.stack([numerics.mean_pool(rows, attended, minimum) for rows, attended in zip(x, mask, strict=True)])]
 
 
+@meaning_of(nn.ConcatOp, bf16=True)
+def _concat(op: nn.ConcatOp, args: list[Array], store: WeightStore) -> list[Array]:
+    return [np.concatenate([part.astype(np.float32, copy=False) for part in args], axis=op.axis.value.data)]
+
+
 @meaning_of(nn.QuantizeOp)
 def _quantize(op: nn.QuantizeOp, args: list[Array], store: WeightStore) -> list[Array]:
     x = args[0]

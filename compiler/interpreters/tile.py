@@ -36,6 +36,13 @@ def evaluate_tiles(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Ar
     return machine.outputs
 
 
+def _input(value: Array, dtype: type[np.generic]) -> Array:
+    """An input as the device has it: masks as 0 and 1, ids as int32, floats rounded to bf16."""
+    if dtype is np.int8:
+        return (value != 0).astype(np.int8)
+    return numerics.bf16(value) if dtype is np.float32 else value.astype(np.int32)
+
+
 class _Machine:
     def __init__(self, store: WeightStore, inputs: Mapping[str, Array]) -> None:
         self.store = store
@@ -67,12 +74,7 @@ class _Machine:
         kind, shape, label = op.kind.data, _shape(op.result), op.label.data
         keys = [key.data for key in op.content]
         if kind == "input":
-            value = self.inputs[label]
-            return (
-                (value != 0).astype(np.int8).reshape(shape)
-                if _dtype(op.result) is np.int8
-                else value.astype(np.int32).reshape(shape)
-            )
+            return _input(self.inputs[label], _dtype(op.result)).reshape(shape)
         if kind == "output":
             self.outputs[label] = np.zeros(shape, _dtype(op.result))
             return self.outputs[label]
@@ -87,7 +89,7 @@ class _Machine:
         if kind == "ids":
             ids = self.store.get(keys[0]).astype(np.int32).reshape(-1)
             return np.tile(ids, shape[1] // len(ids)).reshape(shape)
-        return self.store.get(keys[0]).astype(np.float32)
+        return self.store.get(keys[0]).astype(np.float32).reshape(shape)
 
     def view(self, op: ViewOp, counters: dict[SSAValue, int]) -> Array:
         row, col = op.origin.data.eval([counters[c] for c in op.counters], [])

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.slow
 
 TEXT = ["bert", "bert-cls", "roberta", "roberta-cls", "distilbert", "distilbert-cls"]
 TEXT += ["albert", "albert-cls", "electra", "electra-cls"]
+IMAGE = ["vit", "vit-cls", "deit-cls", "dinov2", "dinov2-cls", "clip-vision"]
+FAMILIES = [*TEXT, *IMAGE]
 EXPORTS = {"sdpa": ("ts17", "ts14", "dynamo18"), "eager": ("ts17", "ts11", "dynamo18")}
 
 
@@ -36,7 +38,6 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-FAMILIES = [*TEXT]
 CASES = [
     pytest.param(family, attention, exporter, id=f"{family}-{attention}-{exporter}")
     for family in FAMILIES

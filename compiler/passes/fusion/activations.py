@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import SSAValue
 
 from compiler.dialects import nn
 from compiler.interpreters.nn_float import erf
@@ -56,17 +56,14 @@ def _cone(root: SSAValue) -> list[SSAValue]:
     queue = [root]
     while queue and len(found) < _REACH:
         value = queue.pop(0)
-        if not _is_elementwise(value.owner):
+        owner = value.owner
+        if not isinstance(owner, nn.UnaryOp | nn.BinaryOp):
             continue
-        for operand in value.owner.operands:
+        for operand in owner.operands:
             if operand not in found and is_f32(operand) and scalar(operand) is None:
                 found[operand] = None
                 queue.append(operand)
     return list(found)
-
-
-def _is_elementwise(owner: object) -> bool:
-    return isinstance(owner, nn.UnaryOp | nn.BinaryOp)
 
 
 def _kind(scope: Scope, root: SSAValue, x: SSAValue) -> nn.ActivationKind | None:
@@ -91,7 +88,7 @@ def _run(scope: Scope, value: SSAValue, known: dict[SSAValue, Array]) -> Array |
         known[value] = np.float32(number)  # pyright: ignore[reportArgumentType]
         return known[value]
     owner = value.owner
-    if not isinstance(owner, Operation) or not _is_elementwise(owner):
+    if not isinstance(owner, nn.UnaryOp | nn.BinaryOp):
         return None
     arguments = [_run(scope, operand, known) for operand in owner.operands]
     if any(argument is None for argument in arguments):
