@@ -43,7 +43,9 @@ from compiler.dialects import nn
 from compiler.frontend.fold import fold
 from compiler.frontend.onnx_file import open_onnx
 from compiler.frontend.patches import cut_patches
+from compiler.frontend.quantised import take_out_quantisation
 from compiler.frontend.shapes import Shapes, bind_shapes
+from compiler.frontend.widen import widen
 from compiler.sparsity.base import METADATA_KEY
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
@@ -56,7 +58,8 @@ TENSORS = "hpcc_nn.tensors"
 
 @dataclass(frozen=True)
 class Imported:
-    """A model as IR. `model` is the bound and folded ONNX graph, `parameters` counts the elements of its weights."""
+    """A model as IR. `model` is the bound and folded ONNX graph, `parameters` counts the elements of its weights, `notes`
+    say what was done to the file's own numbers."""
 
     module: ModuleOp
     store: WeightStore
@@ -65,6 +68,7 @@ class Imported:
     parameters: int
     model: ir.Model
     path: Path
+    notes: tuple[str, ...] = ()
 
 
 Element = AnyFloat | IntegerType
@@ -298,10 +302,18 @@ def _dequantize_linear(n: NodeImport) -> list[SSAValue]:
     shape = [] if is_per_tensor else [math.prod(along) if a == axis else 1 for a in range(rank)]
     value = n.emit(nn.CastOp(codes, tensor_type(codes, nn.shape_of(codes), nn.element_type_of(scale))))
     zero = n.constant(2)
+    scales = n.node.inputs[1]
+    factors = np.zeros(0) if scales is None or scales.const_value is None else scales.const_value.numpy()
+    is_known = factors.size > 0
     if zero is not None and zero.any():
-        offset = n.emit(nn.CastOp(n.operand(2), tensor_type(scale, along)))
-        value = _emit_binary(n, nn.BinaryKind.SUB, value, n.reshape(offset, shape)[0])
-    return [_emit_binary(n, nn.BinaryKind.MUL, value, n.reshape(scale, shape)[0])]
+        value = _emit_binary(n, nn.BinaryKind.SUB, value, n.owner.array(f"{n.node.name}.zero", _along(zero, shape)))
+    factor = n.owner.array(f"{n.node.name}.scale", _along(factors, shape)) if is_known else n.reshape(scale, shape)[0]
+    return [_emit_binary(n, nn.BinaryKind.MUL, value, factor)]
+
+
+def _along(array: Array, shape: list[int]) -> Array:
+    """Scales or zero points in fp32, in a shape that broadcasts to the codes."""
+    return np.ascontiguousarray(array, dtype=np.float32).reshape(shape)
 
 
 def _transpose(n: NodeImport) -> list[SSAValue]:
@@ -707,6 +719,7 @@ def import_onnx(path: Path, shapes: Shapes) -> Imported:
     source = open_onnx(Path(path))
     model, where = source.model, str(path)
     bind_shapes(model, shapes, where)
+    notes = [*widen(model), *take_out_quantisation(model)]
     fold(model, where)
     cut_patches(model)
     _unique_node_names(model)
@@ -722,7 +735,8 @@ def import_onnx(path: Path, shapes: Shapes) -> Imported:
     if named:
         module.attributes[METADATA_KEY] = StringAttr(named)
     module.verify()
-    return Imported(module, state.store, Path(path).stem, source.sha256, _parameters(state.store), model, Path(path))
+    parameters = _parameters(state.store)
+    return Imported(module, state.store, Path(path).stem, source.sha256, parameters, model, Path(path), tuple(notes))
 
 
 def _arguments(model: ir.Model, state: ModelImport) -> Block:
