@@ -37,7 +37,7 @@ class Encoder:
     gelu: Literal["torchscript", "dynamo", "half_first", "op", "relu", "tanh", "tanh_cubed", "op_tanh", "quick", "silu"] = (
         "torchscript"
     )
-    linear: Literal["matmul", "bias_first", "gemm", "transposed", "constant", "conv"] = "matmul"
+    linear: Literal["matmul", "bias_first", "gemm", "transposed", "constant", "conv", "einsum"] = "matmul"
     weights: Literal["float", "rounded", "int8", "int8_tensor", "qdq", "uint8"] = "float"
     attention: Literal["scores", "sdpa", "batched"] = "scores"
     mask: Literal["none", "1e4", "finfo", "where", "gathered", "masked_fill", "weak", "causal"] = "finfo"
@@ -100,7 +100,7 @@ class GraphBuilder:
         """y = x W^T + b; the random numbers drawn do not depend on the spelling."""
         matrix = (self.random.standard_normal((outs, ins)) / np.sqrt(ins)).astype(np.float32)
         bias = self.parameter(f"{name}.bias", outs, scale=0.1)
-        is_oi = self.spec.linear in ("gemm", "transposed", "conv")
+        is_oi = self.spec.linear in ("gemm", "transposed", "conv", "einsum")
         weight = self.matrix(matrix, f"{name}.weight", is_oi)
         if self.spec.linear == "gemm":
             flat = self.reshape(x, -1, ins)
@@ -109,6 +109,8 @@ class GraphBuilder:
         if self.spec.linear == "conv" and "head" not in name:
             y = self.op("Conv", [self.op("Transpose", [x], name, perm=[0, 2, 1]), weight, bias], name)
             return self.op("Transpose", [y], name, perm=[0, 2, 1])
+        if self.spec.linear == "einsum" and "head" not in name:
+            return self.op("Add", [self.op("Einsum", [x, weight], name, equation="bsi,oi->bso"), bias], name)
         right = self.op("Transpose", [weight], name, perm=[1, 0]) if is_oi else weight
         y = self.op("MatMul", [x, right], name)
         return self.op("Add", [bias, y] if self.spec.linear == "bias_first" else [y, bias], name)

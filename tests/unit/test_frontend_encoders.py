@@ -31,6 +31,7 @@ SPELLINGS = {
     "batched": Encoder(attention="batched", mask="none"),
     "weak": Encoder(mask="weak"),
     "causal": Encoder(mask="causal"),
+    "einsum": Encoder(linear="einsum", layers=2),
     "gelu_by_tanh": Encoder(gelu="tanh"),
     "gelu_by_tanh_cubed": Encoder(gelu="tanh_cubed"),
     "gelu_op_by_tanh": Encoder(gelu="op_tanh"),
