@@ -40,6 +40,7 @@ class Encoder:
     linear: Literal["matmul", "bias_first", "gemm", "transposed", "constant", "conv", "einsum"] = "matmul"
     weights: Literal["float", "rounded", "int8", "int8_tensor", "qdq", "uint8"] = "float"
     attention: Literal["scores", "sdpa", "batched"] = "scores"
+    projections: Literal["separate", "split", "chosen", "interleaved"] = "separate"
     mask: Literal["none", "1e4", "finfo", "where", "gathered", "masked_fill", "weak", "causal"] = "finfo"
     names: Literal["paths", "numbers"] = "paths"
 
@@ -230,11 +231,42 @@ class GraphBuilder:
         b, s, spec = self.batch, self.tokens, self.spec
         return self.op("Transpose", [self.reshape(x, b, s, spec.heads, spec.width)], perm=list(perm))
 
+    def fused_projections(self, x: str, name: str) -> tuple[str, str, str]:
+        """One linear for q, k and v of the separate ones' numbers; [b, h, s, d] each."""
+        spec = self.spec
+        b, s, h, d = self.batch, self.tokens, spec.heads, spec.width
+        names = [f"{name}.{part}" for part in ("query", "key", "value")]
+        weights = [self.stored(f"{part}.weight") for part in names]
+        biases = [self.stored(f"{part}.bias") for part in names]
+        axis = 1 if spec.projections == "interleaved" else 0  # [3, h, d] or [h, 3, d]
+        self.weights = [w for w in self.weights if not any(w.name.startswith(part) for part in names)]
+        self.nodes = [n for n in self.nodes if not any(i.startswith(part) for i in n.input for part in names)]
+        weight = np.stack([w.reshape(-1, h, d) for w in weights], axis + 1).reshape(spec.hidden, -1)
+        bias = np.stack([v.reshape(h, d) for v in biases], axis).reshape(-1)
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(weight), f"{name}.qkv.weight"))
+        self.weights.append(numpy_helper.from_array(bias, f"{name}.qkv.bias"))
+        y = self.op("Add", [self.op("MatMul", [x, f"{name}.qkv.weight"], name), f"{name}.qkv.bias"], name)
+        if spec.projections == "split":
+            sizes = self.constant([spec.hidden] * 3, np.int64)
+            parts = [f"{name}.{part}" for part in "qkv"]
+            self.nodes.append(helper.make_node("Split", [y, sizes], parts, name=f"{name}.split", axis=-1))
+            q, k, v = (self.split(part, (0, 2, 1, 3)) for part in parts)
+            return q, k, v
+        shape = [b, s, 3, h, d] if spec.projections == "chosen" else [b, s, h, 3, d]
+        order = [2, 0, 3, 1, 4] if spec.projections == "chosen" else [3, 0, 2, 1, 4]
+        turned = self.op("Transpose", [self.reshape(y, *shape)], name, perm=order)
+        q, k, v = (self.op("Gather", [turned, self.constant(index, np.int64)], name, axis=0) for index in range(3))
+        return q, k, v
+
     def attention(self, x: str, name: str, mask: str | None) -> str:
         spec = self.spec
         b, s, h, d = self.batch, self.tokens, spec.heads, spec.width
         q, k, v = (self.linear(x, f"{name}.{part}", spec.hidden, spec.hidden) for part in ("query", "key", "value"))
-        q4, k4, v4 = self.split(q, (0, 2, 1, 3)), self.split(k, (0, 2, 3, 1)), self.split(v, (0, 2, 1, 3))
+        if spec.projections == "separate":
+            q4, k4, v4 = self.split(q, (0, 2, 1, 3)), self.split(k, (0, 2, 3, 1)), self.split(v, (0, 2, 1, 3))
+        else:
+            q4, k4, v4 = self.fused_projections(x, name)
+            k4 = self.op("Transpose", [k4], name, perm=[0, 1, 3, 2])
         if spec.attention == "sdpa":
             root = self.constant(d**-0.25)
             k4 = self.split(k, (0, 2, 1, 3))

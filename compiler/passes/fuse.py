@@ -19,6 +19,7 @@ from compiler.passes.fusion.linear import fuse_linears, simplify_movements, simp
 from compiler.passes.fusion.masks import MaskProver
 from compiler.passes.fusion.match import Scope
 from compiler.passes.fusion.pointwise import fuse_layer_norms
+from compiler.passes.fusion.projections import split_projections
 from compiler.passes.fusion.roles import assign_roles
 from compiler.passes.fusion.scaling import fuse_scaled_linears
 from compiler.passes.fusion.sequences import fuse_sequences
@@ -43,6 +44,7 @@ class FusePass(ModulePass):
         fuse_activations(scope)
         fuse_linears(scope)
         fuse_scaled_linears(scope)
+        split_projections(scope)
         prover = MaskProver(scope)
         fuse_attentions(scope, prover)
         sink_reshapes(scope)
