@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from compiler.frontend.rewrite import NodeRewrite, NotRewritten, Tensor
+from compiler.frontend.rewrite import REASON, NodeRewrite, NotRewritten, Tensor
 
 MICROSOFT = "com.microsoft"
 MASK_FILTER = -10000.0
@@ -28,7 +28,8 @@ def spell_out(model: ir.Model) -> list[str]:
         rewrite = NodeRewrite(model, node)
         try:
             note = rule(rewrite)
-        except NotRewritten:
+        except NotRewritten as reason:
+            node.meta[REASON] = f"{node.op_type}: {reason}"
             continue
         if note:
             notes[note] = None
@@ -175,14 +176,26 @@ def _heads(r: NodeRewrite, x: ir.Value, heads: int) -> ir.Value:
     return r.emit("Transpose", [r.reshape(x, 0, 0, heads, -1)], {"perm": [0, 2, 1, 3]})
 
 
-def _attend(r: NodeRewrite, q: ir.Value, k: ir.Value, v: ir.Value, scale: ir.Value, additions: list[Tensor]) -> ir.Value:
-    """softmax(q k^T scale + additions) v on [b, h, s, d]."""
+def _attend(
+    r: NodeRewrite,
+    q: ir.Value,
+    k: ir.Value,
+    v: ir.Value,
+    scale: ir.Value,
+    additions: list[Tensor],
+    *,
+    guarded: bool = False,
+) -> ir.Value:
+    """softmax(q k^T scale + additions) v on [b, h, s, d]; `guarded`: a row that is masked throughout gives 0."""
     turned = r.emit("Transpose", [k], {"perm": [0, 1, 3, 2]})
     scores = r.emit("Mul", [r.emit("MatMul", [q, turned]), scale])
     for addend in additions:
         if addend is not None:
             scores = r.emit("Add", [scores, addend])
-    return r.emit("MatMul", [r.emit("Softmax", [scores], {"axis": -1}), v])
+    p = r.emit("Softmax", [scores], {"axis": -1})
+    if guarded:
+        p = r.emit("Where", [r.emit("IsNaN", [p]), r.constant(0.0), p])
+    return r.emit("MatMul", [p, v])
 
 
 def _merged(r: NodeRewrite, x: ir.Value) -> ir.Value:
@@ -230,7 +243,7 @@ def _size(value: ir.Value, axis: int) -> int | None:
 
 def _refuse(r: NodeRewrite, *inputs: int) -> None:
     if any(r.input(index) is not None for index in inputs):
-        raise NotRewritten("it has a key-value cache")
+        raise NotRewritten("a key-value cache is not supported; export the model without past keys and values")
 
 
 def _microsoft_attention(r: NodeRewrite) -> str:
@@ -276,12 +289,20 @@ def _multi_head_attention(r: NodeRewrite) -> str:
     return note
 
 
+_ATTENTION_ATTRIBUTES = {
+    *("is_causal", "kv_num_heads", "q_num_heads", "scale", "softcap", "softmax_precision", "qk_matmul_output_mode")
+}
+
+
 def _onnx_attention(r: NodeRewrite) -> None:
     """Attention of opset 23: [b, h, s, d], or [b, s, h d] with the numbers of heads."""
     _refuse(r, 4, 5, 6)
     r.refuse_used(1, 2, 3)
     if r.number("softcap", 0.0):
         raise NotRewritten("a soft cap")
+    unknown = sorted(set(r.node.attributes) - _ATTENTION_ATTRIBUTES)
+    if unknown:
+        raise NotRewritten(f"attribute {unknown[0]}")
     q, k, v = (r.required(index) for index in range(3))
     heads, groups = r.integer("q_num_heads"), r.integer("kv_num_heads")
     is_flat = bool(heads)
@@ -297,11 +318,12 @@ def _onnx_attention(r: NodeRewrite) -> None:
     if heads != groups:
         k, v = (_repeated(r, part, heads // groups, heads) for part in (k, v))
     mask = r.input(3)
-    if mask is not None and mask.dtype == ir.DataType.BOOL:
+    is_boolean = mask is not None and mask.dtype == ir.DataType.BOOL
+    if is_boolean:
         mask = r.emit("Where", [mask, r.constant(0.0), r.constant(-np.inf)])
     causal = _causal(r, *sizes) if r.integer("is_causal") else None
     scale = r.constant(r.number("scale", 0.0) or (width or 1) ** -0.5)
-    context = _attend(r, q, k, v, scale, [mask, causal])
+    context = _attend(r, q, k, v, scale, [mask, causal], guarded=is_boolean)
     r.finish(_merged(r, context) if is_flat else context)
 
 

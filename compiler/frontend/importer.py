@@ -36,6 +36,7 @@ from compiler.frontend.onnx_file import open_onnx
 from compiler.frontend.operators import CONVERTERS, MICROSOFT
 from compiler.frontend.patches import cut_patches
 from compiler.frontend.quantised import take_out_quantisation
+from compiler.frontend.rewrite import REASON
 from compiler.frontend.shapes import Shapes, bind_shapes
 from compiler.frontend.widen import widen
 from compiler.sparsity.base import METADATA_KEY
@@ -139,7 +140,7 @@ class ModelImport:
         converter = converters.get(node.op_type)
         if converter is None:
             domain = f" of {node.domain}" if node.domain not in ("", "ai.onnx") else ""
-            raise Unsupported(f"the operator {node.op_type}{domain} is not supported")
+            raise Unsupported(node.meta.get(REASON) or f"the operator {node.op_type}{domain} is not supported")
         try:
             return converter(NodeImport(self, node))
         except (IndexError, ValueError, ZeroDivisionError) as error:

@@ -89,6 +89,8 @@ class NodeImport:
         result = self.owner.value(value)
         if not isinstance(result.type, TensorType):
             raise Unsupported("its input shapes are known only at run time")
+        if 0 in result.type.get_shape():
+            raise Unsupported("an empty tensor")
         return result
 
     def constant(self, index: int) -> Array | None:

@@ -285,6 +285,8 @@ def _split(n: NodeImport) -> list[SSAValue]:
         count = len(n.node.outputs)
         chunk = -(-shape[axis] // count)
         sizes = [min(chunk, shape[axis] - chunk * i) for i in range(count)]
+    if not all(sizes):
+        raise Unsupported("an empty part")
     results: list[SSAValue] = []
     start = 0
     for size in sizes:
@@ -345,6 +347,9 @@ def _forward(n: NodeImport) -> list[SSAValue]:
 def _dropout(n: NodeImport) -> list[SSAValue]:
     if any(output.uses() or output.is_graph_output() for output in n.node.outputs[1:]):
         raise Unsupported("its mask is used")
+    training = n.constant(2)
+    if training is not None and training.any():
+        raise Unsupported("training mode")
     return [n.operand(0)]
 
 

@@ -22,7 +22,7 @@ def take_out_quantisation(model: ir.Model) -> list[str]:
     counts: dict[str, int] = {}
     floats: Floats = {}
     for node in list(model.graph):
-        rewrite = _REWRITES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))
+        rewrite = REWRITES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))
         if node.graph is not None and rewrite is not None and rewrite(floats, node):
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
     listed = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()) if name not in _MOVEMENTS)
@@ -191,7 +191,7 @@ def _integer_to_float(floats: Floats, node: ir.Node) -> bool:
 
 _MOVEMENTS = ("Reshape", "Transpose", "Gather", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Slice")
 
-_REWRITES: Mapping[tuple[str, str], Rewrite] = {
+REWRITES: Mapping[tuple[str, str], Rewrite] = {
     **{("", name): _moved for name in _MOVEMENTS},
     ("", "QuantizeLinear"): _quantise,
     ("", "DequantizeLinear"): _dequantise,

@@ -11,6 +11,10 @@ import onnx_ir as ir
 Tensor = ir.Value | None
 
 
+REASON = "hpcc.reason"
+"""Key of a node's `meta`: why it was not rewritten."""
+
+
 class NotRewritten(Exception):
     """Why a node stays as it is."""
 
