@@ -7,6 +7,7 @@ references into a WeightStore over the mapped file: import moves no data.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,6 +214,7 @@ def import_onnx(path: Path, shapes: Shapes) -> Imported:
     """
     source = open_onnx(Path(path))
     model, where = source.model, str(path)
+    _refuse_cache(model, where)
     bind_shapes(model, shapes, where)
     notes = [*widen(model), *take_out_quantisation(model), *spell_out(model)]
     fold(model, where)
@@ -245,6 +247,18 @@ def _arguments(model: ir.Model, state: ModelImport) -> Block:
     block = Block(arg_types=types)
     state.values.update(zip(model.graph.inputs, block.args, strict=True))
     return block
+
+
+def _refuse_cache(model: ir.Model, where: str) -> None:
+    names = [str(value.name) for value in model.graph.inputs]
+    past = next((name for name in names if re.match(r"past(_key_values?)?[._]|past_(key|value)|cache[._]", name)), None)
+    if past is not None:
+        raise InputError(
+            "HPCC1012",
+            f"the model decodes with a key-value cache (input {past!r}), which is not supported",
+            where=where,
+            hint="export it without past keys and values: the prefill of a whole sequence",
+        )
 
 
 def _require_shapes(model: ir.Model, results: Sequence[SSAValue], where: str) -> None:
