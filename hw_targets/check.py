@@ -160,6 +160,8 @@ def _check_fields(instruction: Resolved) -> None:
             raise _error("HPCC1225", "codes without their scale", instruction)
     if instruction.immediates.get("out_f32") and instruction.integer("activation") not in (0, 3):
         raise _error("HPCC1225", "all activations but relu take the bf16 value, out_f32 does not round it", instruction)
+    if instruction.immediates.get("smoothed") and not (instruction.integer("norm") and "codes" in instruction.operands):
+        raise _error("HPCC1225", "smoothed without a norm and codes: only a norm's codes are smoothed", instruction)
     if instruction.name == "vector.embed" and instruction.integer("norm") and "columns" not in instruction.operands:
         raise _error("HPCC1225", "a norm without its columns operand", instruction)
 
@@ -187,6 +189,10 @@ def _check_bounds(instruction: Resolved, region: Extent, writes: bool, sizes: Ma
 # ---- hazards --------------------------------------------------------------------------------------------------------
 
 Table = NDArray[np.int64]
+PAIRS_LIMIT = 1 << 26
+"""Most pairs of accesses that are compared, so that a damaged program is an error and not an endless check."""
+KNOWN_PER_PAIR = 64
+"""Known regions that are looked through in the time of one such pair."""
 
 
 class _MemoryAccesses:
@@ -204,6 +210,7 @@ class _MemoryAccesses:
         self.bounds: Table = np.zeros((64, 2), np.int64)
         self.reads: list[list[tuple[int, Resolved] | None]] = []
         self.writes: list[list[tuple[int, Resolved] | None]] = []
+        self.pairs = 0
 
     def touch(self, instruction: Resolved, region: Extent, writes: bool, clock: Clock) -> None:
         """Check an access against all earlier ones and remember it."""
@@ -211,6 +218,10 @@ class _MemoryAccesses:
         if number is None:
             number = self._add(region)
         queue = QUEUE_INDEX[instruction.queue]
+        self.pairs += len(self.neighbours[number])
+        if self.pairs > PAIRS_LIMIT:
+            message = f"too many regions of the {self.memory} memory overlap to be checked"
+            raise _error("HPCC1228", message, instruction)
         for other in self.neighbours[number]:
             self._check(self.writes[other], instruction, region, clock, queue, "writes")
             if writes:
@@ -240,6 +251,7 @@ class _MemoryAccesses:
         if number == len(self.bounds):
             self.bounds = np.concatenate([self.bounds, np.zeros_like(self.bounds)])
         known = self.bounds[:number]
+        self.pairs += number // KNOWN_PER_PAIR
         near = np.flatnonzero((known[:, 0] < region.end) & (known[:, 1] > region.start)).tolist()
         neighbours = [other for other in near if overlap(self.regions[other], region)]
         for other in neighbours:

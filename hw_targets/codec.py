@@ -363,15 +363,15 @@ def expand(instructions: Sequence[Instruction]) -> list[Resolved]:
     than the two counters, a loop of no iterations, a HALT that is not the one last instruction, and a program too long.
     """
     ends = _match_loops(instructions)
+    _check_length(instructions, ends)
+    immediates = [dict(instruction.immediates) for instruction in instructions]
     result: list[Resolved] = []
 
     def run(first: int, last: int, counters: tuple[int, ...]) -> None:
         position = first
         while position < last:
             instruction = instructions[position]
-            result.append(_resolve(position, instruction, counters))
-            if len(result) > EXPANDED_LIMIT:
-                raise _fail("HPCC1213", f"the program executes more than {EXPANDED_LIMIT} instructions", position)
+            result.append(_resolve(position, instruction, immediates[position], counters))
             if instruction.name == "control.loop":
                 end = ends[position]
                 for counter in range(int(instruction.immediate("count"))):
@@ -381,6 +381,23 @@ def expand(instructions: Sequence[Instruction]) -> list[Resolved]:
 
     run(0, len(instructions), ())
     return result
+
+
+def _check_length(instructions: Sequence[Instruction], ends: Mapping[int, int]) -> None:
+    """Raises InputError for a program too long, before any of it is expanded."""
+    outer: list[tuple[int, int]] = []
+    length = 0  # of what stands between the innermost open loop and here
+    for index, instruction in enumerate(instructions):
+        length += 1
+        if index in ends:
+            outer.append((length, int(instruction.immediate("count"))))
+            length = 0
+        elif instruction.name == "control.end":
+            before, count = outer.pop()
+            length = before + count * length
+        if length > EXPANDED_LIMIT:
+            message = f"the program executes more than {EXPANDED_LIMIT} instructions"
+            raise _fail("HPCC1213", message, index, instruction.name)
 
 
 def _match_loops(instructions: Sequence[Instruction]) -> dict[int, int]:
@@ -408,8 +425,9 @@ def _match_loops(instructions: Sequence[Instruction]) -> dict[int, int]:
     return ends
 
 
-def _resolve(index: int, instruction: Instruction, counters: tuple[int, ...]) -> Resolved:
-    immediates = dict(instruction.immediates)
+def _resolve(
+    index: int, instruction: Instruction, immediates: Mapping[str, int | float], counters: tuple[int, ...]
+) -> Resolved:
     name = instruction.name
     memories = _memories(name, frozenset(s for s in SELECTORS[name] if immediates[s]))
     return Resolved(

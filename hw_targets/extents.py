@@ -81,10 +81,16 @@ def _weights(i: Resolved) -> tuple[int, int]:
     return (layout.outs, layout.ins) if layout.mode is MatrixMode.DENSE else (1, layout.bytes)
 
 
+def column_rows(i: Resolved) -> int:
+    """Rows of the operand `columns`: scale and bias of a linear, gamma and beta of a norm, smoothing of the codes."""
+    return 2 * (i.name == "vector.finish") + 2 * i.integer("norm") + i.integer("smoothed")
+
+
 SPECIAL: Mapping[tuple[str, str], Shape] = {
     ("load.weights", "dst"): _weights,
     ("matrix.multiply", "w"): _weights,
-    ("vector.finish", "columns"): lambda i: (4 if i.integer("norm") else 2, 4 * i.integer("cols")),
+    ("vector.finish", "columns"): lambda i: (column_rows(i), 4 * i.integer("cols")),
+    ("vector.embed", "columns"): lambda i: (column_rows(i), 4 * i.integer("cols")),
     ("vector.finish", "out"): lambda i: (i.integer("rows"), i.integer("cols") * (4 if i.integer("out_f32") else 2)),
     ("vector.embed", "rows_in"): lambda i: (i.integer("rows"), 2 * i.integer("cols")),
 }
@@ -133,9 +139,39 @@ def overlap(a: Extent, b: Extent) -> bool:
         first = (b.start - a.start - a.row_bytes) // a.pitch + 1
         last = ceil_div(b.start - a.start + b.row_bytes, a.pitch) - 1
         return max(first, 1 - b.rows) <= min(last, a.rows - 1)
-    few, many = (a, b) if a.rows <= b.rows else (b, a)
-    starts = (few.start + row * few.pitch for row in range(few.rows))
-    return any(_meets(start, start + few.row_bytes, many) for start in starts)
+    return _rows_meet(a, b)
+
+
+def _rows_meet(a: Extent, b: Extent) -> bool:
+    """Whether a row of `a` shares a byte with one of `b`, of another pitch.
+
+    A row of `a` meets as many rows of `b` as there are starts of rows between the two that it lies between, counted as
+    if `b` had rows without end: a row that reaches into `b` at all meets one of its own if it meets any.
+    """
+    first = max((b.start - a.start - a.row_bytes) // a.pitch + 1, 0)
+    count = min(ceil_div(b.end - a.start, a.pitch), a.rows) - first
+    if count <= 0:
+        return False
+    low = a.start + first * a.pitch - b.start - b.row_bytes
+    lift = ceil_div(max(-low, 0), b.pitch) * b.pitch  # as many whole rows, so that no quotient is negative
+    last = low + a.row_bytes + b.row_bytes - 1
+    return floor_sum(count, a.pitch, last + lift, b.pitch) > floor_sum(count, a.pitch, low + lift, b.pitch)
+
+
+def floor_sum(count: int, step: int, first: int, divisor: int) -> int:
+    """The sum of (first + i * step) // divisor for i in range(count), in logarithmic time; no argument is negative.
+
+    The sum counts lattice points below a line: whole quotients are split off, and the rest is counted along the other
+    axis, where step and divisor have changed places (as in Euclid's algorithm).
+    """
+    total = 0
+    while True:
+        total += count * (count - 1) // 2 * (step // divisor) + count * (first // divisor)
+        step, first = step % divisor, first % divisor
+        end = first + step * count
+        if end < divisor:
+            return total
+        count, first, divisor, step = end // divisor, end % divisor, step, divisor
 
 
 def _meets(low: int, high: int, b: Extent) -> bool:

@@ -116,6 +116,7 @@ class Activation(StrEnum):
 
 ROWS = Immediate("rows", 16, "rows (tokens)")
 COLS = Immediate("cols", 16, "columns (features)")
+SMOOTHED = Immediate("smoothed", 1, "the last row of columns multiplies a norm's result before it is quantised")
 GROUP = Immediate("group", 16, "columns that share one scale; a row has cols / group scales")
 PATTERN = (
     Immediate("n", 6, "kept per group of m (fine pattern; 1 with m = 1 is dense)"),
@@ -220,7 +221,7 @@ FUNCTIONS: tuple[Function, ...] = (
         (
             Operand("acc", Memory.ACC, "r", "i32[rows, cols]"),
             Operand("row_scale", Memory.ACT, "r", "f32[rows] at pitch"),
-            Operand("columns", Memory.PARAM, "r", "f32[2 or 4, cols]: weight scale, bias, gamma, beta"),
+            Operand("columns", Memory.PARAM, "r", "f32[2 to 5, cols]: weight scale, bias, gamma, beta, smoothing"),
             Operand("residual", Memory.ACT, "r", "bf16[rows, cols]", True),
             Operand("out", Memory.ACT, "w", "bf16[rows, cols] (f32 with out_f32)", True),
             _codes(True),
@@ -234,6 +235,7 @@ FUNCTIONS: tuple[Function, ...] = (
                 "activation", 3, "0 none, 1 gelu, 2 tanh, 3 relu, 4 gelu_tanh, 5 quick_gelu, 6 silu; of the bf16 value"
             ),
             Immediate("norm", 1, "layer normalisation of the fp32 value"),
+            SMOOTHED,
             Immediate("out_f32", 1, "write fp32, unrounded (no activation but relu)"),
             CODES_SELECTOR,
             Immediate("eps", 32, "epsilon of the norm", True),
@@ -299,7 +301,7 @@ FUNCTIONS: tuple[Function, ...] = (
         Queue.VECTOR,
         (
             Operand("rows_in", Memory.ACT, "r", "bf16[tables, rows, cols], tables table_bytes apart"),
-            Operand("columns", Memory.PARAM, "r", "f32[2, cols]: gamma, beta", True),
+            Operand("columns", Memory.PARAM, "r", "f32[2 or 3, cols]: gamma, beta, smoothing", True),
             Operand("out", Memory.ACT, "w", "bf16[rows, cols]"),
             _codes(True),
             Operand("scale", Memory.ACT, "w", "f32[rows, cols / group]", True),
@@ -311,6 +313,7 @@ FUNCTIONS: tuple[Function, ...] = (
             Immediate("tables", 4, "tables to add, in order"),
             Immediate("table_bytes", 32, "bytes from one table's rows to the next's"),
             Immediate("norm", 1, "layer normalisation of the sum"),
+            SMOOTHED,
             CODES_SELECTOR,
             Immediate("eps", 32, "epsilon of the norm", True),
         ),

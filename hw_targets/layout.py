@@ -21,6 +21,9 @@ BYTE_WINDOW = 256
 SELECT_GROUP = 16
 """The widest group a 4-bit select reaches into."""
 
+MATRIX_LIMIT = 1 << 28
+"""Most entries of one matrix: the simulator holds it dense, however few values are stored."""
+
 LAYOUT_WINDOW = 32
 """Inputs that one count of the unstructured layout speaks of, on every array."""
 
@@ -59,6 +62,8 @@ class Layout:
         """Why this describes no layout, or an empty string."""
         if self.outs < 1 or self.ins < 1:
             return f"an empty matrix ({self.outs} x {self.ins})"
+        if self.outs * self.ins > MATRIX_LIMIT:
+            return f"a matrix of {self.outs} x {self.ins}, of more than {MATRIX_LIMIT} entries"
         if self.mode is MatrixMode.UNSTRUCTURED:
             if not 1 <= self.kept <= self.outs * self.ins:
                 return f"{self.kept} values in a matrix of {self.outs} x {self.ins}"

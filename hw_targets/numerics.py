@@ -128,12 +128,15 @@ def _codes(x: F32, absmax: F32) -> tuple[I8, F32]:
     return steps.astype(np.int8), scale
 
 
-def quantize_rows(x: AnyArray, group: int) -> tuple[I8, F32]:
+def quantize_rows(x: AnyArray, group: int, smooth: AnyArray | None = None) -> tuple[I8, F32]:
     """int8 codes [R, C] and scales [R, C / group] of bf16 values [R, C], one scale per row and group of columns.
 
-    scale = absmax / 127, codes = clip(rne(x * (127 / absmax)), -127, 127).
+    scale = absmax / 127, codes = clip(rne(x * (127 / absmax)), -127, 127). `smooth` [C] multiplies the values first.
     """
     source = np.asarray(x, dtype=np.float32)
+    if smooth is not None:
+        with np.errstate(over="ignore"):
+            source = _flush(_finite(source) * np.asarray(smooth, np.float32))
     rows, cols = source.shape
     grouped = source.reshape(rows, cols // group, group)
     absmax = np.maximum(grouped.max(axis=2), -grouped.min(axis=2))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from hw_targets.target import QUANTITY_LIMIT
 from hw_targets.target import Target as Target
 
 Auto = Literal["auto"]
@@ -25,14 +26,14 @@ class Strict(BaseModel):
 class Count(Strict):
     """A whole number and where it is from."""
 
-    value: Annotated[int, Field(ge=0)]
+    value: Annotated[int, Field(ge=0, le=int(QUANTITY_LIMIT))]
     source: Source
 
 
 class Quantity(Strict):
     """A positive number and where it is from."""
 
-    value: Annotated[float, Field(gt=0)]
+    value: Annotated[float, Field(ge=1 / QUANTITY_LIMIT, le=QUANTITY_LIMIT)]
     source: Source
 
 

@@ -139,6 +139,17 @@ class Target:
         return {decoder.format: decoder.values_per_cycle for decoder in self.decoders}
 
     @property
+    def capacities(self) -> Mapping[str, int]:
+        """Bytes of every memory, by the names of the instruction set."""
+        return {
+            "dram": self.memory.capacity_bytes,
+            "act": self.accelerator.act_bytes,
+            "weights": self.accelerator.weight_bytes,
+            "acc": self.accelerator.acc_bytes,
+            "param": self.accelerator.param_bytes,
+        }
+
+    @property
     def dram_bytes_per_cycle(self) -> float:
         """Bytes that all channels together deliver per clock cycle, efficiency included."""
         return self.memory.gbytes_per_s * 1e3 * self.memory.efficiency / self.clock.mhz
@@ -193,16 +204,62 @@ class Target:
                 auto=tuple(str(name) for name in data["auto"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError("HPCC1311", f"the target snapshot is damaged: {error!r}", where=where) from error
+            detail = str(error) if isinstance(error, ValueError) else repr(error)
+            raise InputError("HPCC1311", f"the target snapshot is damaged: {detail}", where=where) from error
 
+
+RANGES: Mapping[str, tuple[int, int]] = {
+    "cores": (1, 16),
+    "tokens": (1, 256),
+    "outputs": (1, 1024),
+    "multipliers": (1, 64),
+    "window": (4, 256),
+    "selector": (2, 32),
+    "lanes": (1, 4096),
+    "act_bytes": (1024, 1 << 30),
+    "weight_bytes": (1024, 1 << 30),
+    "acc_bytes": (1024, 1 << 30),
+    "param_bytes": (1024, 1 << 30),
+    "queue_depth": (2, 4096),
+}
+"""Smallest and largest value of every number of an accelerator; a GiB on chip is more than any FPGA has."""
+POWERS_OF_TWO = ("multipliers", "window", "selector", "lanes")
+MAY_BE_ZERO = (Resources, Decoder)
+QUANTITY_LIMIT = 1e12
+"""Quantities lie between this and its reciprocal, counts below it: what is beyond is damage, and would not compute."""
 
 Record = TypeVar("Record")
 
 
 def _build(kind: type[Record], data: Any) -> Record:
-    """A dataclass from a mapping that has exactly its fields."""
+    """A dataclass from a mapping that has exactly its fields, each of its type and possible as a number."""
     values = cast("dict[str, Any]", dict(data))
-    expected = {field.name for field in fields(cast(Any, kind))}
-    if set(values) != expected:
+    expected = {field.name: str(field.type) for field in fields(cast(Any, kind))}
+    if set(values) != set(expected):
         raise ValueError(f"{kind.__name__} needs {sorted(expected)}, not {sorted(values)}")
+    for name, type_name in expected.items():
+        problem = _problem(kind, name, type_name, values[name])
+        if problem:
+            raise ValueError(f"{name} {problem}, it is {values[name]!r}")
     return kind(**values)
+
+
+def _problem(kind: type[Any], name: str, type_name: str, value: Any) -> str:
+    """Why `value` cannot be the field `name` of a record, or an empty string."""
+    if type_name == "int":
+        low, high = (0 if kind in MAY_BE_ZERO else 1), int(QUANTITY_LIMIT)
+        if kind is Accelerator:
+            low, high = RANGES[name]
+        elif name == "values_per_cycle":
+            low = 1
+        if type(value) is not int or not low <= value <= high:
+            return f"is no whole number from {low} to {high}"
+        if kind is Accelerator and name in POWERS_OF_TWO and value & (value - 1):
+            return "is no power of two"
+    elif type_name == "float":
+        high = 1.0 if name == "efficiency" else QUANTITY_LIMIT
+        if type(value) not in (int, float) or not 1 / QUANTITY_LIMIT <= value <= high:
+            return f"is no number from {1 / QUANTITY_LIMIT} to {high}"
+    elif type_name == "str" and not isinstance(value, str):
+        return "is no text"
+    return ""

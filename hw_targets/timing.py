@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from hw_targets.codec import Resolved
-from hw_targets.extents import layout_of, transfer_rows
+from hw_targets.extents import floor_sum, layout_of, transfer_rows
 from hw_targets.isa import MatrixMode, Memory, Queue
 from hw_targets.layout import STORAGE_CODES, Layout, ceil_div
 from hw_targets.resources import LANES_PER_DIVIDER
@@ -189,9 +189,8 @@ def bursts_of(instruction: Resolved, burst_bytes: int) -> tuple[int, int]:
     place = instruction.operands[operand]
     if place.pitch in (0, row_bytes):
         rows, row_bytes = 1, rows * row_bytes
-    starts = (place.base + row * place.pitch for row in range(rows))
-    bursts = sum((start + row_bytes - 1) // burst_bytes - start // burst_bytes + 1 for start in starts)
-    return rows * row_bytes, bursts
+    last = floor_sum(rows, place.pitch, place.base + row_bytes - 1, burst_bytes)
+    return rows * row_bytes, last - floor_sum(rows, place.pitch, place.base, burst_bytes) + rows
 
 
 def transfer(instruction: Resolved, target: Target) -> Transfer:

@@ -6,10 +6,14 @@ edited file is one InputError that names it.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +29,7 @@ from hw_targets.codec import Resolved, decode, encode
 from hw_targets.errors import InputError
 from hw_targets.isa import Instruction, Memory
 from hw_targets.target import Target
-from runtime.manifest import BorderEntry, DramEntry, Manifest, parse_manifest
+from runtime.manifest import DramEntry, Manifest, parse_manifest
 
 MANIFEST = "manifest.json"
 PROGRAM = "program.bin"
@@ -59,26 +63,53 @@ class Bundle:
 
     def check(self) -> None:
         """Everything that can be checked before running. Raises InputError naming the section."""
-        _check_map(self)
+        _check_sizes(self)  # Raises InputError for a damaged snapshot, too.
+        regions = _check_map(self)
         _check_segments(self)
-        _ = self.target  # Raises InputError for a damaged snapshot.
         try:
             expanded = self.expanded
         except InputError as error:
             raise InputError(error.code, error.message, where=f"{PROGRAM}: {error.where}", hint=error.hint) from error
-        _check_program_against_map(self, expanded)
+        _check_program_against_map(self, expanded, regions)
 
 
 def _error(message: str, section: str, hint: str = "") -> InputError:
     return InputError("HPCC1242", message, where=section, hint=hint)
 
 
-def _check_map(bundle: Bundle) -> None:
+ADDRESS_LIMIT = 1 << 32
+"""An operand's address has 32 bits."""
+
+
+def _check_sizes(bundle: Bundle) -> None:
+    """No memory is larger than the target's, and none than an address reaches."""
+    capacities = bundle.target.capacities
+    for memory, size in bundle.manifest.sizes.items():
+        limit = min(capacities[memory], ADDRESS_LIMIT)
+        if size > limit:
+            raise _error(f"the program takes {size} bytes of {memory} memory, the target has {limit}", MANIFEST)
+
+
+@dataclass(frozen=True)
+class _Regions:
+    """The regions of DRAM in order of their addresses."""
+
+    regions: Sequence[DramEntry]
+    offsets: Sequence[int]
+
+    def holding(self, start: int, end: int) -> DramEntry | None:
+        """The region that holds all bytes from `start` to `end`."""
+        number = bisect_right(self.offsets, start) - 1
+        return self.regions[number] if number >= 0 and end <= self.regions[number].end else None
+
+
+def _check_map(bundle: Bundle) -> _Regions:
     """Regions lie apart inside DRAM, weights inside weights.bin, border tensors inside regions of their kind."""
     manifest = bundle.manifest
     size = manifest.sizes.get(Memory.DRAM, 0)
     previous: DramEntry | None = None
-    for region in sorted(manifest.dram, key=lambda r: (r.offset, r.end)):
+    ordered = sorted(manifest.dram, key=lambda r: (r.offset, r.end))
+    for region in ordered:
         if region.end > size:
             raise _error(f"region {region.name!r} ends at {region.end}, behind the DRAM of {size} bytes", MANIFEST)
         if previous is not None and region.offset < previous.end:
@@ -87,14 +118,13 @@ def _check_map(bundle: Bundle) -> None:
             message = f"{bundle.weights.size} bytes, region {region.name!r} needs {region.end - bundle.weights_offset}"
             raise _error(message, WEIGHTS, "the file is truncated")
         previous = region
+    regions = _Regions(ordered, [region.offset for region in ordered])
     for kind, borders in (("input", manifest.inputs), ("output", manifest.outputs)):
         for border in borders:
-            if not any(r.kind == kind and _inside(border, r) for r in manifest.dram):
+            holder = regions.holding(border.offset, border.offset + border.bytes)
+            if holder is None or holder.kind != kind:
                 raise _error(f"tensor {border.name!r} lies in no {kind} region", MANIFEST)
-
-
-def _inside(border: BorderEntry, region: DramEntry) -> bool:
-    return region.offset <= border.offset and border.offset + border.bytes <= region.end
+    return regions
 
 
 def _check_segments(bundle: Bundle) -> None:
@@ -118,9 +148,8 @@ def _check_segments(bundle: Bundle) -> None:
             raise _error(f"nothing makes the output {tensor.name!r}", MANIFEST)
 
 
-def _check_program_against_map(bundle: Bundle, expanded: Sequence[Resolved]) -> None:
+def _check_program_against_map(bundle: Bundle, expanded: Sequence[Resolved], regions: _Regions) -> None:
     """Node numbers are in the table; DRAM is read inside one region and written only where it may change."""
-    regions = bundle.manifest.dram
     for instruction in expanded:
         where = f"{PROGRAM}: {instruction.place}"
         if instruction.node >= max(len(bundle.manifest.nodes), 1):
@@ -128,7 +157,7 @@ def _check_program_against_map(bundle: Bundle, expanded: Sequence[Resolved]) -> 
         for extent, writes in accesses(instruction):
             if extent.memory is not Memory.DRAM:
                 continue
-            region = next((r for r in regions if r.offset <= extent.start and extent.end <= r.end), None)
+            region = regions.holding(extent.start, extent.end)
             if region is None:
                 raise _error(f"bytes {extent.start}..{extent.end} lie in no region of DRAM", where)
             if writes and region.kind in ("weights", "input"):
@@ -184,9 +213,7 @@ def add_file(path: Path, name: str, data: str | bytes) -> None:
 
 
 def _write_folder(path: Path, files: Mapping[str, bytes | memoryview]) -> None:
-    if (path.exists() or path.is_symlink()) and not (path / MANIFEST).is_file():
-        message = "there is something here that is no bundle; it is left alone"
-        raise InputError("HPCC1243", message, where=str(path), hint="name another folder with -o")
+    _expect_bundle_or_nothing(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -198,15 +225,39 @@ def _write_folder(path: Path, files: Mapping[str, bytes | memoryview]) -> None:
             file = fresh / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
-        if path.exists():
-            os.rename(path, room / "old")
-        os.rename(fresh, path)
+        _put_in_place(fresh, path, room)
     except OSError as error:
-        if (room / "old").exists() and not path.exists():
-            os.rename(room / "old", path)
         raise InputError("HPCC1243", f"cannot write: {error.strerror}", where=str(path)) from error
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def _expect_bundle_or_nothing(path: Path) -> None:
+    if (path.exists() or path.is_symlink()) and not (path / MANIFEST).is_file():
+        message = "there is something here that is no bundle; it is left alone"
+        raise InputError("HPCC1243", message, where=str(path), hint="name another folder with -o")
+
+
+PUT_ATTEMPTS = 100
+
+
+def _put_in_place(fresh: Path, path: Path, room: Path) -> None:
+    """Rename `fresh` to `path`, an older bundle out of the way first. Of several writers the last one wins; each bundle is
+    whole, since a folder is only ever renamed. Raises OSError, and then the older bundle is where it was."""
+    for attempt in range(PUT_ATTEMPTS):
+        old = room / f"old{attempt}"
+        with contextlib.suppress(FileNotFoundError):  # there was none, or another writer has just taken it away
+            os.rename(path, old)
+        try:
+            os.rename(fresh, path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and attempt + 1 < PUT_ATTEMPTS:
+                _expect_bundle_or_nothing(path)
+                continue  # another writer has put its own there in between
+            if old.exists() and not path.exists():
+                os.rename(old, path)
+            raise
+        return
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -214,12 +265,16 @@ def load_bundle(path: Path) -> Bundle:
     if not (path / MANIFEST).is_file():
         raise InputError("HPCC1244", "this is no bundle: it has no manifest.json", where=str(path))
     manifest = parse_manifest(_read(path, MANIFEST).decode("utf-8", "replace"), str(path / MANIFEST))
-    for name in (PROGRAM, LISTING, WEIGHTS, *(segment.file for segment in manifest.host_segments)):
+    files = dict.fromkeys((PROGRAM, LISTING, WEIGHTS, *(segment.file for segment in manifest.host_segments)))
+    for name in files:
         if name not in manifest.digests:
             raise _error(f"no digest of {name}", str(path / MANIFEST))
+    for name in manifest.digests:  # nothing else is read: a name could lead anywhere
+        if name not in files:
+            raise _error(f"a digest of {name!r}, which is no file of this bundle", str(path / MANIFEST))
     weights = _map_weights(path)
     _check_digest(path, WEIGHTS, weights.data, manifest)
-    texts = {name: _read(path, name) for name in manifest.digests if name != WEIGHTS}
+    texts = {name: _read(path, name) for name in files if name != WEIGHTS}
     for name, data in texts.items():
         _check_digest(path, name, data, manifest)
     host = {segment.file: texts[segment.file] for segment in manifest.host_segments}
@@ -240,14 +295,22 @@ def load_bundle(path: Path) -> Bundle:
 
 def _read(path: Path, name: str) -> bytes:
     try:
+        _check_plain(path / name)
         return (path / name).read_bytes()
     except OSError as error:
         raise InputError("HPCC1244", f"cannot read: {error.strerror}", where=str(path / name)) from error
 
 
+def _check_plain(file: Path) -> None:
+    """Raises InputError for what is no file: a pipe or a device has no end. What is missing raises OSError."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise InputError("HPCC1244", "cannot read: this is no file", where=str(file))
+
+
 def _map_weights(path: Path) -> Bytes:
     file = path / WEIGHTS
     try:
+        _check_plain(file)
         if not file.stat().st_size:
             return np.zeros(0, np.uint8)
         mapped: Any = np.memmap(file, np.uint8, "r")

@@ -12,7 +12,6 @@ import statistics
 import sys
 import time
 import traceback
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,17 +159,29 @@ def read_npz(path: Path) -> Arrays:
             raise InputError("HPCC1260", "this is no .npz file (a zip of arrays by name)", where=str(path))
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files if name != "labels"}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except HpccError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy's parser of headers have errors of their own for damaged archives
         text = getattr(error, "strerror", None) or str(error)
         raise InputError("HPCC1260", f"cannot read the arrays: {text}", where=str(path)) from error
 
 
 def write_npz(path: Path, arrays: Arrays) -> None:
+    """Write the arrays; an older file stays as it is until the new one is whole. Raises InputError."""
     import numpy as np
 
+    plain = path.is_file() or not path.exists()
     try:
-        with path.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+        # Something else than a file, as a pipe, is written to and stays what it is.
+        target = path.with_name(f".{path.name}.{os.getpid()}") if plain else path
+        try:
+            with target.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            if plain:
+                os.replace(target, path)
+        finally:
+            if plain:
+                target.unlink(missing_ok=True)
     except OSError as error:
         raise InputError("HPCC1261", f"cannot write: {error.strerror}", where=str(path)) from error
 

@@ -27,7 +27,7 @@ class HostSegment:
             raise MissingToolError("HPCC5201", message, hint="pip install onnxruntime") from error
         options: Any = runtime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong comes as an exception
         self.entry = entry
         try:
             self._session: Any = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -42,4 +42,9 @@ class HostSegment:
             results: Any = self._session.run(list(self.entry.outputs), feed)
         except Exception as error:  # as above
             raise InputError("HPCC1247", f"onnxruntime failed: {error}", where=self.entry.file) from error
-        return dict(zip(self.entry.outputs, results, strict=True)), time.perf_counter() - start
+        taken = time.perf_counter() - start
+        made: dict[str, Any] = dict(zip(self.entry.outputs, results, strict=True))
+        for name, value in made.items():  # a sequence or a map is a list or a dict
+            if getattr(getattr(value, "dtype", None), "kind", "") not in ("b", "i", "u", "f"):
+                raise InputError("HPCC1248", f"output {name!r} is no tensor of numbers", where=self.entry.file)
+        return made, taken

@@ -6,17 +6,30 @@ The model is strict: an unknown key, a missing one or a wrong type is an error t
 from __future__ import annotations
 
 import json
+from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hw_targets.check import Semaphore
 from hw_targets.errors import InputError
 from hw_targets.isa import ISA_VERSION, Memory, Queue
 
 SCHEMA_VERSION = 1
+TENSOR_LIMIT = 1 << 30
+"""Most elements of a tensor outside of the device, so that a damaged shape is an error and not a machine out of memory."""
+
 Size = Annotated[int, Field(ge=0)]
-Shape = tuple[Size, ...]
+DType = Literal["float64", "float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
+
+
+def _check_elements(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if prod(shape) > TENSOR_LIMIT:
+        raise ValueError(f"a tensor of more than {TENSOR_LIMIT} elements")
+    return shape
+
+
+Shape = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=16), AfterValidator(_check_elements)]
 DeviceType = Literal["i32", "u8", "f32", "bf16"]
 DEVICE_BYTES: dict[str, int] = {"i32": 4, "u8": 1, "f32": 4, "bf16": 2}
 
@@ -61,7 +74,7 @@ class DramEntry(Strict):
     name: str
     kind: Literal["weights", "input", "output", "scratch"]
     offset: Size
-    bytes: Size
+    bytes: Annotated[int, Field(ge=1)]
 
     @property
     def end(self) -> int:
@@ -73,17 +86,14 @@ class BorderEntry(Strict):
     type that it has outside."""
 
     name: str
-    dtype: str
+    dtype: DType
     shape: Shape
     device_dtype: DeviceType
     offset: Size
 
     @property
     def elements(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return prod(self.shape)
 
     @property
     def bytes(self) -> int:
@@ -94,7 +104,7 @@ class TensorEntry(Strict):
     """An input or an output of the model as its user knows it; `dtype` is numpy's name."""
 
     name: str
-    dtype: str
+    dtype: DType
     shape: Shape
 
 
@@ -113,7 +123,7 @@ class HostEntry(Strict):
     kind: Literal["host"] = "host"
     file: Annotated[str, Field(pattern=r"^host/[A-Za-z0-9._-]+\.onnx$")]
     inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    outputs: Annotated[tuple[str, ...], Field(min_length=1)]
     nodes: tuple[HostNodeEntry, ...] = ()
 
 
@@ -173,7 +183,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
     """The manifest of a JSON text. Raises InputError for damage, and for a bundle of another version."""
     try:
         head: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError("HPCC1240", f"not valid JSON: {error}", where=where) from error
     if not isinstance(head, dict):
         raise InputError("HPCC1240", "not a JSON object", where=where)
@@ -188,4 +198,4 @@ def parse_manifest(text: str, where: str) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise InputError("HPCC1240", f"{place}: {first['msg']}", where=where) from error
+        raise InputError("HPCC1240", f"{place}: {first['msg'].removeprefix('Value error, ')}", where=where) from error

@@ -153,8 +153,11 @@ class Program:
         for start in range(0, samples, batch):
             chunk = {name: _chunk(array, start, batch) if cut else array for name, array in checked.items()}
             values = self._run_batch(chunk, host, seconds)
-            for name, parts in collected.items():
-                parts.append(values[name])
+            for entry in given_back:
+                if values[entry.name].shape != entry.shape:
+                    message = f"output {entry.name!r} has shape {values[entry.name].shape}, the manifest says {entry.shape}"
+                    raise InputError("HPCC1256", message)
+                collected[entry.name].append(values[entry.name])
         outputs = {entry.name: _join(entry, collected[entry.name], batch, samples) for entry in given_back}
         simulated = seconds.pop("device")
         return RunResult(outputs, self._timing.total, -(-samples // batch), simulated, seconds)
@@ -197,6 +200,9 @@ class Program:
         if value.shape != border.shape:
             message = f"tensor {border.name!r} has shape {value.shape}, the device takes {border.shape}"
             raise InputError("HPCC1250", message)
+        if border.device_dtype in ("i32", "u8") and value.dtype.kind not in ("b", "i", "u"):
+            message = f"tensor {border.name!r} is {value.dtype}, the device takes {border.device_dtype}"
+            raise InputError("HPCC1250", message)
         view = self._border_view(border)
         if border.device_dtype == "u8":
             view[...] = value != 0
@@ -214,14 +220,18 @@ class Program:
     def id_limits(self) -> dict[str, int]:
         """Rows of the smallest table that each input is looked up in."""
         limits: dict[str, int] = {}
-        copies: list[tuple[int, int, int]] = []
+        copies: dict[tuple[int, int], int] = {}
+        """Where (destination, size) was copied from, the latest last."""
         for instruction in self.bundle.expanded:
             if instruction.name == "load.copy" and instruction.operands["dst"].memory is Memory.ACT:
                 size = instruction.integer("row_bytes") * instruction.integer("rows")
-                copies.append((instruction.operands["dst"].base, size, instruction.operands["src"].base))
+                place = instruction.operands["dst"].base, size
+                copies.pop(place, None)
+                copies[place] = instruction.operands["src"].base
             elif instruction.name == "load.gather":
                 ids, rows = instruction.operands["ids"].base, instruction.integer("table_rows")
-                source = next((src + ids - dst for dst, size, src in reversed(copies) if dst <= ids < dst + size), -1)
+                recent = ((*place, copies[place]) for place in reversed(copies))
+                source = next((src + ids - dst for dst, size, src in recent if dst <= ids < dst + size), -1)
                 for border in self.manifest.inputs:
                     if border.offset <= source < border.offset + border.bytes:
                         limits[border.name] = min(rows, limits.get(border.name, rows))

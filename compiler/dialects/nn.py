@@ -856,24 +856,36 @@ class GranularityAttr(EnumAttribute[Granularity], SpacedOpaqueSyntaxAttribute):
 @irdl_op_definition
 class QuantizeOp(IRDLOperation):
     """bf16 to int8 codes and fp32 scales: one scale per token [..., 1], per token and head [..., heads], or per
-    sequence and head [b, 1, heads] over the unmasked tokens (for V). See docs/NUMERICS.md."""
+    sequence and head [b, 1, heads] over the unmasked tokens (for V). `smooth` [columns] multiplies the values of a token
+    first. See docs/NUMERICS.md."""
 
     name = "hpcc_nn.quantize"
     granularity = prop_def(GranularityAttr)
     x = operand_def(TensorType.constr(BFloat16Type()))
     mask = opt_operand_def(AnyTensor)
+    smooth = opt_operand_def(F32Tensor)
     codes = result_def(AnyTensor)
     scale = result_def(F32Tensor)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
     traits = traits_def(Pure())
     assembly_format = (
-        "$granularity $x (`mask` $mask^)? attr-dict `:` type($x) (`,` type($mask)^)? `->` type($codes) `,` type($scale)"
+        "$granularity $x (`mask` $mask^)? (`smooth` $smooth^)? attr-dict `:` type($x) (`,` type($mask)^)?"
+        " (`smooth` type($smooth)^)? `->` type($codes) `,` type($scale)"
     )
 
     def __init__(
-        self, granularity: Granularity, x: SSAValue, mask: SSAValue | None, codes: TensorType, scale: TensorType
+        self,
+        granularity: Granularity,
+        x: SSAValue,
+        mask: SSAValue | None,
+        smooth: SSAValue | None,
+        codes: TensorType,
+        scale: TensorType,
     ) -> None:
         super().__init__(
-            operands=[x, mask], properties={"granularity": GranularityAttr(granularity)}, result_types=[codes, scale]
+            operands=[x, mask, smooth],
+            properties={"granularity": GranularityAttr(granularity)},
+            result_types=[codes, scale],
         )
 
     @property
@@ -891,6 +903,10 @@ class QuantizeOp(IRDLOperation):
             raise VerifyException(f"{x[-1]} features do not split into {scale[-1]} groups")
         if self.granularity.data is Granularity.TOKEN and self.groups != 1:
             raise VerifyException("one scale per token means one group")
+        if self.smooth is not None:
+            _expect_shape(self, self.smooth, (x[-1],))
+            if self.granularity.data is not Granularity.TOKEN:
+                raise VerifyException("only whole tokens are smoothed")
 
 
 @irdl_op_definition

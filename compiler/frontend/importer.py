@@ -232,9 +232,20 @@ def import_onnx(path: Path, shapes: Shapes) -> Imported:
     named = model.metadata_props.get(METADATA_KEY)
     if named:
         module.attributes[METADATA_KEY] = StringAttr(named)
-    module.verify()
+    _verify(module, where)
     parameters = _parameters(state.store)
     return Imported(module, state.store, Path(path).stem, source.sha256, parameters, model, Path(path), tuple(notes))
+
+
+def _verify(module: ModuleOp, where: str) -> None:
+    """Every op obeys its own rules: shapes that do not fit together end here."""
+    for op in module.walk():
+        try:
+            op.verify(verify_nested_ops=False)
+        except VerifyException as error:
+            node = f"node {op.location.desc.data!r}: " if isinstance(op.location, NameLoc) else ""
+            message = f"{node}{str(error).splitlines()[0]}"
+            raise InputError("HPCC1009", message, where=where, hint="do the --shape options fit the model?") from error
 
 
 def _arguments(model: ir.Model, state: ModelImport) -> Block:

@@ -10,11 +10,11 @@ numpy view of the file. Field numbers are those of onnx.proto: ModelProto.graph 
 from __future__ import annotations
 
 import hashlib
-import math
+import logging
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import onnx
@@ -145,6 +145,7 @@ def open_onnx(path: Path) -> OnnxFile:
         raise _not_onnx(path) from error
     if not proto.HasField("graph") or not proto.opset_import:
         raise _not_onnx(path)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what is wrong with the graph is said as an error
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir reports broken protos by many exception types
@@ -174,37 +175,65 @@ def _map(path: Path) -> memoryview:
 
 
 def _attach(model: ir.Model, data: memoryview, path: Path) -> None:
-    """Give every mapped tensor its view of the file, and real external tensors their folder."""
+    """Give every tensor that lies in a file, this one or one beside it, its view of that file."""
+    files = {_MAPPED: data}
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = _resolve(value.const_value, data, path)
+            value.const_value = _resolve(value.const_value, path, files)
+        else:
+            _check_inline(value.const_value, path)
     for node in model.graph.all_nodes():
         for attribute in list(node.attributes.values()):
-            if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
-                node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _resolve(attribute.value, data, path))
+            if attribute.type != ir.AttributeType.TENSOR:
+                continue
+            if isinstance(attribute.value, ir.ExternalTensor):
+                node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _resolve(attribute.value, path, files))
+            else:
+                _check_inline(attribute.value, path)
 
 
-def _resolve(tensor: ir.ExternalTensor, data: memoryview, path: Path) -> ir.TensorProtocol:
-    if tensor.location != _MAPPED:
-        tensor.base_dir = str(path.parent)
-        source = path.parent / str(tensor.location)
-        if not source.is_file():
-            raise InputError(
-                "HPCC1006",
-                f"the external data file {str(tensor.location)!r} is missing",
-                where=str(path),
-                hint="keep it beside the model",
-            )
-        if source.stat().st_size < (tensor.offset or 0) + (tensor.length or tensor.nbytes):
-            raise InputError("HPCC1003", f"the external data file {source.name!r} is truncated", where=str(path))
-        return tensor
-    assert tensor.offset is not None
-    if tensor.length != tensor.nbytes:
-        raise InputError(
-            "HPCC1006",
-            f"tensor {tensor.name!r} holds {tensor.length} bytes, its type and shape need {tensor.nbytes}",
-            where=str(path),
-        )
+def _check_inline(tensor: object, path: Path) -> None:
+    """A tensor whose data the graph holds has as much of it as its type and shape say."""
+    if isinstance(tensor, ir.TensorProtoTensor):
+        try:
+            tensor.numpy()
+        except Exception as error:  # numpy's for what does not divide, onnx's for types that it does not know
+            message = f"tensor {tensor.name!r} does not hold what its type and shape need: {error}"
+            raise InputError("HPCC1006", message, where=str(path)) from error
+
+
+def _is_beside(location: str) -> bool:
+    """Whether an external file lies below the model's folder: a model must not read what it did not come with."""
+    place = PurePath(location)
+    return not place.is_absolute() and ".." not in place.parts
+
+
+def _external(tensor: ir.ExternalTensor, path: Path, files: dict[str, memoryview]) -> memoryview:
+    """The mapped file of external data, which lies below the model's folder."""
+    location = str(tensor.location)
+    if location in files:
+        return files[location]
+    source = path.parent / location
+    if not _is_beside(location):
+        message = f"the external data {location!r} does not lie below the model's folder"
+        raise InputError("HPCC1006", message, where=str(path))
+    if not source.is_file():
+        message = f"the external data file {location!r} is missing"
+        raise InputError("HPCC1006", message, where=str(path), hint="keep it beside the model")
+    return files.setdefault(location, _map(source))
+
+
+def _resolve(tensor: ir.ExternalTensor, path: Path, files: dict[str, memoryview]) -> ir.TensorProtocol:
+    """A view of the file that holds the tensor: the model's own, or another one below its folder."""
+    data = _external(tensor, path, files)
+    offset, length = tensor.offset or 0, tensor.nbytes if tensor.length is None else tensor.length
+    if length != tensor.nbytes:
+        message = f"tensor {tensor.name!r} holds {length} bytes, its type and shape need {tensor.nbytes}"
+        raise InputError("HPCC1006", message, where=str(path))
+    if not 0 <= offset <= len(data) - length:
+        where = "" if tensor.location == _MAPPED else f" {str(tensor.location)!r}"
+        message = f"the external data file{where} is truncated: tensor {tensor.name!r} lies behind its end"
+        raise InputError("HPCC1003", message, where=str(path))
     shape = tuple(int(size) for size in tensor.shape.numpy())
     if tensor.dtype.bitwidth < 8:
         raw = ir.TensorProtoTensor(
@@ -212,9 +241,9 @@ def _resolve(tensor: ir.ExternalTensor, data: memoryview, path: Path) -> ir.Tens
                 name=tensor.name,
                 dims=shape,
                 data_type=int(tensor.dtype),
-                raw_data=bytes(data[tensor.offset : tensor.offset + tensor.nbytes]),
+                raw_data=bytes(data[offset : offset + tensor.nbytes]),
             )
         )
         return ir.Tensor(raw.numpy(), dtype=tensor.dtype, name=tensor.name)
-    array = np.frombuffer(data, dtype=tensor.dtype.numpy(), count=math.prod(shape), offset=tensor.offset)
+    array = np.frombuffer(data[offset : offset + length], dtype=tensor.dtype.numpy())
     return ir.Tensor(array.reshape(shape), dtype=tensor.dtype, name=tensor.name)

@@ -94,6 +94,8 @@ def _substitute(shape: ir.Shape | None, bound: Mapping[str, int]) -> ir.Shape | 
 
 def _require_static(value: ir.Value, where: str) -> None:
     if value.shape is not None and value.shape.is_static():
+        if 0 in value.shape.numpy():
+            raise InputError("HPCC1011", f"input {value.name!r} is empty: the model says {_text(value.shape)}", where=where)
         return
     if value.shape is None:
         example, dims = "1x128", "of unknown rank"

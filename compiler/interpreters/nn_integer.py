@@ -65,7 +65,8 @@ def _quantize(op: nn.QuantizeOp, args: list[Array], store: WeightStore) -> list[
     x = args[0]
     if op.granularity.data is nn.Granularity.SEQUENCE_HEAD:
         return _quantize_values(x, args[1] if len(args) > 1 else None, op.groups)
-    codes, scale = numerics.quantize_rows(_rows(x), x.shape[-1] // op.groups)
+    smooth = args[1] if op.smooth is not None else None
+    codes, scale = numerics.quantize_rows(_rows(x), x.shape[-1] // op.groups, smooth)
     return [codes.reshape(x.shape), scale.reshape(*x.shape[:-1], op.groups)]
 
 

@@ -134,7 +134,8 @@ Values = dict[str, int | float]
 
 def _quantise(o: Operands, v: Values, y: Array) -> None:
     if "codes" in o:
-        o["codes"][...], o["scale"][...] = numerics.quantize_rows(y, int(v["group"]))
+        smooth = o["columns"][-1] if v.get("smoothed") else None
+        o["codes"][...], o["scale"][...] = numerics.quantize_rows(y, int(v["group"]), smooth)
 
 
 def _copy(o: Operands, v: Values) -> None:

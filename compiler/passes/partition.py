@@ -208,9 +208,7 @@ class Plan:
         block = Block(arg_types=[value.type for value in inputs.values()])
         mapping: dict[SSAValue, SSAValue] = dict(zip(inputs.values(), block.args, strict=True))
         for op in self._device_ops():
-            copy = op.clone(mapping)
-            copy.attributes.pop(TENSORS, None)
-            block.add_op(copy)
+            block.add_op(op.clone(mapping))
         block.add_op(ReturnOp(*(mapping[value] for value in outputs.values())))
         types = [value.type for value in outputs.values()]
         func = FuncOp("main", (list(block.arg_types), types), Region(block))

@@ -7,7 +7,7 @@ no calibration data is involved, all other scales are computed by the program.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from xdsl.passes import ModulePass
 from compiler.dialects import nn
 from compiler.interpreters.nn_float import constant_array, dequantized
 from compiler.module import main_function
+from compiler.passes.smoothing import smoothing_factors
 from compiler.weights import WeightStore, row_major, store_of
 from hw_targets import numerics
 from hw_targets.errors import InfeasibleError, InputError
@@ -100,8 +101,10 @@ class _Quantizer:
     codes: dict[tuple[SSAValue, nn.Granularity, int, SSAValue | None], nn.QuantizeOp] = field(default_factory=dict)
     weights: dict[tuple[SSAValue, str], tuple[SSAValue, ...]] = field(default_factory=dict)
     folded: dict[Operation, SSAValue] = field(default_factory=dict)
+    smoothing: Mapping[SSAValue, Array] = field(default_factory=dict)
 
     def run(self, module: ModuleOp) -> None:
+        self.smoothing = smoothing_factors(module, self.store)
         block = main_function(module).body.block
         old = list(block.ops)
         additions: dict[Operation, tuple[nn.LinearOp, SSAValue]] = {}
@@ -195,15 +198,26 @@ class _Quantizer:
         return self.widened[now]
 
     def _quantized(
-        self, value: SSAValue, granularity: nn.Granularity, groups: int, mask: SSAValue | None, before: Operation
+        self,
+        value: SSAValue,
+        granularity: nn.Granularity,
+        groups: int,
+        mask: SSAValue | None,
+        before: Operation,
+        *,
+        smooth: Array | None = None,
     ) -> tuple[SSAValue, SSAValue]:
-        """Codes and scales of an old value."""
+        """Codes and scales of an old value. All readers of a value as whole tokens ask for the same `smooth`."""
         source = self._bf16(value, before)
         key = (source, granularity, groups, mask)
         if key not in self.codes:
             shape = nn.shape_of(source)
             lead = (shape[0], 1) if granularity is nn.Granularity.SEQUENCE_HEAD else shape[:-1]
-            op = nn.QuantizeOp(granularity, source, mask, TensorType(i8, shape), TensorType(f32, (*lead, groups)))
+            factors = None
+            if smooth is not None:
+                type = TensorType(f32, smooth.shape)
+                factors = self._add_weight(f"{_norm_key(value)}.smooth", smooth, type, before, value)
+            op = nn.QuantizeOp(granularity, source, mask, factors, TensorType(i8, shape), TensorType(f32, (*lead, groups)))
             self._emit(op, before)
             if isinstance(source.owner, Operation):
                 op.location = source.owner.location
@@ -238,8 +252,9 @@ class _Quantizer:
             self.weights[value, form] = make()
         return self.weights[value, form]
 
-    def _coded(self, value: SSAValue, before: Operation) -> tuple[SSAValue, SSAValue]:
-        """int8 codes, with the sparsity encoding of the fp32 type, and fp32 scales of a weight matrix."""
+    def _coded(self, value: SSAValue, before: Operation, smooth: Array | None) -> tuple[SSAValue, SSAValue]:
+        """int8 codes, with the sparsity encoding of the fp32 type, and fp32 scales of a weight matrix, its columns divided
+        by the factors that its input was multiplied with."""
 
         def make() -> tuple[SSAValue, SSAValue]:
             imported = self._imported_codes(value, before)
@@ -251,7 +266,8 @@ class _Quantizer:
             for start in range(0, len(matrix), _MATRIX_BLOCK):
                 rows = slice(start, start + _MATRIX_BLOCK)
                 _check_finite(key, matrix[rows])
-                codes[rows], scale[rows] = numerics.quantize_weights(matrix[rows])
+                block = matrix[rows] if smooth is None else matrix[rows] / smooth
+                codes[rows], scale[rows] = numerics.quantize_weights(block)
             assert isinstance(value.type, TensorType)
             type = TensorType(i8, codes.shape, value.type.encoding)
             return (
@@ -259,7 +275,8 @@ class _Quantizer:
                 self._add_weight(f"{key}.scale", scale, TensorType(f32, scale.shape), before, value),
             )
 
-        codes, scale = self._cached(value, "codes", make)
+        form = "codes" if smooth is None else f"codes smoothed by {smooth.tobytes().hex()}"
+        codes, scale = self._cached(value, form, make)
         return codes, scale
 
     def _imported_codes(self, value: SSAValue, before: Operation) -> tuple[SSAValue, SSAValue] | None:
@@ -322,8 +339,9 @@ class _Quantizer:
 
     def _linear(self, op: nn.LinearOp, before: Operation, residual: SSAValue | None) -> SSAValue:
         addend = None if residual is None else self._bf16(residual, before)
-        codes, scale = self._quantized(op.x, nn.Granularity.TOKEN, 1, None, before)
-        weight, weight_scale = self._coded(op.weight, before)
+        smooth = self.smoothing.get(op.x)
+        codes, scale = self._quantized(op.x, nn.Granularity.TOKEN, 1, None, before, smooth=smooth)
+        weight, weight_scale = self._coded(op.weight, before, smooth)
         bias = None if op.bias is None else self._parameter(op.bias, before)
         new = nn.QLinearOp(
             op.role.data, codes, scale, weight, weight_scale, bias, addend, TensorType(f32, nn.shape_of(op.result))
@@ -418,6 +436,13 @@ _CONVERTERS: dict[type[Operation], Callable[[_Quantizer, Any], SSAValue]] = {
     nn.ConcatOp: _Quantizer.concat,
     nn.ReshapeOp: _Quantizer.reshape,
 }
+
+
+def _norm_key(value: SSAValue) -> str:
+    """A name for what belongs to a norm's result: that of its gamma."""
+    norm = value.owner
+    assert isinstance(norm, nn.LayerNormOp)
+    return norm.gamma.owner.key.data if isinstance(norm.gamma.owner, nn.WeightOp) else "norm"
 
 
 def _check_finite(key: str, array: Array) -> None:

@@ -217,7 +217,10 @@ def _prune(weight: WeightOp, store: WeightStore, pattern: Pattern) -> str:
     projected = np.empty_like(matrix)
     for rows in _row_blocks(pattern, len(matrix)):
         values = matrix[rows]
-        mask = pattern.mask(values if factor is None else values * factor[rows])
+        try:
+            mask = pattern.mask(values if factor is None else values * factor[rows])
+        except InputError as error:
+            raise InputError(error.code, error.message, where=f"weight {weight.key.data!r}", hint=error.hint) from error
         projected[rows] = np.where(mask, values, matrix.dtype.type(0))
     pattern.check(projected)
     stored = row_major(logical(projected, weight))  # transposing twice gives the stored layout

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from math import prod
 
 from hw_targets.errors import UsageError
 
+MOST_ELEMENTS = 1 << 30
 SHAPE = re.compile(r"(?P<name>.+):(?P<dims>\d+(x\d+)*)")
 
 
@@ -20,5 +22,8 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
         dims = tuple(int(d) for d in match["dims"].split("x"))
         if 0 in dims:
             raise UsageError("HPCC2002", f"--shape {text!r} has an empty dimension", hint="sizes start at 1")
-        shapes[match["name"]] = dims
+        if prod(dims) > MOST_ELEMENTS:
+            raise UsageError("HPCC2016", f"--shape {text!r} is larger than any input", hint="dimensions are AxB")
+        if shapes.setdefault(match["name"], dims) != dims:
+            raise UsageError("HPCC2017", f"--shape gives {match['name']!r} two shapes", hint="give it once")
     return shapes

@@ -201,12 +201,32 @@ def made_up(specs: Sequence[InputSpec], seed: int = SEED) -> InputSet:
         role = role_of(spec.name)
         if kind == "f":
             arrays[spec.name] = random.standard_normal(spec.shape).astype(spec.dtype)
-        elif role == "mask" or kind == "b":
+        elif role == "mask":
+            arrays[spec.name] = _made_up_mask(spec)
+        elif kind == "b":
             arrays[spec.name] = np.ones(spec.shape, spec.dtype)
         elif role == "positions":
             arrays[spec.name] = np.broadcast_to(np.arange(spec.shape[-1]), spec.shape).astype(spec.dtype)
         elif role == "types":
-            arrays[spec.name] = np.zeros(spec.shape, spec.dtype)
+            arrays[spec.name] = _made_up_types(spec)
         else:
             arrays[spec.name] = random.integers(0, spec.limit or 1000, spec.shape).astype(spec.dtype)
     return InputSet("made up", "names, types and ranges", seed, specs[0].shape[0] if specs else 1, arrays)
+
+
+def _made_up_mask(spec: InputSpec) -> Array:
+    """Ones, and padding in the last quarter to three quarters of every sample: a mask that is ignored must show."""
+    mask = np.ones(spec.shape, spec.dtype)
+    if mask.ndim > 1:
+        tokens = mask.shape[-1]
+        for sample in range(len(mask)):
+            mask[sample, ..., tokens - (1 + sample % 3) * tokens // 4 :] = 0
+    return mask
+
+
+def _made_up_types(spec: InputSpec) -> Array:
+    """Two sentences, the second one being the second half: one row of a table alone would be a constant."""
+    types = np.zeros(spec.shape, spec.dtype)
+    if types.ndim > 1 and (spec.limit or 0) > 1:
+        types[..., types.shape[-1] // 2 :] = 1
+    return types

@@ -12,10 +12,10 @@ from xdsl.ir import Attribute
 from compiler.frontend.importer import Imported
 from compiler.module import main_function, names_of
 from hw_targets.errors import InputError
-from runtime.manifest import ModelEntry, TensorEntry
+from runtime.manifest import DType, ModelEntry, TensorEntry
 
 ATTRIBUTE = "hpcc.model"
-NUMPY_DTYPES = {
+NUMPY_DTYPES: dict[str, DType] = {
     "f32": "float32",
     "f64": "float64",
     "f16": "float16",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from hw_targets.errors import UsageError
@@ -57,6 +58,9 @@ class Options:
             raise UsageError("HPCC2006", "--text and --inputs exclude each other")
         if self.max_length is not None and self.max_length < 1:
             raise UsageError("HPCC2012", f"--max-length {self.max_length} leaves no token", hint="lengths start at 1")
+        for name, limit in (("rtol", self.rtol), ("atol", self.atol)):
+            if limit is not None and not (isfinite(limit) and limit >= 0):
+                raise UsageError("HPCC2018", f"--{name} {limit} is no tolerance", hint="a number of at least 0")
         if self.verify_each and self.start is not None:
             raise UsageError("HPCC2013", "--verify-each needs the ONNX model to compare with", hint="leave --from out")
 

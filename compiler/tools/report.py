@@ -185,11 +185,13 @@ class OutputCheck(Form):
 
 
 class VerifyPart(Form):
-    """`bit_exact`: the simulator against the integer reference; `outputs`: against ONNX Runtime on the same weights."""
+    """`bit_exact`: the simulator against the integer reference; `graph_error`: the largest error of the graph in fp32,
+    before `quantize`, over the rms; `outputs`: the result. The last two are against ONNX Runtime on the same weights."""
 
     reference: str
     samples: int
     bit_exact: bool | None
+    graph_error: float | None = None
     outputs: tuple[OutputCheck, ...]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +27,8 @@ from runtime.ledger import LayerCycles
 from runtime.manifest import ModelEntry
 from runtime.program import Program
 
+STATUS = Path("/proc/self/status")
+
 
 @dataclass
 class RunFacts:
@@ -38,6 +42,7 @@ class RunFacts:
     host_seconds: dict[str, float] = field(default_factory=dict)
     reference_ms: float | None = None
     bit_exact: bool | None = None
+    graph_error: float | None = None
     distances: list[Distance] = field(default_factory=list)
     damage: Damage | None = None
     failed: str = ""
@@ -94,16 +99,23 @@ def build_report(
     )
 
 
+def ledger_problem(report: forms.Report) -> str:
+    """Why the ledger cannot be right, or an empty string: every cycle belongs to one layer, and no unit is faster than its
+    own bound."""
+    for layer in report.layers:
+        if sum(layer.cycles_by_cause.values()) != layer.cycles:
+            return f"the causes of {layer.name!r} add up to {sum(layer.cycles_by_cause.values())} cycles, not {layer.cycles}"
+    total = sum(layer.cycles for layer in report.layers)
+    if total != report.cycles:
+        return f"the layers' cycles add up to {total}, the program takes {report.cycles}"
+    if report.roofline.attained > 1 + 1e-9:
+        return f"{report.cycles} cycles are fewer than the busiest unit needs ({report.roofline.attained:.3f} of its bound)"
+    return ""
+
+
 def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms.MemoryPart:
     weights = list(weights_by_layer(encoded, target).values())
-    accelerator = target.accelerator
-    capacity = {
-        Memory.ACT: accelerator.act_bytes,
-        Memory.WEIGHTS: accelerator.weight_bytes,
-        Memory.ACC: accelerator.acc_bytes,
-        Memory.PARAM: accelerator.param_bytes,
-        Memory.DRAM: target.memory.capacity_bytes,
-    }
+    order = (Memory.ACT, Memory.WEIGHTS, Memory.ACC, Memory.PARAM, Memory.DRAM)
     sizes = program.manifest.sizes
     return forms.MemoryPart(
         weights_dense_bytes=sum(w.plan.outs * w.plan.ins for w in weights),
@@ -114,7 +126,7 @@ def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms
         program_bytes=len(program.bundle.instructions) * INSTRUCTION_BYTES,
         image_bytes=int(program.bundle.weights.size),
         on_chip={
-            memory.value: forms.ResourcePart(used=sizes.get(memory, 0), usable=size) for memory, size in capacity.items()
+            memory.value: forms.ResourcePart(used=sizes.get(memory, 0), usable=target.capacities[memory]) for memory in order
         },
     )
 
@@ -182,7 +194,7 @@ def build_run_report(run: RunFacts, program: Program, output: Path | None, model
         load_seconds=run.load_seconds,
         simulate_seconds=run.simulate_seconds,
         reference_ms=run.reference_ms,
-        peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        peak_rss_mb=peak_rss_mb(),
         paths={name: str(path.resolve()) for name, path in paths.items() if path is not None},
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine={
@@ -194,6 +206,19 @@ def build_run_report(run: RunFacts, program: Program, output: Path | None, model
     )
 
 
+def peak_rss_mb(status: Path = STATUS) -> float:
+    """Peak memory of this process in MB. ru_maxrss survives fork and exec, so that it may be the peak of the process that
+    started this one; what Linux says of the memory map itself is not."""
+    try:
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1]) / 1024
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
 def _verify(run: RunFacts) -> forms.VerifyPart | None:
     if run.bit_exact is None and not run.distances:
         return None
@@ -201,6 +226,7 @@ def _verify(run: RunFacts) -> forms.VerifyPart | None:
         reference="ONNX Runtime, same weights" if run.distances else "none",
         samples=run.samples,
         bit_exact=run.bit_exact,
+        graph_error=run.graph_error,
         outputs=tuple(
             forms.OutputCheck(
                 name=d.name,

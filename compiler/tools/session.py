@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp, NameLoc
-from xdsl.ir import BlockArgument
 
 from compiler.dialects import nn
 from compiler.frontend.host import HostSegment, host_segments
 from compiler.frontend.importer import Imported, import_onnx
 from compiler.frontend.preflight import Preflight, preflight
 from compiler.interpreters.evaluate import evaluate
-from compiler.module import main_function, names_of
+from compiler.interpreters.probe import id_limits
 from compiler.passes.sparsify import AUTO, pruning_summary
 from compiler.passes.verify_stage import VerifyStagePass
 from compiler.pipelines import STAGE_NAMES, Stage, stages_between
@@ -33,13 +32,14 @@ from compiler.tools.dense_twin import dense_layers
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
 from compiler.tools.options import Options
 from compiler.tools.packaging import build_bundle
+from compiler.tools.parameters import check_parameters
 from compiler.tools.reference import Distance, Reference, damage, distance
-from compiler.tools.reporting import RunFacts, build_report, build_run_report
+from compiler.tools.reporting import RunFacts, build_report, build_run_report, ledger_problem
 from compiler.tools.stages import StageRunner, dump, load_dump, module_text, new_context
 from compiler.tools.stepwise import StepwiseCheck
 from compiler.tools.summary import Progress, print_summary
 from hw_targets.asm import disassemble
-from hw_targets.errors import InfeasibleError, InputError, UsageError
+from hw_targets.errors import InfeasibleError, InputError, UsageError, VerificationError
 from hw_targets.load import load_target
 from hw_targets.target import Target
 from runtime.bundle import MANIFEST, Bundle
@@ -73,6 +73,7 @@ class Session:
         self.imported: Imported | None = None
         self.hosts: list[HostSegment] = []
         self.preflight: Preflight | None = None
+        self.floats: ModuleOp | None = None
         self.golden: ModuleOp | None = None
         self.encoded: ModuleOp | None = None
         self.keys_before: dict[str, str] = {}
@@ -172,7 +173,7 @@ class Session:
     def _prepare_inputs(self) -> None:
         """Read or make the inputs now: a wrong file should not cost a compilation."""
         options, facts = self.options, self._facts()
-        limits = _id_limits(self.module)
+        limits = id_limits(self.module)
         specs = [run_inputs.InputSpec(e.name, e.dtype, e.shape, limits.get(e.name)) for e in facts.inputs]
         if options.inputs is not None:
             self.samples = run_inputs.given(options.inputs, specs)
@@ -197,6 +198,7 @@ class Session:
                 self.hosts = host_segments(module, self.imported.model)
         elif stage.name == "sparsify":
             self.keys_after = _linear_keys(module)
+            self.floats = module.clone()
         elif stage.name == "quantize":
             self.golden = module.clone()
         elif stage.name == "encode":
@@ -290,6 +292,7 @@ class Session:
         outputs: Mapping[str, Array] = {}
         if options.emit != "program" and not options.timing_only:
             outputs = self._simulate(program, run)
+        run.failed = run.failed or ledger_problem(report)
         run_report = build_run_report(run, program, output, options.model)
         return Compiled(program, report, run_report, outputs, run.failed)
 
@@ -327,7 +330,20 @@ class Session:
                 run.failed = "the simulator's values differ from the integer reference"
         if self.imported is not None:
             self._compare(self.imported, result.outputs, run)
+            self._check_graph(self.imported, run)
         return result.outputs
+
+    def _check_graph(self, imported: Imported, run: RunFacts) -> None:
+        """What the limits of the integer result have room for: the fp32 graph computes what ONNX Runtime computes, and
+        its parameters are those of the integer one."""
+        if self.floats is None or self.golden is None:
+            return
+        try:
+            check = StepwiseCheck(imported, self.store, self.batches[0])
+            run.graph_error = check.float_stage("sparsify", self.floats, self._replaced())
+            check_parameters(self.floats, self.golden, self.store)
+        except VerificationError as error:
+            run.failed = run.failed or error.message
 
     def _bit_exact(self, program: Program, golden: ModuleOp) -> bool:
         """Whether the device's outputs equal the whole-tensor interpreter's, bit for bit, batch by batch."""
@@ -346,7 +362,15 @@ class Session:
         run.reference_ms = (time.perf_counter() - began) * 1e3 / len(self.batches)
         mask = _mask_among(self.samples.arrays)
         for name, value in wanted.items():
-            found = distance(name, outputs[name], value, mask, rtol=self.options.rtol, atol=self.options.atol)
+            found = distance(
+                name,
+                outputs[name],
+                value,
+                mask,
+                rtol=self.options.rtol,
+                atol=self.options.atol,
+                made_up=self.samples.kind == "made up",
+            )
             run.distances.append(found)
             if not found.passed and not run.failed:
                 run.failed = _failure(found)
@@ -416,23 +440,3 @@ def _key(op: nn.LinearOp) -> str:
 
 def _node(op: nn.LinearOp) -> str:
     return op.location.desc.data if isinstance(op.location, NameLoc) else ""
-
-
-def _id_limits(module: ModuleOp) -> dict[str, int]:
-    """Rows of the smallest table that each input of @main is looked up in, before or after `fuse`."""
-    function = main_function(module)
-    names = names_of(function, "input_names")
-    limits: dict[str, int] = {}
-
-    def note(ids: Any, table: Any) -> None:
-        if isinstance(ids, BlockArgument):
-            name, rows = names[ids.index], nn.shape_of(table)[0]
-            limits[name] = min(rows, limits.get(name, rows))
-
-    for op in function.body.block.ops:
-        if isinstance(op, nn.EmbeddingOp):
-            for ids, table in zip(op.ids, op.tables, strict=True):
-                note(ids, table)
-        elif isinstance(op, nn.GatherOp) and op.axis.value.data == 0:
-            note(op.indices, op.x)
-    return limits

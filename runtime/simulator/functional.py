@@ -20,7 +20,7 @@ from hw_targets import numerics
 from hw_targets.check import accesses
 from hw_targets.codec import Resolved
 from hw_targets.errors import HpccError, InputError
-from hw_targets.extents import Extent, layout_of, operand_extents, overlap
+from hw_targets.extents import Extent, column_rows, layout_of, operand_extents, overlap
 from hw_targets.isa import Activation, MatrixMode, Memory
 from hw_targets.layout import MATRIX_MODES, Layout
 from runtime import decoders
@@ -211,11 +211,12 @@ class Simulator:
         """Execute the program once. Raises InputError for data no machine could work on (a token id out of range)."""
         if self.options.poison:
             self.memories.fill(POISON)
-        for instruction, step in self._steps:
-            try:
-                step()
-            except HpccError as error:
-                raise InputError(error.code, error.message, where=self._place_of(instruction)) from error
+        with np.errstate(all="ignore"):  # numbers overflow here as they do on the machine, without a word
+            for instruction, step in self._steps:
+                try:
+                    step()
+                except HpccError as error:
+                    raise InputError(error.code, error.message, where=self._place_of(instruction)) from error
 
 
 def _evict_and(displaced: Sequence[LoadedWeights], step: Step) -> None:
@@ -283,16 +284,25 @@ def _multiply(sim: Simulator, i: Resolved) -> Step:
     return lambda: np.copyto(acc, numerics.matmul_i32(x, expand_layout(packed, layout)))
 
 
-def _quantizer(sim: Simulator, i: Resolved) -> Callable[[AnyArray], None]:
-    """Writes codes and scales of bf16 values, if the instruction has these operands."""
+def _columns(sim: Simulator, i: Resolved) -> AnyArray | None:
+    """fp32 [rows, cols] of the parameter memory, if the instruction has the operand."""
+    if "columns" not in i.operands:
+        return None
+    return sim.memories.view(i.operands["columns"], np.float32, (column_rows(i), i.integer("cols")))
+
+
+def _quantizer(sim: Simulator, i: Resolved, columns: AnyArray | None = None) -> Callable[[AnyArray], None]:
+    """Writes codes and scales of bf16 values, if the instruction has these operands; smoothed by the last of `columns`
+    if it says so."""
     if "codes" not in i.operands:
         return lambda values: None
     rows, cols, group = _int(i, "rows", "cols", "group")
     codes = sim.memories.view(i.operands["codes"], np.int8, (rows, cols))
     scale = sim.memories.view(i.operands["scale"], np.float32, (rows, cols // group))
+    smooth = columns[-1] if columns is not None and i.immediates.get("smoothed") else None
 
     def quantize(values: AnyArray) -> None:
-        codes[...], scale[...] = numerics.quantize_rows(values, group)
+        codes[...], scale[...] = numerics.quantize_rows(values, group, smooth)
 
     return quantize
 
@@ -301,9 +311,10 @@ def _finish(sim: Simulator, i: Resolved) -> Step:
     rows, cols, norm = _int(i, "rows", "cols", "norm")
     acc = sim.memories.view(i.operands["acc"], np.int32, (rows, cols))
     row_scale = sim.memories.pitched(i.operands["row_scale"], np.float32, rows)
-    columns = sim.memories.view(i.operands["columns"], np.float32, (4 if norm else 2, cols))
+    columns = _columns(sim, i)
+    assert columns is not None
     residual = _bf16_view(sim, i, "residual", rows, cols) if "residual" in i.operands else None
-    write, quantize = _writer(sim, i), _quantizer(sim, i)
+    write, quantize = _writer(sim, i), _quantizer(sim, i, columns)
     activation = ACTIVATIONS.get(ACTIVATION_WORDS[i.integer("activation")])
     eps, rounded = i.number("eps"), not i.integer("out_f32")
 
@@ -382,8 +393,8 @@ def _embed(sim: Simulator, i: Resolved) -> Step:
     first = i.operands["rows_in"]
     places = [first._replace(base=first.base + table * table_bytes) for table in range(tables)]
     views = [sim.memories.view(place, np.uint16, (rows, cols)) for place in places]
-    columns = sim.memories.view(i.operands["columns"], np.float32, (2, cols)) if "columns" in i.operands else None
-    write, quantize = _writer(sim, i), _quantizer(sim, i)
+    columns = _columns(sim, i)
+    write, quantize = _writer(sim, i), _quantizer(sim, i, columns)
     eps = i.number("eps")
 
     def write_both(y: AnyArray) -> None:

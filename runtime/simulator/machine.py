@@ -6,6 +6,7 @@ access must lie inside one of them.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class Memories:
             memory: np.zeros(sizes.get(memory, 0), np.uint8) for memory in Memory if memory is not Memory.DRAM
         }
         self.dram = sorted(dram, key=lambda region: region.offset)
+        self._offsets = [region.offset for region in self.dram]
 
     def fill(self, value: int) -> None:
         """Overwrite all on-chip memories."""
@@ -85,9 +87,10 @@ class Memories:
             data = self.chip[place.memory]
             if place.base >= 0 and end <= data.size:
                 return data, place.base
-        for region in self.dram if place.memory is Memory.DRAM else ():
-            if region.offset <= place.base and end <= region.end:
-                return region.data, place.base - region.offset
+        else:
+            number = bisect_right(self._offsets, place.base) - 1
+            if number >= 0 and end <= self.dram[number].end:
+                return self.dram[number].data, place.base - self.dram[number].offset
         raise InputError("HPCC1230", f"bytes {place.base}..{end} lie in no region of the {place.memory} memory")
 
 

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from compiler.tools.hpcc import main
+from hw_targets.errors import InputError
+from runtime.bundle import MANIFEST, digest
+from runtime.manifest import parse_manifest
 
 ROOT = Path(__file__).parent.parent.parent
 SENTENCES = ROOT / "examples" / "sentences.txt"
@@ -81,6 +84,20 @@ def digests(folder: Path, *, without: Sequence[str] = ()) -> Mapping[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in without
     }
+
+
+def resign(bundle: Path) -> None:
+    """Make the digests of a bundle those of its files as they are now, as far as its manifest still reads."""
+    try:
+        manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
+        for name in manifest["digests"]:
+            if (bundle / name).is_file():
+                manifest["digests"][name] = digest((bundle / name).read_bytes())
+        whole = parse_manifest(json.dumps({**manifest, "digest": ""}), MANIFEST)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError):
+        return
+    text = json.dumps({**manifest, "digest": digest(whole.text().encode())})
+    (bundle / MANIFEST).write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -6,10 +6,17 @@ of the test, LINE for a line number, `...` for text that other versions of a lib
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +24,18 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import hw_targets
+from benchmarks import workloads
 from compiler.tools import session
 from compiler.tools.hpcc_opt import main as hpcc_opt
+from hw_targets.codec import decode, encode
+from hw_targets.errors import InputError
+from hw_targets.isa import Instruction
+from runtime.bundle import load_bundle
 from runtime.cli import main_objdump, main_run
-from tests.e2e.harness import ROOT, TARGET, Done, call, digests, hpcc, unchanged
+from tests.e2e.harness import ROOT, TARGET, Done, call, digests, hpcc, resign, unchanged
 from tests.graphs import Encoder, feeds, write
 
 Array = NDArray[Any]
@@ -87,6 +99,14 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "small memory.toml": toml(capacity_bytes='{ value = 1000, source = "made up" }'),
         "too many dsps.toml": toml(cores=3, tokens=256, outputs=1024),
         "text.txt": "A sentence.\n",
+        "latin 1.txt": "Un caf\xe9.\n".encode("latin-1"),
+        "list.json": "[1, 2]\n",
+        "infinite clock.toml": TARGET_TEXT.replace("mhz = { value = 250,", "mhz = { value = inf,"),
+        "negative clock.toml": TARGET_TEXT.replace("mhz = { value = 250,", "mhz = { value = -250,"),
+        "endless memory.toml": toml(capacity_bytes='{ value = 1000000000000000, source = "made up" }'),
+        "odd lanes.toml": toml(lanes=3),
+        "another kind.toml": TARGET_TEXT.replace('kind = "fpga"', 'kind = "abacus"'),
+        "latin 1.toml": "# caf\xe9\n".encode("latin-1"),
         "no text.txt": "\n\n",
         "no tokenizer.json": "{}\n",
         "not an npz.npz": "no zip\n",
@@ -96,6 +116,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, content in files.items():
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    write_broken_models(folder)
     (folder / "a folder").mkdir()
     (folder / "a folder" / "precious").write_text("precious\n", encoding="utf-8")
     given = feeds(SMALL, 4, 7)
@@ -110,15 +131,70 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "negative": {**given, "input_ids": np.full((4, 7), -1)},
         "other counts": {**given, "input_ids": given["input_ids"][:3]},
         "pickle": {**given, "input_ids": np.array([{"code": "evil"}], dtype=object)},
+        "texts": {**given, "input_ids": np.full((4, 7), "word")},
+        "no sample": {name: array[:0] for name, array in given.items()},
     }
     for name, values in arrays.items():
         np.savez(folder / f"{name}.npz", **values)  # pyright: ignore[reportArgumentType]
     np.save(folder / "array.npy", given["input_ids"])
     shutil.move(folder / "array.npy", folder / "array.npz")
+    with zipfile.ZipFile(folder / "bomb.npz", "w") as archive:  # a header of a hundred bytes, for 50 TB
+        header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000, 7)}".ljust(117) + b"\n"
+        archive.writestr("input_ids.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with zipfile.ZipFile(folder / "no header.npz", "w") as archive:
+        archive.writestr("input_ids.npy", b"\x93NUMPY\x01\x00\x05\x00((((\n")
     whole = (folder / "good.npz").read_bytes()
     (folder / "truncated.npz").write_bytes(whole[: len(whole) // 2])
     assert hpcc(folder / "dynamic.onnx", "--target", TARGET, *SHAPE, "-q", "-o", folder / "older.hpcc").status == 0
     return folder
+
+
+def write_broken_models(folder: Path) -> None:
+    """Copies of the model, each broken in one place."""
+
+    def model() -> onnx.ModelProto:
+        return onnx.load(folder / "dynamic.onnx")
+
+    for name, part, number in (
+        ("nan", "up.weight", np.nan),
+        ("infinite table", "embeddings.word", np.inf),
+        ("nan bias", "query.bias", np.nan),
+        ("infinite gamma", "attention.norm.gamma", -np.inf),
+    ):
+        proto = model()
+        tensor = next(tensor for tensor in proto.graph.initializer if part in tensor.name)
+        array = numpy_helper.to_array(tensor).copy()
+        array.reshape(-1)[7] = number
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        onnx.save(proto, folder / f"{name}.onnx")
+    onnx.save(model(), folder / "external.onnx", save_as_external_data=True, location="external.bin", size_threshold=0)
+    onnx.save(model(), folder / "short.onnx", save_as_external_data=True, location="short.bin", size_threshold=0)
+    (folder / "external.bin").unlink()
+    cut(folder / "short.bin")
+    proto = onnx.load(folder / "external.onnx", load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../external.bin"
+    onnx.save(proto, folder / "outside.onnx")
+    proto = model()
+    proto.graph.initializer[0].dims[0] += 1
+    onnx.save(proto, folder / "half a constant.onnx")
+    proto = model()
+    tensor = next(tensor for tensor in proto.graph.initializer if "up.weight" in tensor.name)
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:-1].copy(), tensor.name))
+    onnx.save(proto, folder / "narrow weight.onnx")
+    (folder / "graph.onnx").write_bytes(model().graph.SerializeToString())
+    info = helper.make_tensor_value_info
+    for name, source, size in (("undefined tensor", "nothing", 4), ("empty input", "x", 0)):
+        graph = helper.make_graph(
+            [helper.make_node("Relu", [source], ["y"])],
+            "relu",
+            [info("x", TensorProto.FLOAT, [size, 4])],
+            [info("y", TensorProto.FLOAT, [size, 4])],
+        )
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        onnx.save(proto, folder / f"{name}.onnx")
 
 
 def without(arrays: Mapping[str, Array], name: str) -> dict[str, Array]:
@@ -156,6 +232,19 @@ HPCC: dict[str, tuple[str, ...]] = {
     "truncated model": model("half.onnx"),
     "model without its last byte": model("last byte gone.onnx"),
     "empty model": model("empty.onnx"),
+    "not a model": model("graph.onnx"),
+    "weights with NaN": model("nan.onnx"),
+    "weights with NaN to be pruned": (*model("nan.onnx"), "--sparsity", "nm:2:4"),
+    "table with infinity": model("infinite table.onnx"),
+    "bias with NaN": model("nan bias.onnx"),
+    "norm with infinity": model("infinite gamma.onnx"),
+    "external data missing": model("external.onnx"),
+    "external data truncated": model("short.onnx"),
+    "external data of somebody else": model("outside.onnx"),
+    "constant with too little data": model("half a constant.onnx"),
+    "weight of another shape": model("narrow weight.onnx"),
+    "undefined tensor": ("undefined tensor.onnx", "--target", TARGET),
+    "empty input": ("empty input.onnx", "--target", TARGET),
     "missing model": model("nowhere/model.onnx"),
     "no model": ("--target", TARGET),
     "no target": ("dynamic.onnx",),
@@ -164,6 +253,13 @@ HPCC: dict[str, tuple[str, ...]] = {
     "unknown key": target("unknown key.toml"),
     "number without source": target("no source.toml"),
     "target file that is no TOML": target("bad.toml"),
+    "target file of other text": target("latin 1.toml"),
+    "a folder for a target": target("a folder/"),
+    "infinite number": target("infinite clock.toml"),
+    "negative number": target("negative clock.toml"),
+    "number beyond reason": target("endless memory.toml"),
+    "impossible array": target("odd lanes.toml"),
+    "unknown kind": target("another kind.toml"),
     "unbound shape": ("dynamic.onnx", "--target", TARGET),
     "contradicting shape": ("static.onnx", "--target", TARGET, "--shape", "input_ids:2x8"),
     "shapes at odds": compiling("--shape", "attention_mask:2x8"),
@@ -171,6 +267,9 @@ HPCC: dict[str, tuple[str, ...]] = {
     "shape of no input": ("dynamic.onnx", "--target", TARGET, "--shape", "input_id:2x7"),
     "shape that does not read": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids=2x7"),
     "empty shape": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:0x7"),
+    "shape without sizes": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:axb"),
+    "shape beyond reason": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:2x99999999999999999999"),
+    "two shapes": compiling("--shape", "input_ids:2x6"),
     "longer than the model": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:2x70"),
     "key-value cache": ("cache.onnx", "--target", TARGET),
     "unknown pattern": compiling("--sparsity", "mn:2:4"),
@@ -192,6 +291,15 @@ HPCC: dict[str, tuple[str, ...]] = {
     "truncated npz": inputs("truncated"),
     "pickled input": inputs("pickle"),
     "missing npz": inputs("nowhere"),
+    "input of texts": inputs("texts"),
+    "no sample": inputs("no sample"),
+    "npz that claims too much": inputs("bomb"),
+    "npz with a broken array": inputs("no header"),
+    "a folder for an npz": compiling("--inputs", "a folder"),
+    "text of another encoding": compiling("--text", "latin 1.txt", "--tokenizer", "no tokenizer.json"),
+    "a folder for a text": compiling("--text", "a folder", "--tokenizer", "no tokenizer.json"),
+    "a list for a tokenizer": compiling("--text", "text.txt", "--tokenizer", "list.json"),
+    "missing tokenizer": compiling("--text", "text.txt", "--tokenizer", "nowhere.json"),
     "text without tokenizer": compiling("--text", "text.txt"),
     "text and inputs": compiling("--text", "text.txt", "--tokenizer", "no tokenizer.json", "--inputs", "good.npz"),
     "not a tokenizer": compiling("--text", "text.txt", "--tokenizer", "no tokenizer.json"),
@@ -201,6 +309,11 @@ HPCC: dict[str, tuple[str, ...]] = {
     "output is a file": compiling("-o", "occupied"),
     "output is a folder": compiling("-o", "a folder"),
     "output below a file": compiling("-o", "occupied/out.hpcc"),
+    "output with too long a name": compiling("-o", "x" * 300),
+    "output in a file system that takes none": compiling("-o", "/proc/out.hpcc"),
+    "output in place of a device": compiling("-o", "/dev/null"),
+    "tolerance that is none": compiling("--atol", "nan"),
+    "negative tolerance": compiling("--rtol", "-1"),
     "dump below a file": compiling("--dump-stages", "occupied/stages"),
     "module into a file of another kind": compiling("--emit", "tile", "-o", "tile.txt"),
     "module below a file": compiling("--emit", "tile", "-o", "occupied/tile.mlir"),
@@ -234,6 +347,14 @@ RUN: dict[str, tuple[str, ...]] = {
     "run: token beyond the vocabulary": ("older.hpcc", "--inputs", "beyond the vocabulary.npz", "-o", "out.npz"),
     "run: not an npz": ("older.hpcc", "--inputs", "not an npz.npz", "-o", "out.npz"),
     "run: pickled input": ("older.hpcc", "--inputs", "pickle.npz", "-o", "out.npz"),
+    "run: missing input": ("older.hpcc", "--inputs", "missing.npz", "-o", "out.npz"),
+    "run: input of texts": ("older.hpcc", "--inputs", "texts.npz", "-o", "out.npz"),
+    "run: no sample": ("older.hpcc", "--inputs", "no sample.npz", "-o", "out.npz"),
+    "run: npz that claims too much": ("older.hpcc", "--inputs", "bomb.npz", "-o", "out.npz"),
+    "run: npz with a broken array": ("older.hpcc", "--inputs", "no header.npz", "-o", "out.npz"),
+    "run: output below a file": ("older.hpcc", "--inputs", "good.npz", "-o", "occupied/out.npz"),
+    "run: output in a file system that takes none": ("older.hpcc", "--inputs", "good.npz", "-o", "/proc/out.npz"),
+    "run: a model": ("dynamic.onnx",),
     "run: output is a folder": ("older.hpcc", "--inputs", "good.npz", "-o", "a folder"),
 }
 
@@ -250,12 +371,18 @@ OPT: dict[str, tuple[str, ...]] = {
 }
 
 
+def skip_without_proc(arguments: tuple[str, ...]) -> None:
+    if any(argument.startswith("/proc/") for argument in arguments) and not Path("/proc").is_dir():
+        pytest.skip("this system has no /proc")
+
+
 def test_every_golden_line_has_its_case() -> None:
-    assert set(GOLDEN) == {*HPCC, *RUN, *OPT, *EDITED, "verification"}
+    assert set(GOLDEN) == {*HPCC, *RUN, *OPT, *EDITED, *HOSTILE, "verification", "cache below a file"}
 
 
 @pytest.mark.parametrize("name", HPCC)
 def test_hpcc(place: Path, name: str) -> None:
+    skip_without_proc(HPCC[name])
     with unchanged(place.parent):
         expect(hpcc(*HPCC[name]), name, place)
 
@@ -268,6 +395,7 @@ def test_an_older_bundle_stays_as_it_was(place: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", RUN)
 def test_hpcc_run(place: Path, name: str) -> None:
+    skip_without_proc(RUN[name])
     with unchanged(place.parent):
         expect(call(main_run, *RUN[name]), name, place)
 
@@ -337,6 +465,157 @@ def test_a_changed_bundle_does_not_load(place: Path, name: str) -> None:
     with unchanged(place.parent):
         expect(call(main_run, "older.hpcc", "-o", "out.npz"), name, place)
         expect(call(main_objdump, "older.hpcc"), name, place)
+
+
+# ---- bundles that were changed by somebody who can make digests ------------------------------------------------------
+
+
+def manifest(*path: str | int, value: Any) -> Callable[[Path], None]:
+    """Set one value of the manifest."""
+
+    def change(bundle: Path) -> None:
+        file = bundle / "manifest.json"
+        document = json.loads(file.read_text(encoding="utf-8"))
+        holder = document
+        for key in path[:-1]:
+            holder = holder[key]
+        holder[path[-1]] = value
+        file.write_text(json.dumps(document), encoding="utf-8")
+
+    return change
+
+
+def program(change: Callable[[list[Instruction]], None]) -> Callable[[Path], None]:
+    """Change the instructions."""
+
+    def edit(bundle: Path) -> None:
+        instructions = decode((bundle / "program.bin").read_bytes())
+        change(instructions)
+        (bundle / "program.bin").write_bytes(encode(instructions))
+
+    return edit
+
+
+def endless_loop(program: list[Instruction]) -> None:
+    program[:0] = [
+        Instruction("control.loop", immediates=(("count", (1 << 32) - 1),)),
+        Instruction("control.end"),
+    ]
+
+
+def huge_matrix(program: list[Instruction]) -> None:
+    """A matrix of 4 G entries of which one is stored."""
+    place = next(i for i, instruction in enumerate(program) if instruction.name == "load.weights")
+    values = {"format": 3, "outs": 65535, "ins": 65535, "n": 1, "m": 1, "stored_bytes": 64, "kept": 1}
+    changed = tuple((name, values.get(name, 0)) for name, _ in program[place].immediates)
+    program[place] = replace(program[place], immediates=changed)
+
+
+def without_first_signal(program: list[Instruction]) -> None:
+    place = next(i for i, instruction in enumerate(program) if instruction.signals)
+    program[place] = replace(program[place], signals=())
+
+
+def pipe(bundle: Path) -> None:
+    (bundle / "weights.bin").unlink()
+    os.mkfifo(bundle / "weights.bin")
+
+
+def deep(bundle: Path) -> None:
+    (bundle / "manifest.json").write_text("[" * 100_000, encoding="utf-8")
+
+
+HOSTILE: dict[str, Callable[[Path], None]] = {
+    "hostile: memory beyond the target": manifest("sizes", "act", value=1 << 40),
+    "hostile: memory beyond any address": manifest("sizes", "dram", value=1 << 62),
+    "hostile: tensor beyond reason": manifest("model_inputs", 0, "shape", value=[1 << 31, 7]),
+    "hostile: empty tensor": manifest("model_inputs", 0, "shape", value=[0, 7]),
+    "hostile: type that is none": manifest("model_inputs", 0, "dtype", value="object"),
+    "hostile: output of another shape": manifest("model_outputs", 0, "shape", value=[2, 7, 16, 2]),
+    "hostile: clock that stands": manifest("target", "clock", "mhz", value=0),
+    "hostile: clock that is text": manifest("target", "clock", "mhz", value="fast"),
+    "hostile: no queue": manifest("target", "accelerator", "queue_depth", value=0),
+    "hostile: window that is no power of two": manifest("target", "accelerator", "window", value=33),
+    "hostile: file outside": manifest("digests", "/dev/zero", value=""),
+    "hostile: pipe for a file": pipe,
+    "hostile: deep manifest": deep,
+    "hostile: endless loop": program(endless_loop),
+    "hostile: matrix beyond reason": program(huge_matrix),
+    "hostile: signal left out": program(without_first_signal),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_bundle_is_refused(place: Path, name: str) -> None:
+    HOSTILE[name](place / "older.hpcc")
+    resign(place / "older.hpcc")
+    os.chdir(place)
+    expect(call(main_run, "older.hpcc", "--inputs", "good.npz", "-o", "out.npz"), name, place)
+    assert not (place / "out.npz").exists()
+
+
+# ---- two at once ----------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_into_one_folder_one_after_the_other(place: Path) -> None:
+    for pattern in ("dense", "nm:2:4"):
+        assert hpcc(*COMPILE, "--sparsity", pattern, "-q", "--timing-only", "-o", "older.hpcc").status == 0
+    assert load_bundle(place / "older.hpcc").manifest.model.pattern == "nm:2:4"
+
+
+def test_two_writers_at_once_leave_one_whole_bundle(place: Path) -> None:
+    """Two processes replace one bundle again and again, a third one reads: whole or, for a moment, not there."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom runtime.bundle import load_bundle, save_bundle\n"
+        "bundle = load_bundle(Path(sys.argv[1]))\n"
+        "for number in range(60):\n"
+        "    save_bundle(bundle, Path('shared.hpcc'), {'run.json': sys.argv[2] * 1000})\n"
+    )
+    shutil.copytree(place / "older.hpcc", place / "shared.hpcc")
+    before, seen = {path.name for path in place.iterdir()}, {"whole"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, "older.hpcc"]
+    writers = [subprocess.Popen([*command, name], env=environment, stderr=subprocess.PIPE, text=True) for name in "ab"]
+    while any(writer.poll() is None for writer in writers):
+        seen.add(reading(place / "shared.hpcc"))
+    for writer in writers:
+        assert writer.communicate()[1] == ""
+        assert writer.returncode == 0
+    assert reading(place / "shared.hpcc") == "whole"
+    assert seen <= {"whole", "HPCC1244", "HPCC1245"}, "or not there, or taken away while it was read"
+    assert set((place / "shared.hpcc" / "run.json").read_text()) in ({"a"}, {"b"})
+    assert {path.name for path in place.iterdir()} == before, "nothing is left over"
+
+
+def reading(bundle: Path) -> str:
+    try:
+        load_bundle(bundle)
+    except InputError as error:
+        return error.code
+    return "whole"
+
+
+def test_an_older_file_of_outputs_stays_until_the_new_one_is_whole(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "out.npz").write_bytes(b"older")
+
+    def full(file: Any, **arrays: Any) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with unchanged(place):
+        done = call(main_run, "older.hpcc", "--inputs", "good.npz", "-o", "out.npz")
+    assert (done.status, done.line) == (1, "out.npz: error: cannot write: No space left on device [HPCC1261]")
+
+
+@pytest.mark.parametrize("kind", ["l3", "l6", "tokenizer"])
+def test_a_cache_that_cannot_be_written(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "occupied").write_text("precious\n", encoding="utf-8")
+    for name in ("HPCC_L3", "HPCC_L6"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HPCC_CACHE", str(tmp_path / "occupied" / "cache"))
+    done = call(workloads.main, kind)
+    expect(done, "cache below a file", tmp_path)
 
 
 # ---- host work and verification -------------------------------------------------------------------------------------

@@ -94,9 +94,17 @@ def patterns(draw: st.DrawFn) -> str:
 
 @st.composite
 def boards(draw: st.DrawFn) -> dict[str, int]:
-    """Arrays from tiny to large; the memories stay as the target sizes them."""
+    """Arrays from tiny to large. The memories are as the target sizes them or, one by one, smaller than most models need:
+    what does not fit is refused, what fits barely is cut into many tiles and spilt to DRAM."""
     multipliers = draw(powers(1, 16))
+    memories = {
+        "act_bytes": draw(powers(1 << 13, 1 << 18)),
+        "weight_bytes": draw(powers(1 << 12, 1 << 17)),
+        "acc_bytes": draw(powers(1 << 10, 1 << 16)),
+        "param_bytes": draw(powers(1 << 11, 1 << 15)),
+    }
     return {
+        **{name: size for name, size in memories.items() if draw(st.booleans())},
         "cores": draw(st.integers(1, 3)),
         "tokens": draw(st.integers(1, 24)),
         "outputs": draw(powers(1, 64)),

@@ -157,10 +157,11 @@ def quantize_group(xs: Sequence[Number], seen: Sequence[Number] | None = None) -
     return [code(x, inverse) for x in values], div(a, Fraction(127))
 
 
-def quantize_rows(x: Matrix, group: int) -> tuple[list[list[int]], Matrix]:
+def quantize_rows(x: Matrix, group: int, smooth: Sequence[Number] | None = None) -> tuple[list[list[int]], Matrix]:
     codes: list[list[int]] = []
     scales: Matrix = []
-    for row in x:
+    for given in x:
+        row = given if smooth is None else [mul(saturate(v), s) for v, s in zip(given, smooth, strict=True)]
         parts = [quantize_group(row[i : i + group]) for i in range(0, len(row), group)]
         codes.append([c for part, _ in parts for c in part])
         scales.append([scale for _, scale in parts])

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hw_targets import check
 from hw_targets.asm import assemble
 from hw_targets.check import Semaphore, check_program
 from hw_targets.codec import build, expand
 from hw_targets.errors import InputError
-from hw_targets.extents import Extent, extent, operand_extents, overlap
+from hw_targets.extents import Extent, extent, floor_sum, operand_extents, overlap
 from hw_targets.isa import FUNCTIONS, Address, Function, Instruction, MatrixMode, Memory, Queue
 from hw_targets.layout import Layout
 from runtime import decoders
@@ -184,8 +185,8 @@ def test_overlap_is_exact(pairs: list[tuple[Extent, Extent]]) -> None:
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.name)
 def test_every_operand_has_an_extent(function: Function) -> None:
     """The shape texts of the table are all understood, and grow with the sizes they name."""
-    special = {"mode": 0, "format": 0, "activation": 0, "n": 1, "m": 1, "tables": 2, "group": 4}
-    values = {i.name: special.get(i.name, 8) for i in function.immediates if i.bits > 1}
+    special = {"norm": 1, "mode": 0, "format": 0, "activation": 0, "n": 1, "m": 1, "tables": 2, "group": 4}
+    values = {i.name: special.get(i.name, 8) for i in function.immediates if i.bits > 1 or i.name == "norm"}
     operands = {o.name: Address(0x100, 0) for o in function.operands}
     resolved = expand([build(function.name, operands, values), build("control.halt")])[0] if operands else None
     for operand in function.operands:
@@ -237,3 +238,41 @@ control.halt
     start = time.perf_counter()
     assert len(check_program(assemble(body), semaphores, SIZES)) > 20_000
     assert time.perf_counter() - start < 8
+
+
+# ---- work -----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 60), st.integers(0, 90), st.integers(0, 90), st.integers(1, 40))
+def test_floor_sums(count: int, step: int, first: int, divisor: int) -> None:
+    assert floor_sum(count, step, first, divisor) == sum((first + i * step) // divisor for i in range(count))
+
+
+def test_rows_by_the_million_cost_nothing() -> None:
+    """16 M rows against 16 M rows of another pitch, which meet in the last row only, and not at all."""
+    rows = (1 << 24) - 1
+    few, many = Extent(Memory.ACT, 0, rows, 1, 4), Extent(Memory.ACT, 2, rows, 1, 8)
+    began = time.perf_counter()
+    assert not overlap(few, many)
+    assert overlap(few, many._replace(start=4 * (rows - 1)))
+    assert not overlap(few, many._replace(start=4 * (rows - 1) + 1))
+    assert time.perf_counter() - began < 1
+
+
+def test_a_program_that_is_too_long_is_refused_before_it_is_unrolled() -> None:
+    text = "control.loop count=4294967295\ncontrol.loop count=4294967295\ncontrol.end\ncontrol.end\ncontrol.halt"
+    assert fails(assemble(text)).code == "HPCC1213"
+
+
+def test_a_check_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regions that all overlap and are all different: every access is compared with every one before it."""
+    text = """
+    control.loop count=300
+      store.copy src=0x0(+1) dst=0x0(+1) rows=1 row_bytes=4096
+    control.end
+    control.halt
+    """
+    assert len(check_program(assemble(text), (), SIZES)) == 602
+    monkeypatch.setattr(check, "PAIRS_LIMIT", 10_000)
+    assert fails(assemble(text), ()).code == "HPCC1228"

@@ -16,8 +16,9 @@ from compiler.frontend.importer import import_onnx
 from compiler.frontend.onnx_file import open_onnx
 from compiler.frontend.shapes import parse_shape
 from compiler.module import main_function
+from compiler.tools.reference import Reference
 from hw_targets.errors import HpccError, InputError, UsageError
-from tests.graphs import Encoder, build, write
+from tests.graphs import Encoder, build, feeds, write
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,19 @@ def test_missing_external_data_is_named(tmp_path: Path) -> None:
     import_onnx(path, {})
     (tmp_path / "weights.bin").unlink()
     assert "weights.bin" in fails(InputError, "HPCC1006", path)
+
+
+def test_external_data_is_the_same_model(tmp_path: Path) -> None:
+    """Every tensor in another file, constants too: the same weights, and a model that ONNX Runtime can load."""
+    proto = build(Encoder(), 2, 8)
+    onnx.save(proto, str(tmp_path / "one.onnx"))
+    onnx.save(proto, str(tmp_path / "two.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    one, two = (import_onnx(tmp_path / name, {}) for name in ("one.onnx", "two.onnx"))
+    assert str(one.module) == str(two.module)
+    inputs = feeds(Encoder(), 2, 8)
+    results = [Reference(imported.model, imported.store, {}).run(inputs) for imported in (one, two)]
+    for name, value in results[0].items():
+        assert np.array_equal(value, results[1][name])
 
 
 def test_weights_are_views_of_the_mapped_file(model: Path) -> None:

@@ -169,8 +169,8 @@ def test_made_up_inputs_follow_names_and_ranges() -> None:
     assert ids.min() >= 0
     assert ids.max() < 50
     assert len(np.unique(ids)) > 4
-    assert found.arrays["attention_mask"].all()
-    assert not found.arrays["token_type_ids"].any()
+    assert found.arrays["attention_mask"].tolist() == [[1] * 6 + [0] * 2, [1] * 4 + [0] * 4]
+    assert found.arrays["token_type_ids"].tolist() == [[0] * 4 + [1] * 4] * 2
     assert found.arrays["position_ids"].tolist() == [list(range(8))] * 2
     assert found.arrays["flag"].all()
     assert abs(float(found.arrays["pixels"].mean())) < 1

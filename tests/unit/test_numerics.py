@@ -153,6 +153,17 @@ def test_quantize_rows(x, data):
 
 @EXAMPLES
 @given(bf16_matrices(), st.data())
+def test_quantize_smoothed_rows(x, data):
+    exponents = data.draw(st.lists(st.integers(-4, 4), min_size=x.shape[1], max_size=x.shape[1]))
+    smooth = np.exp2(np.array(exponents, np.float32))
+    got_codes, got_scale = numerics.quantize_rows(x, x.shape[1], smooth)
+    expected_codes, expected_scale = scalar.quantize_rows(numbers(x), x.shape[1], numbers(smooth[None])[0])
+    assert got_codes.tolist() == expected_codes
+    assert_same_bits(got_scale, expected_scale)
+
+
+@EXAMPLES
+@given(bf16_matrices(), st.data())
 def test_quantize_columns(x, data):
     mask = data.draw(st.none() | st.lists(st.integers(0, 1), min_size=len(x), max_size=len(x)))
     got_codes, got_scale = numerics.quantize_columns(x, None if mask is None else np.array(mask))

@@ -20,6 +20,7 @@ from compiler.interpreters import load_meanings
 from compiler.interpreters.evaluate import evaluate, run_op
 from compiler.module import main_function, names_of
 from compiler.passes.quantize import QuantizePass
+from compiler.passes.smoothing import balance
 from compiler.passes.verify_stage import VerifyStagePass, check_dominance
 from compiler.weights import WeightStore, attach_store
 from hw_targets import numerics
@@ -258,12 +259,62 @@ def test_weights_become_codes_and_scales_in_the_logical_layout():
     assert up.weight_scale.owner.key.data == "up.scale"
     assert up.weight.owner.stored is None
     codes, scale = store_in(ctx).get("up.codes"), store_in(ctx).get("up.scale")
-    logical = encoder_weights()["up:io"]
+    quantize = up.x.owner
+    assert isinstance(quantize, nn.QuantizeOp)
+    smooth = store_in(ctx).get(quantize.smooth.owner.key.data)
+    logical = encoder_weights()["up:io"] / smooth
     expected_codes, expected_scale = numerics.quantize_weights(logical)
     np.testing.assert_array_equal(codes, expected_codes)
     np.testing.assert_array_equal(scale, expected_scale)
     assert codes.flags.c_contiguous
     assert np.abs(codes * scale[:, None] - logical).max() <= scale.max() / 2 * 1.0001
+
+
+def outlying() -> dict[str, np.ndarray]:
+    """An encoder one of whose channels leaves the norms forty times larger than the others."""
+    weights = encoder_weights()
+    for name in [name for name in weights if weights[name].shape == (D,) and "gamma" in name]:
+        weights[name] = weights[name].copy()
+        weights[name][3] *= 40
+    return weights
+
+
+def test_channels_that_dominate_a_norm_are_smoothed_by_powers_of_two():
+    module, ctx = encoder(outlying())
+    quantized(module, ctx)
+    smoothed = [op for op in ops_of(module, nn.QuantizeOp) if op.smooth is not None]
+    assert smoothed
+    for op in smoothed:
+        factors = store_in(ctx).get(op.smooth.owner.key.data)
+        exponents = np.log2(factors)
+        assert (exponents == np.rint(exponents)).all()
+        assert np.abs(exponents).max() <= 4
+        assert factors.argmin() == 3
+        assert all(isinstance(use.operation, nn.QLinearOp) for use in op.codes.uses)
+
+
+def test_smoothing_lowers_the_error(monkeypatch: pytest.MonkeyPatch):
+    errors = []
+    for smooth in (True, False):
+        if not smooth:
+            monkeypatch.setattr("compiler.passes.quantize.smoothing_factors", lambda module, store: {})
+        module, ctx = encoder(outlying())
+        inputs = encoder_inputs()
+        reference = evaluate(module, store_in(ctx), inputs)
+        quantized(module, ctx)
+        mask = inputs["input1"] != 0
+        got = evaluate(module, store_in(ctx), inputs)
+        # Without the channel itself, which is nearly all of the norm of a row.
+        others = np.arange(D) != 3
+        errors.append(relative_l2(got["output0"][mask][:, others], reference["output0"][mask][:, others]))
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_columns_balance():
+    activations = np.array([1, 1, 1, 16, 1, 0, 1e9], np.float32)
+    weights = np.array([1, 1, 1, 1, 0, 1, 1], np.float32)
+    assert balance(activations, weights).tolist() == [1, 1, 1, 0.25, 1 / 16, 1, 1 / 16]
+    assert balance(activations, np.zeros(7, np.float32)).tolist() == [1] * 7
 
 
 def test_the_sparsity_encoding_survives_and_zeros_stay_zero():

@@ -133,3 +133,12 @@ def test_embeddings_have_no_top1() -> None:
     assert damage([wide[:, :1]], [wide[:, :1]], [None]).top1_agreement is None
     assert damage([wide[:, :32]], [wide[:, :32]], [None]).top1_agreement == 1.0
     assert damage([], [], []).mean_sample_cosine == 1.0
+
+
+def test_the_worst_token_is_judged_on_real_inputs_and_the_mean_on_made_up_ones() -> None:
+    wanted = np.tile(np.array([[1.0, 0.0]], np.float32), (100, 1))
+    got = wanted.copy()
+    got[0] = [0.95, 0.31]  # cosine 0.951
+    assert not distance("y", got, wanted, None).passed
+    assert distance("y", got, wanted, None, made_up=True).passed
+    assert not distance("y", got[:3], wanted[:3], None, made_up=True).passed

@@ -153,17 +153,18 @@ def test_a_matrix_loaded_twice_in_turn_with_another() -> None:
 # ---- single instructions --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", [0, 1])
+@pytest.mark.parametrize(("norm", "smoothed"), [(0, 0), (1, 0), (1, 1)])
 @pytest.mark.parametrize("activation", ["none", "gelu", "tanh", "relu"])
 @pytest.mark.parametrize("residual", [False, True])
-def test_finish(norm: int, activation: str, residual: bool) -> None:
+def test_finish(norm: int, smoothed: int, activation: str, residual: bool) -> None:
     text = (
         "vector.finish acc=0x0:80 row_scale=0x0:8 columns=0x0:64 out=0x400:48 codes=0x800:20 scale=0x900:16 "
         f"{'residual=0x100:40 ' if residual else ''}rows=3 cols=16 group=8 "
-        f"norm={norm} activation={activation} eps=1e-12"
+        f"norm={norm} smoothed={smoothed} activation={activation} eps=1e-12"
     )
     sim = machine(text)
-    acc, columns = scores(3, 16), RANDOM.uniform(0.1, 1, (4, 16)).astype(np.float32)
+    acc, columns = scores(3, 16), RANDOM.uniform(0.1, 1, (5, 16)).astype(np.float32)
+    columns[4] = np.exp2(RANDOM.integers(-4, 5, 16))
     columns[0] *= 1e-4
     row_scale = RANDOM.uniform(0.5, 2, 3).astype(np.float32)
     added = normal(3, 16)
@@ -175,7 +176,7 @@ def test_finish(norm: int, activation: str, residual: bool) -> None:
     y = numerics.finish(acc, row_scale, columns[0], columns[1], added if residual else None)
     y = numerics.layer_norm(y, columns[2], columns[3], 1e-12) if norm else numerics.bf16(y)
     y = {"none": lambda v: v, "gelu": numerics.gelu, "tanh": numerics.tanh, "relu": numerics.relu}[activation](y)
-    codes, scale = numerics.quantize_rows(y, 8)
+    codes, scale = numerics.quantize_rows(y, 8, columns[4] if smoothed else None)
     np.testing.assert_array_equal(read_bf16(get(sim, Memory.ACT, 0x400, np.uint16, (3, 16), 48)), y)
     np.testing.assert_array_equal(get(sim, Memory.ACT, 0x800, np.int8, (3, 16), 20), codes)
     np.testing.assert_array_equal(get(sim, Memory.ACT, 0x900, np.float32, (3, 2), 16), scale)

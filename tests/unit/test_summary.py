@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from compiler.tools import report as forms
 from compiler.tools.report import EXPLANATIONS, Reason
+from compiler.tools.reporting import STATUS, peak_rss_mb
 from compiler.tools.summary import Progress, print_summary
 
 LAYER = forms.LayerPart(
@@ -164,3 +167,27 @@ def test_progress_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[s
     progress.start("import")
     progress.stop()
     assert capsys.readouterr() == ("", "")
+
+
+# ---- peak memory ----------------------------------------------------------------------------------------------------
+
+
+def test_peak_memory_is_that_of_this_process_alone() -> None:
+    """ru_maxrss survives fork and exec: a small process started by a large one would report the large one's peak."""
+    if not STATUS.exists():
+        pytest.skip("this system has no /proc")
+    child = "from compiler.tools.reporting import peak_rss_mb; print(peak_rss_mb())"
+    parent = (
+        "import os, subprocess, sys\n"
+        "block = bytearray(b'x' * (600 << 20))\n"
+        f"child = subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True, check=True)\n"
+        "print(child.stdout.strip())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert 10 < float(done.stdout) < 500
+
+
+def test_peak_memory_without_proc(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t  999 kB\nVmHWM:\t  2048 kB\n", encoding="utf-8")
+    assert peak_rss_mb(tmp_path / "status") == 2
+    assert 10 < peak_rss_mb(tmp_path / "missing") < 1 << 20

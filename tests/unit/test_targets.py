@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from hw_targets import docs, resources
 from hw_targets.catalogue import FOLDER, list_targets
 from hw_targets.errors import InfeasibleError, InputError, UsageError
 from hw_targets.load import load_target, parse_target
-from hw_targets.schema import json_schema
-from hw_targets.target import Resources, Target
+from hw_targets.schema import AcceleratorTable, json_schema
+from hw_targets.target import POWERS_OF_TWO, RANGES, Resources, Target
 
 U280 = (FOLDER / "fpga-u280.toml").read_text()
 
@@ -89,6 +90,51 @@ def test_a_damaged_snapshot_is_refused(u280: Target, damage: str) -> None:
         data["clock"]["turbo"] = 1
     with pytest.raises(InputError):
         Target.from_snapshot(data, where="manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("clock", "mhz", 0),
+        ("clock", "mhz", float("nan")),
+        ("clock", "mhz", float("inf")),
+        ("clock", "mhz", "250"),
+        ("clock", "mhz", True),
+        ("memory", "efficiency", 1.5),
+        ("memory", "burst_bytes", 0),
+        ("memory", "channels", 1.0),
+        ("memory", "capacity_bytes", 1 << 62),
+        ("accelerator", "queue_depth", 0),
+        ("accelerator", "window", 33),
+        ("accelerator", "act_bytes", 1 << 40),
+        ("device", "slrs", None),
+        ("link", "latency_us", -1.0),
+    ],
+)
+def test_a_snapshot_of_numbers_that_no_target_has_is_refused(u280: Target, table: str, key: str, value: object) -> None:
+    data = u280.snapshot()
+    data[table][key] = value
+    with pytest.raises(InputError, match=rf"HPCC1311|{key}") as caught:
+        Target.from_snapshot(data, where="manifest.json")
+    assert key in caught.value.message
+
+
+def test_a_snapshot_may_hold_what_a_file_may() -> None:
+    """The ranges of the file's form, written out again for a machine that reads no TOML."""
+    form = AcceleratorTable.model_json_schema()["properties"]
+    assert set(form) == set(RANGES)
+    for name, (low, high) in RANGES.items():
+        whole = next(choice for choice in form[name]["anyOf"] if choice["type"] == "integer")
+        assert whole["minimum"] == low
+        assert whole.get("maximum", 1 << 30) == high, name
+    refused: set[str] = set()
+    for name in form:
+        try:
+            AcceleratorTable.model_validate({name: 3 * RANGES[name][0] if RANGES[name][0] > 2 else 9})
+        except ValidationError as error:
+            if "must be a power of two" in str(error):
+                refused.add(name)
+    assert refused == set(POWERS_OF_TWO)
 
 
 def test_a_target_is_frozen(u280: Target) -> None:

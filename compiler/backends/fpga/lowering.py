@@ -97,7 +97,16 @@ class Lowering:
     # ---- values -----------------------------------------------------------------------------------------------------
 
     def buffer_of(self, value: SSAValue) -> Buffer:
-        return self.buffers[_origin(value)]
+        origin = _origin(value)
+        if origin not in self.buffers:
+            owner = origin.owner
+            raise InputError(
+                "HPCC1406",
+                "the device has no place for a tensor that an instruction reads: it takes ids and masks, no numbers",
+                where=location_name(owner) if isinstance(owner, Operation) else "",
+                hint="embeddings at the beginning of the model let it start on the device",
+            )
+        return self.buffers[origin]
 
     def mask_of(self, value: SSAValue) -> Buffer:
         """A 0/1 input as bytes on chip, [batch, tokens], loaded at its first use."""
@@ -194,6 +203,11 @@ class Lowering:
                 return op
         return None
 
+    def _smooth_keys(self, value: SSAValue) -> list[str]:
+        """The key of the factors that smooth the codes of a norm's result; empty if they are not smoothed."""
+        quantize = self._chain_quantize(value)
+        return [] if quantize is None or quantize.smooth is None else [_key(quantize.smooth)]
+
     def _quantised_target(self, op: nn.QuantizeOp, layer: str) -> Quantised:
         """Buffers for a quantize op's results: K goes to the weight memory, where QK^T reads it."""
         shape = nn.shape_of(op.codes)
@@ -236,15 +250,16 @@ class Lowering:
         follower = _follower(op, op.result, nn.LayerNormOp, nn.CastOp)
         columns = None
         eps = 0.0
-        if isinstance(follower, nn.LayerNormOp):
-            eps = follower.eps.value.data
-            columns = self._columns(layer, width, [_key(follower.gamma), _key(follower.beta)])
         self.done.add(follower)
         tables, ids = [], []
         for table, id_value in zip(op.tables, op.ids, strict=True):
             rows = nn.shape_of(table)[0]
             tables.append(self.b.dram("table", _key(table), rows, width, bf16, [_key(table)]))
             ids.append(self._ids(id_value, tokens))
+        smooth = self._smooth_keys(follower.result)
+        if isinstance(follower, nn.LayerNormOp):
+            eps = follower.eps.value.data
+            columns = self._columns(layer, width, [_key(follower.gamma), _key(follower.beta), *smooth])
         out, quantised, group = self._chain_targets(follower.result, layer)
         if out is None:  # the instruction always writes the sum
             out = self._tensor(f"{layer}.out", tokens, width, bf16)
@@ -282,6 +297,7 @@ class Lowering:
                         "tables": len(tables),
                         "table_bytes": rows * width * 2,
                         "norm": int(columns is not None),
+                        "smoothed": len(smooth),
                         "codes_in_weights": int(code_tile is not None and _in_weights(code_tile)),
                         "eps": eps,
                     },
@@ -307,8 +323,9 @@ class Lowering:
 
         last, norm, activation = _tail_of(op)
         keys = [_key(op.weight_scale), _key(op.bias) if op.bias is not None else ""]
+        smooth = self._smooth_keys(last)
         if norm is not None:
-            keys += [_key(norm.gamma), _key(norm.beta)]
+            keys += [_key(norm.gamma), _key(norm.beta), *smooth]
         out_f32 = last is op.result
         if out_f32:
             out: Buffer | None = self._tensor(f"{layer}.out", tokens, width, f32)
@@ -351,6 +368,7 @@ class Lowering:
                         "group": group,
                         "activation": enum_code(Activation, activation),
                         "norm": int(norm is not None),
+                        "smoothed": len(smooth),
                         "out_f32": int(out_f32),
                         "codes_in_weights": int(code_tile is not None and _in_weights(code_tile)),
                         "eps": norm.eps.value.data if norm is not None else 0.0,
@@ -585,7 +603,8 @@ class Lowering:
         """A norm of a bf16 tensor that others read too (pre-norm): the sum of one table, normalised."""
         layer = _layer_of_norm(op)
         width = nn.shape_of(op.x)[-1]
-        columns = self._columns(f"{layer}.norm", width, [_key(op.gamma), _key(op.beta)])
+        smooth = self._smooth_keys(op.result)
+        columns = self._columns(f"{layer}.norm", width, [_key(op.gamma), _key(op.beta), *smooth])
         tokens = prod(nn.shape_of(op.x)[:-1])
         out, quantised, group = self._chain_targets(op.result, f"{layer}.norm")
         if out is None:  # the instruction always writes the sum
@@ -600,14 +619,16 @@ class Lowering:
             ):
                 operands = {"rows_in": x, "columns": columns, "out": out_tile, "codes": code_tile}
                 operands["scale"] = self._rows(scale, first, rows)
-                self._embed(operands, group, layer, eps=op.eps.value.data)
+                self._embed(operands, group, layer, eps=op.eps.value.data, smoothed=len(smooth))
 
-    def _embed(self, operands: dict[str, Buffer | None], group: int, layer: str, *, eps: float = 0.0) -> None:
+    def _embed(
+        self, operands: dict[str, Buffer | None], group: int, layer: str, *, eps: float = 0.0, smoothed: int = 0
+    ) -> None:
         """`vector.embed` of one table that already is on chip."""
         x, codes = operands["rows_in"], operands.get("codes")
         assert x is not None
         fields = {"rows": x.rows, "cols": x.cols, "group": group, "tables": 1, "table_bytes": 0, "eps": eps}
-        fields |= {"norm": int(operands.get("columns") is not None)}
+        fields |= {"norm": int(operands.get("columns") is not None), "smoothed": smoothed}
         fields |= {"codes_in_weights": int(codes is not None and _in_weights(codes))}
         self.b.run("vector.embed", operands, fields, layer)
 

@@ -70,6 +70,8 @@ func.func @fused(%ids: tensor<1x4xi64>, %m: tensor<1x4xi64>, %table: tensor<50x8
 func.func @integer(%x: tensor<1x4x8xbf16>, %m: tensor<1x4xi64>, %w: tensor<8x8xi8>, %ws: tensor<8xf32>, %b: tensor<8xf32>) {
   // CHECK: hpcc_nn.quantize token %{{.*}} : tensor<1x4x8xbf16> -> tensor<1x4x8xi8>, tensor<1x4x1xf32>
   %q, %s = hpcc_nn.quantize token %x : tensor<1x4x8xbf16> -> tensor<1x4x8xi8>, tensor<1x4x1xf32>
+  // CHECK: hpcc_nn.quantize token %{{.*}} smooth %{{.*}} : tensor<1x4x8xbf16> smooth tensor<8xf32> -> tensor<1x4x8xi8>, tensor<1x4x1xf32>
+  %qs, %ss = hpcc_nn.quantize token %x smooth %b : tensor<1x4x8xbf16> smooth tensor<8xf32> -> tensor<1x4x8xi8>, tensor<1x4x1xf32>
   // CHECK: hpcc_nn.quantize token_head
   %h, %hs = hpcc_nn.quantize token_head %x : tensor<1x4x8xbf16> -> tensor<1x4x8xi8>, tensor<1x4x2xf32>
   // CHECK: hpcc_nn.quantize sequence_head %{{.*}} mask %{{.*}} : tensor<1x4x8xbf16>, tensor<1x4xi64> -> tensor<1x4x8xi8>, tensor<1x1x2xf32>
