@@ -276,7 +276,7 @@ def _require_shapes(model: ir.Model, results: Sequence[SSAValue], where: str) ->
     for output, result in zip(model.graph.outputs, results, strict=True):
         if not isinstance(result.type, TensorType):
             raise InputError(
-                "HPCC1011",
+                "HPCC1013",
                 f"the shape of output {output.name!r} is known only at run time",
                 where=where,
                 hint="export with fixed shapes, or simplify the graph first",
