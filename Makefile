@@ -51,8 +51,15 @@ test: lit
 test-all: lit $(VENV)/.train
 	@$(BIN)/python -m pytest -q
 
-bench: $(VENV)/.bench
+# Engines to compare with; one that does not install here is left out of the figures.
+$(VENV)/.peers: | $(VENV)/.base
+	@for peer in "iree-base-compiler[onnx]==3.13.*" "openvino==2026.*"; do \
+	    $(INSTALL) "$$peer" || echo "$$peer does not install here and is left out"; done
+	@touch $@
+
+bench: $(VENV)/.bench $(VENV)/.peers
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.accelerator
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check

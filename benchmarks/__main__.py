@@ -7,42 +7,17 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.commands import Measured, run
 from benchmarks.workloads import l3_model
 from compiler.tools.inputs import SEED
 from hw_targets.errors import HpccError
 
 PACKAGES = ("hpcc", "numpy", "onnx", "onnxruntime", "xdsl")
 ROOT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Wall-clock seconds and peak memory of one command."""
-
-    seconds: float
-    peak_mb: float
-
-
-def run(command: Sequence[str]) -> Measured:
-    """Run a command once. Raises CalledProcessError, with its stderr shown, if it fails."""
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            errors.seek(0)
-            sys.stderr.write(errors.read().decode(errors="replace"))
-            raise subprocess.CalledProcessError(process.returncode, list(command))
-    per_mb = 1 << 20 if sys.platform == "darwin" else 1 << 10  # ru_maxrss is in bytes there, in KiB elsewhere
-    return Measured(seconds, usage.ru_maxrss / per_mb)
 
 
 def best_of(times: int, command: Sequence[str]) -> Measured:

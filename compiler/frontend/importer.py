@@ -144,7 +144,7 @@ class ModelImport:
             raise Unsupported(node.meta.get(REASON) or f"the operator {node.op_type}{domain} is not supported")
         try:
             return converter(NodeImport(self, node))
-        except (IndexError, ValueError, ZeroDivisionError) as error:
+        except (IndexError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError) as error:
             raise Unsupported(f"its attributes are unusual ({error})") from error
         except VerifyException as error:
             message = f"node {node.name!r} ({node.op_type}): {str(error).splitlines()[0]}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xdsl.dialects.builtin import MemRefType, ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
-from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, row_stride
+from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, row_stride
 from compiler.module import main_function
 from compiler.weights import WeightStore
 from hw_targets import numerics
@@ -50,6 +50,8 @@ class _Machine:
         self.outputs: dict[str, Array] = {}
         self.arrays: dict[SSAValue, Array] = {}
         self.matrices: dict[SSAValue, Array] = {}
+        self.stored: dict[SSAValue, dict[int, Array]] = {}
+        """Parts of a weight in DRAM, by their offset."""
 
     def block(self, block: Block, counters: dict[SSAValue, int]) -> None:
         for op in block.ops:
@@ -81,7 +83,9 @@ class _Machine:
         if kind == "scratch":
             return np.zeros(shape, _dtype(op.result))
         if kind == "weights":
-            self.matrices[op.result] = self.store.get(keys[0])[op.chunk]
+            codes = self.store.get(keys[0])
+            self.matrices[op.result] = codes
+            self.stored[op.result] = {part.offset: codes[part.rows] for part in parts_of(op.parts)}
             return np.zeros(shape, np.int8)
         if kind == "columns":
             rows = [self.store.get(key).reshape(-1) if key else np.zeros(shape[1], np.float32) for key in keys]
@@ -93,6 +97,8 @@ class _Machine:
 
     def view(self, op: ViewOp, counters: dict[SSAValue, int]) -> Array:
         row, col = op.origin.data.eval([counters[c] for c in op.counters], [])
+        if op.source in self.stored:
+            self.matrices[op.result] = self.stored[op.source][col]
         rows, cols = _shape(op.result)
         assert isinstance(op.source.type, MemRefType)
         assert isinstance(op.result.type, MemRefType)

@@ -111,6 +111,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "no tokenizer.json": "{}\n",
         "not an npz.npz": "no zip\n",
         "module.mlir": "builtin.module {\n  hpcc_nn.nonsense\n}\n",
+        "cut.mlir": 'builtin.module attributes {name = "' + 200 * "x",
         "no main.mlir": "builtin.module {\n}\n",
         "occupied": "precious\n",
     }
@@ -177,6 +178,9 @@ def write_broken_models(folder: Path) -> None:
             if entry.key == "location":
                 entry.value = "../external.bin"
     onnx.save(proto, folder / "outside.onnx")
+    text = model().SerializeToString()
+    assert text.count(b"LayerNormalization_56") > 1
+    (folder / "no text.onnx").write_bytes(text.replace(b"LayerNormalization_56", b"LayerNormalization_\xff6"))
     proto = model()
     proto.graph.initializer[0].dims[0] += 1
     onnx.save(proto, folder / "half a constant.onnx")
@@ -243,6 +247,7 @@ HPCC: dict[str, tuple[str, ...]] = {
     "external data of somebody else": model("outside.onnx"),
     "constant with too little data": model("half a constant.onnx"),
     "weight of another shape": model("narrow weight.onnx"),
+    "names that are no text": model("no text.onnx"),
     "undefined tensor": ("undefined tensor.onnx", "--target", TARGET),
     "empty input": ("empty input.onnx", "--target", TARGET),
     "missing model": model("nowhere/model.onnx"),
@@ -326,6 +331,7 @@ HPCC: dict[str, tuple[str, ...]] = {
     "dump without its stage": ("module.mlir", "--target", TARGET),
     "verify-each without a model": ("module.mlir", "--target", TARGET, "--from", "fuse", "--verify-each"),
     "unknown op in a dump": ("module.mlir", "--target", TARGET, "--from", "fuse"),
+    "truncated dump": ("cut.mlir", "--target", TARGET, "--from", "fuse"),
     "dump without @main": ("no main.mlir", "--target", TARGET, "--from", "fuse"),
     "missing dump": ("nowhere.mlir", "--target", TARGET, "--from", "fuse"),
     "activations do not fit": target("small activations.toml"),
@@ -365,6 +371,7 @@ OPT: dict[str, tuple[str, ...]] = {
     "opt: unknown kind of file": ("text.txt",),
     "opt: truncated model": ("half.onnx",),
     "opt: unbound shape": ("dynamic.onnx",),
+    "opt: truncated file": ("cut.mlir",),
     "opt: unknown op": ("module.mlir",),
     "opt: passes out of order": ("dynamic.onnx", *SHAPE, "-p", "hpcc-quantize"),
     "opt: unknown pattern": ("dynamic.onnx", *SHAPE, "-p", 'hpcc-fuse,hpcc-sparsify{spec="mn:2:4"}'),
