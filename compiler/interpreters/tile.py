@@ -25,9 +25,7 @@ Array = NDArray[Any]
 ELEMENTS: dict[str, type[np.generic]] = {"i8": np.int8, "i32": np.int32, "f32": np.float32, "bf16": np.float32}
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     Activation.NONE.value: lambda x: x,
-    Activation.GELU.value: numerics.gelu,
-    Activation.TANH.value: numerics.tanh,
-    Activation.RELU.value: numerics.relu,
+    **numerics.ACTIVATIONS,
 }
 
 
@@ -36,6 +34,13 @@ def evaluate_tiles(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Ar
     machine = _Machine(store, inputs)
     machine.block(main_function(module).body.block, {})
     return machine.outputs
+
+
+def _input(value: Array, dtype: type[np.generic]) -> Array:
+    """An input as the device has it: masks as 0 and 1, ids as int32, floats rounded to bf16."""
+    if dtype is np.int8:
+        return (value != 0).astype(np.int8)
+    return numerics.bf16(value) if dtype is np.float32 else value.astype(np.int32)
 
 
 class _Machine:
@@ -71,12 +76,7 @@ class _Machine:
         kind, shape, label = op.kind.data, _shape(op.result), op.label.data
         keys = [key.data for key in op.content]
         if kind == "input":
-            value = self.inputs[label]
-            return (
-                (value != 0).astype(np.int8).reshape(shape)
-                if _dtype(op.result) is np.int8
-                else value.astype(np.int32).reshape(shape)
-            )
+            return _input(self.inputs[label], _dtype(op.result)).reshape(shape)
         if kind == "output":
             self.outputs[label] = np.zeros(shape, _dtype(op.result))
             return self.outputs[label]
@@ -93,7 +93,7 @@ class _Machine:
         if kind == "ids":
             ids = self.store.get(keys[0]).astype(np.int32).reshape(-1)
             return np.tile(ids, shape[1] // len(ids)).reshape(shape)
-        return self.store.get(keys[0]).astype(np.float32)
+        return self.store.get(keys[0]).astype(np.float32).reshape(shape)
 
     def view(self, op: ViewOp, counters: dict[SSAValue, int]) -> Array:
         row, col = op.origin.data.eval([counters[c] for c in op.counters], [])

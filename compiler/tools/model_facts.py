@@ -44,6 +44,7 @@ def record_facts(module: ModuleOp, imported: Imported) -> None:
         "sha256": imported.sha256,
         "parameters": imported.parameters,
         "macs": 0,
+        "notes": list(imported.notes),
         "inputs": _tensors(names_of(function, "input_names"), function.function_type.inputs),
         "outputs": _tensors(names_of(function, "output_names"), function.function_type.outputs),
     }
@@ -72,6 +73,7 @@ def read_facts(module: ModuleOp, pattern: str, where: str) -> ModelFacts:
             parameters=facts["parameters"],
             macs=facts["macs"],
             pattern=pattern,
+            notes=tuple(facts.get("notes", ())),
         )
         return ModelFacts(entry, *(tuple(_entry(row) for row in facts[key]) for key in ("inputs", "outputs")))
     except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError

@@ -60,6 +60,7 @@ class ModelPart(Form):
     sha256: str
     parameters: int
     macs: int
+    notes: tuple[str, ...] = ()
 
 
 class TargetPart(Form):

@@ -82,6 +82,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     model = write(SMALL, folder / "dynamic.onnx", 2, 7, symbolic=True).read_bytes()
     write(SMALL, folder / "static.onnx", 2, 7)
+    cached = onnx.load(folder / "static.onnx")
+    cached.graph.input.append(onnx.helper.make_tensor_value_info("past_key_values.0.key", 1, [2, 4, "past", 8]))
+    onnx.save(cached, folder / "cache.onnx")
     files: dict[str, bytes | str] = {
         "half.onnx": model[: len(model) // 2],
         "last byte gone.onnx": model[:-1],
@@ -273,6 +276,7 @@ HPCC: dict[str, tuple[str, ...]] = {
     "shape beyond reason": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:2x99999999999999999999"),
     "two shapes": compiling("--shape", "input_ids:2x6"),
     "longer than the model": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:2x70"),
+    "key-value cache": ("cache.onnx", "--target", TARGET),
     "unknown pattern": compiling("--sparsity", "mn:2:4"),
     "nm:5:4": compiling("--sparsity", "nm:5:4"),
     "nm:x": compiling("--sparsity", "nm:x"),

@@ -88,9 +88,9 @@ class Lowering:
             owner = origin.owner
             raise InputError(
                 "HPCC1406",
-                "the device has no place for a tensor that an instruction reads: it takes ids and masks, no numbers",
+                "the device has no place for a tensor that an instruction reads",
                 where=location_name(owner) if isinstance(owner, Operation) else "",
-                hint="embeddings at the beginning of the model let it start on the device",
+                hint="ids, 0/1 masks and fp32 activations can enter the device",
             )
         return self.buffers[origin]
 
@@ -604,9 +604,81 @@ class Lowering:
                     "pool",
                 )
 
+    def layer_norm(self, op: nn.LayerNormOp) -> None:
+        """A norm of a bf16 tensor that others read too (pre-norm): the sum of one table, normalised."""
+        layer = _layer_of_norm(op)
+        width = nn.shape_of(op.x)[-1]
+        smooth = self._smooth_keys(op.result)
+        columns = self._columns(f"{layer}.norm", width, [_key(op.gamma), _key(op.beta), *smooth])
+        tokens = prod(nn.shape_of(op.x)[:-1])
+        out, quantised, group = self._chain_targets(op.result, f"{layer}.norm")
+        if out is None:  # the instruction always writes the sum
+            out = self._tensor(f"{layer}.norm.out", tokens, width, bf16)
+        codes, scale = (quantised.codes, quantised.scale) if quantised else (None, None)
+        source = self.buffer_of(op.x)
+        for first, rows in self.b.tiles(tokens, self.plan.rows(self.plan.tokens, SLOTS * 5 * width), "tile"):
+            x = self._read(source, first, rows, layer, "x.tile.bf16")
+            with (
+                self._writing(out, first, rows, layer, "out.tile") as out_tile,
+                self._writing(codes, first, rows, layer, "codes.tile") as code_tile,
+            ):
+                operands = {"rows_in": x, "columns": columns, "out": out_tile, "codes": code_tile}
+                operands["scale"] = self._rows(scale, first, rows)
+                self._embed(operands, group, layer, eps=op.eps.value.data, smoothed=len(smooth))
+
+    def _embed(
+        self, operands: dict[str, Buffer | None], group: int, layer: str, *, eps: float = 0.0, smoothed: int = 0
+    ) -> None:
+        """`vector.embed` of one table that already is on chip."""
+        x, codes = operands["rows_in"], operands.get("codes")
+        assert x is not None
+        fields = {"rows": x.rows, "cols": x.cols, "group": group, "tables": 1, "table_bytes": 0, "eps": eps}
+        fields |= {"norm": int(operands.get("columns") is not None), "smoothed": smoothed}
+        fields |= {"codes_in_weights": int(codes is not None and _in_weights(codes))}
+        self.b.run("vector.embed", operands, fields, layer)
+
+    def concat(self, op: nn.ConcatOp) -> None:
+        """Tokens of several tensors one after the other, sequence by sequence: VECTOR copies them."""
+        batch, tokens, width = nn.shape_of(op.result)
+        out = self._tensor("tokens.out", batch * tokens, width, bf16)
+        self.buffers[op.result] = out
+        start = 0
+        for value in op.inputs:
+            count = nn.shape_of(value)[1]
+            source = self.buffer_of(value)
+            with self.b.loop(batch, "sequence") as sequence:
+                for first, rows in self.b.tiles(count, self.plan.rows(self.plan.tokens, SLOTS * 4 * width), "tile"):
+                    x = self._read(source, sequence * count + first, rows, "tokens", "x.tile.bf16")
+                    row = sequence * tokens + first + start
+                    with self._writing(out, row, rows, "tokens", "out.tile") as out_tile:
+                        self._embed({"rows_in": x, "out": out_tile}, width, "tokens")
+            start += count
+
+    def weight(self, op: nn.WeightOp) -> None:
+        """A bf16 tensor of the file that an instruction reads as an activation (a class token, positions)."""
+        shape = nn.shape_of(op.result)
+        if isinstance(nn.element_type_of(op.result), BFloat16Type) and len(shape) == 3:
+            rows = prod(shape[:-1])
+            key = op.key.data
+            self.buffers[op.result] = self.b.dram("table", key, rows, shape[-1], bf16, [key])
+
+    def _input(self, value: SSAValue, layer: str = "inputs") -> Buffer:
+        """An fp32 argument, which comes as bf16, tokens by features."""
+        shape = nn.shape_of(value)
+        rows, cols = prod(shape[:-1]), shape[-1]
+        region = self.b.dram("input", self.input_names[value], rows, cols, bf16)
+        if self.plan.spill and rows * cols * 2 > SMALL:
+            return region
+        buffer = self.b.alloc("input", Memory.ACT, rows, cols, bf16)
+        self._copy_in(region, buffer, layer)
+        return buffer
+
     def alias(self, op: nn.CastOp | nn.ReshapeOp) -> None:
-        """A widening cast or a reshape of a finished tensor: the same bytes."""
+        """A widening cast or a reshape of a finished tensor: the same bytes. The cast of an argument loads it."""
         source = _origin(op.x)
+        if source in self.input_names and isinstance(op, nn.CastOp) and isinstance(nn.element_type_of(source), Float32Type):
+            self.buffers[op.result] = self._input(source)
+            return
         if source in self.buffers:
             self.buffers[op.result] = self.buffers[source]
 
@@ -634,6 +706,9 @@ class Lowering:
             nn.QAttentionOp: self.qattention,
             nn.QuantizeOp: self.quantize,
             nn.TakeTokenOp: self.take_token,
+            nn.LayerNormOp: self.layer_norm,
+            nn.ConcatOp: self.concat,
+            nn.WeightOp: self.weight,
             nn.MeanPoolOp: self.mean_pool,
             nn.CastOp: self.alias,
             nn.ReshapeOp: self.alias,
@@ -641,7 +716,7 @@ class Lowering:
 
     def lower(self, op: Operation) -> None:
         """Lower one op. Raises InputError for an op that has no row in the table."""
-        if op in self.done or isinstance(op, nn.WeightOp | nn.ConstantOp):
+        if op in self.done or isinstance(op, nn.ConstantOp):
             return
         rule = self.table().get(type(op))
         if rule is None:
@@ -729,3 +804,11 @@ def _layer_of(op: nn.QuantizeOp) -> str:
         if isinstance(use.operation, nn.QAttentionOp | nn.QLinearOp):
             return use.operation.role.data
     return "quantize"
+
+
+def _layer_of_norm(op: nn.LayerNormOp) -> str:
+    """The layer a free-standing norm works for: that of the first linear or attention behind it."""
+    for use in op.result.uses:
+        if isinstance(use.operation, nn.QuantizeOp):
+            return _layer_of(use.operation)
+    return "norm"
