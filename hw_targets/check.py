@@ -158,8 +158,8 @@ def _check_fields(instruction: Resolved) -> None:
             raise _error("HPCC1225", f"{cols} columns do not split into groups of {group}", instruction)
         if "scale" not in instruction.operands:
             raise _error("HPCC1225", "codes without their scale", instruction)
-    if instruction.immediates.get("out_f32") and instruction.integer("activation") in (1, 2):
-        raise _error("HPCC1225", "gelu and tanh take the bf16 value, out_f32 does not round it", instruction)
+    if instruction.immediates.get("out_f32") and instruction.integer("activation") not in (0, 3):
+        raise _error("HPCC1225", "all activations but relu take the bf16 value, out_f32 does not round it", instruction)
     if instruction.immediates.get("smoothed") and not (instruction.integer("norm") and "codes" in instruction.operands):
         raise _error("HPCC1225", "smoothed without a norm and codes: only a norm's codes are smoothed", instruction)
     if instruction.name == "vector.embed" and instruction.integer("norm") and "columns" not in instruction.operands:

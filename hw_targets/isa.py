@@ -109,6 +109,9 @@ class Activation(StrEnum):
     GELU = "gelu"
     TANH = "tanh"
     RELU = "relu"
+    GELU_TANH = "gelu_tanh"
+    QUICK_GELU = "quick_gelu"
+    SILU = "silu"
 
 
 ROWS = Immediate("rows", 16, "rows (tokens)")
@@ -228,10 +231,12 @@ FUNCTIONS: tuple[Function, ...] = (
             ROWS,
             COLS,
             GROUP,
-            Immediate("activation", 3, "0 none, 1 gelu, 2 tanh, 3 relu; on the bf16 value"),
+            Immediate(
+                "activation", 3, "0 none, 1 gelu, 2 tanh, 3 relu, 4 gelu_tanh, 5 quick_gelu, 6 silu; of the bf16 value"
+            ),
             Immediate("norm", 1, "layer normalisation of the fp32 value"),
             SMOOTHED,
-            Immediate("out_f32", 1, "write fp32, unrounded (no activation of gelu or tanh)"),
+            Immediate("out_f32", 1, "write fp32, unrounded (no activation but relu)"),
             CODES_SELECTOR,
             Immediate("eps", 32, "epsilon of the norm", True),
         ),

@@ -8,7 +8,7 @@ and `mean_pool`, which see a whole sequence: splitting rows changes no bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from functools import cache
@@ -301,6 +301,7 @@ def mean_pool(x: AnyArray, mask: AnyArray, minimum: float) -> F32:
 
 SEGMENTS = 128
 GELU_LIMIT = 8
+SIGMOID_LIMIT = 16
 TANH_LIMIT = 4
 _DIGITS = 60
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
@@ -326,6 +327,20 @@ def _normal_tail_product(a: Decimal) -> Decimal:
         term = -term * z * z / n
         total += term / (2 * n + 1)
     return a * (1 - 2 * total / _PI.sqrt()) / 2
+
+
+def _gelu_tanh_tail(a: Decimal) -> Decimal:
+    """a (1 - (1 + tanh u) / 2) = a / (1 + e^(2 u)) with u = sqrt(2 / pi) (a + 0.044715 a^3)."""
+    u = (2 / _PI).sqrt() * (a + Decimal("0.044715") * a**3)
+    return a / (1 + (2 * u).exp())
+
+
+def _quick_gelu_tail(a: Decimal) -> Decimal:
+    return a / (1 + (Decimal("1.702") * a).exp())
+
+
+def _silu_tail(a: Decimal) -> Decimal:
+    return a / (1 + a.exp())
 
 
 def _tanh_exact(a: Decimal) -> Decimal:
@@ -356,6 +371,24 @@ def gelu_coefficients() -> F32:
 
 
 @cache
+def gelu_tanh_coefficients() -> F32:
+    """[128, 3] for h(a) = a - gelu_tanh(a) on [0, 8)."""
+    return _quadratics(_gelu_tanh_tail, GELU_LIMIT)
+
+
+@cache
+def quick_gelu_coefficients() -> F32:
+    """[128, 3] for h(a) = a (1 - sigmoid(1.702 a)) on [0, 16)."""
+    return _quadratics(_quick_gelu_tail, SIGMOID_LIMIT)
+
+
+@cache
+def silu_coefficients() -> F32:
+    """[128, 3] for h(a) = a (1 - sigmoid(a)) on [0, 16)."""
+    return _quadratics(_silu_tail, SIGMOID_LIMIT)
+
+
+@cache
 def tanh_coefficients() -> F32:
     """[128, 3] for tanh on [0, 4)."""
     return _quadratics(_tanh_exact, TANH_LIMIT)
@@ -371,13 +404,33 @@ def _piecewise(a: F32, coefficients: F32, limit: int) -> F32:
     return ftz(ftz(slope * t) + c0)
 
 
-def gelu_piecewise(x: AnyArray) -> F32:
-    """The specified form of gelu on bf16 values, bf16 result: what the tables hold."""
+def _gated(x: AnyArray, coefficients: F32, limit: int) -> F32:
+    """relu(x) - h(|x|): every x g(x) with g(-x) = 1 - g(x), from the tail h(a) = a (1 - g(a)), +0 from `limit` on."""
     value = np.asarray(x, np.float32)
     magnitude = np.abs(value)
-    inside = magnitude < GELU_LIMIT
-    tail = np.where(inside, _piecewise(np.where(inside, magnitude, 0), gelu_coefficients(), GELU_LIMIT), 0)
+    inside = magnitude < limit
+    tail = np.where(inside, _piecewise(np.where(inside, magnitude, 0), coefficients, limit), 0)
     return bf16(relu(value) - tail)
+
+
+def gelu_piecewise(x: AnyArray) -> F32:
+    """The specified form of gelu on bf16 values, bf16 result: what the tables hold."""
+    return _gated(x, gelu_coefficients(), GELU_LIMIT)
+
+
+def gelu_tanh_piecewise(x: AnyArray) -> F32:
+    """The specified form of gelu by tanh on bf16 values, bf16 result."""
+    return _gated(x, gelu_tanh_coefficients(), GELU_LIMIT)
+
+
+def quick_gelu_piecewise(x: AnyArray) -> F32:
+    """The specified form of x sigmoid(1.702 x) on bf16 values, bf16 result."""
+    return _gated(x, quick_gelu_coefficients(), SIGMOID_LIMIT)
+
+
+def silu_piecewise(x: AnyArray) -> F32:
+    """The specified form of x sigmoid(x) on bf16 values, bf16 result."""
+    return _gated(x, silu_coefficients(), SIGMOID_LIMIT)
 
 
 def tanh_piecewise(x: AnyArray) -> F32:
@@ -400,15 +453,9 @@ def _all_bf16() -> F32:
 
 
 @cache
-def gelu_table() -> F32:
-    """gelu of every bf16 argument, indexed by its encoding."""
-    return gelu_piecewise(bf16(_all_bf16()))
-
-
-@cache
-def tanh_table() -> F32:
-    """tanh of every bf16 argument, indexed by its encoding."""
-    return tanh_piecewise(bf16(_all_bf16()))
+def _table(piecewise: Callable[[AnyArray], F32]) -> F32:
+    """An activation of every bf16 argument, indexed by its encoding."""
+    return piecewise(bf16(_all_bf16()))
 
 
 def _look_up(table: F32, x: AnyArray) -> F32:
@@ -418,12 +465,38 @@ def _look_up(table: F32, x: AnyArray) -> F32:
 
 def gelu(x: AnyArray) -> F32:
     """GELU (by erf) of bf16 values, bf16 result."""
-    return _look_up(gelu_table(), x)
+    return _look_up(_table(gelu_piecewise), x)
 
 
 def tanh(x: AnyArray) -> F32:
     """tanh of bf16 values, bf16 result."""
-    return _look_up(tanh_table(), x)
+    return _look_up(_table(tanh_piecewise), x)
+
+
+def gelu_tanh(x: AnyArray) -> F32:
+    """GELU by tanh of bf16 values, bf16 result."""
+    return _look_up(_table(gelu_tanh_piecewise), x)
+
+
+def quick_gelu(x: AnyArray) -> F32:
+    """x sigmoid(1.702 x) of bf16 values, bf16 result."""
+    return _look_up(_table(quick_gelu_piecewise), x)
+
+
+def silu(x: AnyArray) -> F32:
+    """x sigmoid(x) of bf16 values, bf16 result."""
+    return _look_up(_table(silu_piecewise), x)
+
+
+ACTIVATIONS: Mapping[str, Callable[[AnyArray], F32]] = {
+    "gelu": gelu,
+    "tanh": tanh,
+    "relu": relu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "silu": silu,
+}
+"""The activations of `vector.finish` by their names in the instruction set."""
 
 
 @cache

@@ -73,9 +73,13 @@ PLACEMENTS: tuple[dict[str, str], ...] = (
 DEFAULTS = {"multipliers": 8, "window": 32, "selector": 8, "queue_depth": 32}
 TOKEN_CHOICES = (32, 24, 20, 16, 14, 12, 10, 8, 6, 4, 2, 1)
 OUTPUT_CHOICES = (128, 64, 32, 16, 8, 4, 2, 1)
-# BERT-base with hp:0.75 keeps 74 lanes busy beside 8,192 multipliers when the vector chains are fused. Lanes come in
-# powers of two (the tree of sums); 15 % too few are taken rather than twice as many.
-LANES_PER_MAC = 0.85 * 74 / 8192
+# Powers of two, for the tree of sums.
+LANE_CHOICES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+# What an array and its lanes are weighed by: millions of multiplications of BERT-base on 128 tokens, dense and with
+# hp:0.75, and of lane passes with fused chains (2.99 a layer), all counted by the simulator.
+DENSE_MACS = 11170.0
+PRUNED_MACS = 3020.0
+LANE_PASSES = 35.9
 # Rows of the token tile by which arrays are compared: one whose tokens do not divide it idles in the last step.
 TILE_ROWS = 32
 
@@ -276,10 +280,11 @@ def _infeasible(target: Target, broken: tuple[Violation, ...]) -> InfeasibleErro
 def size(target: Target, asked: dict[str, int | None]) -> Accelerator:
     """The accelerator with every field of `asked` that is None chosen to fit the device.
 
-    The array with the most multipliers that fits beside the smallest memories is taken (of equals, the one that reads
-    fewest bytes per cycle), then the memories grow by turns. Raises InfeasibleError where nothing fits.
+    Of the arrays with lanes that fit beside the smallest memories the fastest is taken (of equals, the one with fewest
+    lanes, then the one that reads fewest bytes per cycle), then the memories grow by turns. Raises InfeasibleError where
+    nothing fits.
     """
-    best: tuple[float, float, Accelerator] | None = None
+    best: tuple[tuple[float, int, int], Accelerator] | None = None
     least: tuple[float, Accelerator] | None = None
     for array in _arrays(target, asked):
         accelerator = _smallest_memories(array, asked, target)
@@ -287,11 +292,11 @@ def size(target: Target, asked: dict[str, int | None]) -> Accelerator:
         if over:
             least = (over, accelerator) if least is None or over < least[0] else least
             continue
-        rating = (_effective_macs(accelerator), -_reads_per_cycle(accelerator))
-        if best is None or rating > best[:2]:
-            best = (*rating, accelerator)
+        rating = (-_pace(accelerator), -accelerator.lanes, -_reads_per_cycle(accelerator))
+        if best is None or rating > best[0]:
+            best = (rating, accelerator)
     if best is not None:
-        return _grow_memories(best[2], asked, target)
+        return _grow_memories(best[1], asked, target)
     assert least is not None, "at least one array is tried"
     nearest = replace(target, accelerator=least[1])
     raise _infeasible(nearest, violations(used(nearest), target.device))
@@ -302,30 +307,28 @@ def _arrays(target: Target, asked: dict[str, int | None]) -> Iterator[Accelerato
     fixed = {name: asked[name] or default for name, default in DEFAULTS.items()}
     cores = asked["cores"] or target.device.slrs
     for tokens, outputs in product(_choices(asked["tokens"], TOKEN_CHOICES), _choices(asked["outputs"], OUTPUT_CHOICES)):
-        macs = cores * tokens * outputs * fixed["multipliers"]
-        lanes = asked["lanes"] or _power_of_two_at_least(macs * LANES_PER_MAC)
-        yield Accelerator(
-            cores=cores,
-            tokens=tokens,
-            outputs=outputs,
-            lanes=lanes,
-            act_bytes=0,
-            weight_bytes=0,
-            acc_bytes=0,
-            param_bytes=0,
-            **fixed,
-        )
+        for lanes in _choices(asked["lanes"], LANE_CHOICES):
+            yield Accelerator(
+                cores=cores,
+                tokens=tokens,
+                outputs=outputs,
+                lanes=lanes,
+                act_bytes=0,
+                weight_bytes=0,
+                acc_bytes=0,
+                param_bytes=0,
+                **fixed,
+            )
 
 
 def _choices(asked: int | None, choices: tuple[int, ...]) -> tuple[int, ...]:
     return choices if asked is None else (asked,)
 
 
-def _power_of_two_at_least(value: float) -> int:
-    result = 1
-    while result < value:
-        result *= 2
-    return result
+def _pace(a: Accelerator) -> float:
+    """Cycles (millions, squared) of the dense model times those of the pruned one, MATRIX or VECTOR whichever is slower."""
+    macs, vector = _effective_macs(a), LANE_PASSES / a.lanes
+    return max(DENSE_MACS / macs, vector) * max(PRUNED_MACS / macs, vector)
 
 
 def _effective_macs(a: Accelerator) -> float:

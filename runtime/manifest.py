@@ -41,13 +41,14 @@ class Strict(BaseModel):
 
 
 class ModelEntry(Strict):
-    """The ONNX model that was compiled; `pattern` in its full form."""
+    """The ONNX model that was compiled; `pattern` in its full form, `notes` on what was done to the file's own numbers."""
 
     name: str
     sha256: str
     parameters: Size = 0
     macs: Size = 0
     pattern: str = "dense"
+    notes: tuple[str, ...] = ()
 
 
 class NodeEntry(Strict):

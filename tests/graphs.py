@@ -34,10 +34,13 @@ class Encoder:
     position: Literal["lookup", "folded"] = "lookup"
     head: Literal["none", "mean", "pooler", "classifier"] = "none"
     layer_norm: Literal["op", "decomposed", "reciprocal"] = "op"
-    gelu: Literal["torchscript", "dynamo", "half_first", "op", "relu"] = "torchscript"
-    linear: Literal["matmul", "bias_first", "gemm", "transposed", "constant", "conv"] = "matmul"
+    gelu: Literal["torchscript", "dynamo", "half_first", "op", "relu", "tanh", "tanh_cubed", "op_tanh", "quick", "silu"] = (
+        "torchscript"
+    )
+    linear: Literal["matmul", "bias_first", "gemm", "transposed", "constant", "conv", "einsum"] = "matmul"
     weights: Literal["float", "rounded", "int8", "int8_tensor", "qdq", "uint8"] = "float"
     attention: Literal["scores", "sdpa", "batched"] = "scores"
+    projections: Literal["separate", "split", "chosen", "interleaved"] = "separate"
     mask: Literal["none", "1e4", "finfo", "where", "gathered", "masked_fill", "weak", "causal"] = "finfo"
     names: Literal["paths", "numbers"] = "paths"
 
@@ -54,7 +57,7 @@ def rounded(matrix: Array, *, per_row: bool) -> tuple[Array, Array]:
 
 
 @dataclass
-class _Graph:
+class GraphBuilder:
     """Nodes and initializers under construction; every method returns a tensor name."""
 
     spec: Encoder
@@ -98,7 +101,7 @@ class _Graph:
         """y = x W^T + b; the random numbers drawn do not depend on the spelling."""
         matrix = (self.random.standard_normal((outs, ins)) / np.sqrt(ins)).astype(np.float32)
         bias = self.parameter(f"{name}.bias", outs, scale=0.1)
-        is_oi = self.spec.linear in ("gemm", "transposed", "conv")
+        is_oi = self.spec.linear in ("gemm", "transposed", "conv", "einsum")
         weight = self.matrix(matrix, f"{name}.weight", is_oi)
         if self.spec.linear == "gemm":
             flat = self.reshape(x, -1, ins)
@@ -107,6 +110,8 @@ class _Graph:
         if self.spec.linear == "conv" and "head" not in name:
             y = self.op("Conv", [self.op("Transpose", [x], name, perm=[0, 2, 1]), weight, bias], name)
             return self.op("Transpose", [y], name, perm=[0, 2, 1])
+        if self.spec.linear == "einsum" and "head" not in name:
+            return self.op("Add", [self.op("Einsum", [x, weight], name, equation="bsi,oi->bso"), bias], name)
         right = self.op("Transpose", [weight], name, perm=[1, 0]) if is_oi else weight
         y = self.op("MatMul", [x, right], name)
         return self.op("Add", [bias, y] if self.spec.linear == "bias_first" else [y, bias], name)
@@ -166,6 +171,13 @@ class _Graph:
             return self.op("Relu", [x], name)
         if self.spec.gelu == "op":
             return self.op("Gelu", [x], name)
+        if self.spec.gelu == "op_tanh":
+            return self.op("Gelu", [x], name, approximate="tanh")
+        if self.spec.gelu in ("quick", "silu"):
+            scaled = self.op("Mul", [x, self.constant(1.702)], name) if self.spec.gelu == "quick" else x
+            return self.op("Mul", [x, self.op("Sigmoid", [scaled], name)], name)
+        if self.spec.gelu in ("tanh", "tanh_cubed"):
+            return self.gelu_by_tanh(x, name)
         erf = self.op("Erf", [self.op("Div", [x, self.constant(np.sqrt(2.0))], name)], name)
         shifted = self.op("Add", [erf, self.constant(1.0)], name)
         half = self.constant(0.5)
@@ -174,6 +186,17 @@ class _Graph:
         if self.spec.gelu == "dynamo":
             return self.op("Mul", [x, self.op("Mul", [half, shifted], name)], name)
         return self.op("Mul", [self.op("Mul", [x, half], name), shifted], name)
+
+    def gelu_by_tanh(self, x: str, name: str) -> str:
+        """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), the cube as a power or as a product."""
+        if self.spec.gelu == "tanh":
+            cube = self.op("Pow", [x, self.constant(3.0)], name)
+        else:
+            cube = self.op("Mul", [self.op("Mul", [x, x], name), x], name)
+        inner = self.op("Add", [x, self.op("Mul", [self.constant(0.044715), cube], name)], name)
+        tanh = self.op("Tanh", [self.op("Mul", [inner, self.constant(np.sqrt(2 / np.pi))], name)], name)
+        half = self.op("Mul", [self.constant(0.5), x], name)
+        return self.op("Mul", [half, self.op("Add", [self.constant(1.0), tanh], name)], name)
 
     # ---- attention --------------------------------------------------------------------------------------------
 
@@ -208,11 +231,42 @@ class _Graph:
         b, s, spec = self.batch, self.tokens, self.spec
         return self.op("Transpose", [self.reshape(x, b, s, spec.heads, spec.width)], perm=list(perm))
 
+    def fused_projections(self, x: str, name: str) -> tuple[str, str, str]:
+        """One linear for q, k and v of the separate ones' numbers; [b, h, s, d] each."""
+        spec = self.spec
+        b, s, h, d = self.batch, self.tokens, spec.heads, spec.width
+        names = [f"{name}.{part}" for part in ("query", "key", "value")]
+        weights = [self.stored(f"{part}.weight") for part in names]
+        biases = [self.stored(f"{part}.bias") for part in names]
+        axis = 1 if spec.projections == "interleaved" else 0  # [3, h, d] or [h, 3, d]
+        self.weights = [w for w in self.weights if not any(w.name.startswith(part) for part in names)]
+        self.nodes = [n for n in self.nodes if not any(i.startswith(part) for i in n.input for part in names)]
+        weight = np.stack([w.reshape(-1, h, d) for w in weights], axis + 1).reshape(spec.hidden, -1)
+        bias = np.stack([v.reshape(h, d) for v in biases], axis).reshape(-1)
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(weight), f"{name}.qkv.weight"))
+        self.weights.append(numpy_helper.from_array(bias, f"{name}.qkv.bias"))
+        y = self.op("Add", [self.op("MatMul", [x, f"{name}.qkv.weight"], name), f"{name}.qkv.bias"], name)
+        if spec.projections == "split":
+            sizes = self.constant([spec.hidden] * 3, np.int64)
+            parts = [f"{name}.{part}" for part in "qkv"]
+            self.nodes.append(helper.make_node("Split", [y, sizes], parts, name=f"{name}.split", axis=-1))
+            q, k, v = (self.split(part, (0, 2, 1, 3)) for part in parts)
+            return q, k, v
+        shape = [b, s, 3, h, d] if spec.projections == "chosen" else [b, s, h, 3, d]
+        order = [2, 0, 3, 1, 4] if spec.projections == "chosen" else [3, 0, 2, 1, 4]
+        turned = self.op("Transpose", [self.reshape(y, *shape)], name, perm=order)
+        q, k, v = (self.op("Gather", [turned, self.constant(index, np.int64)], name, axis=0) for index in range(3))
+        return q, k, v
+
     def attention(self, x: str, name: str, mask: str | None) -> str:
         spec = self.spec
         b, s, h, d = self.batch, self.tokens, spec.heads, spec.width
         q, k, v = (self.linear(x, f"{name}.{part}", spec.hidden, spec.hidden) for part in ("query", "key", "value"))
-        q4, k4, v4 = self.split(q, (0, 2, 1, 3)), self.split(k, (0, 2, 3, 1)), self.split(v, (0, 2, 1, 3))
+        if spec.projections == "separate":
+            q4, k4, v4 = self.split(q, (0, 2, 1, 3)), self.split(k, (0, 2, 3, 1)), self.split(v, (0, 2, 1, 3))
+        else:
+            q4, k4, v4 = self.fused_projections(x, name)
+            k4 = self.op("Transpose", [k4], name, perm=[0, 1, 3, 2])
         if spec.attention == "sdpa":
             root = self.constant(d**-0.25)
             k4 = self.split(k, (0, 2, 1, 3))
@@ -311,7 +365,7 @@ def inputs_of(spec: Encoder) -> list[str]:
 
 def build(spec: Encoder, batch: int, tokens: int, *, symbolic: bool = False) -> onnx.ModelProto:
     """The model for one static shape. With `symbolic`, its inputs are declared as [batch, sequence] all the same."""
-    graph = _Graph(spec, batch, tokens)
+    graph = GraphBuilder(spec, batch, tokens)
     outputs = graph.encode()
     dims = ["batch", "sequence"] if symbolic else [batch, tokens]
     proto = helper.make_graph(
@@ -321,7 +375,7 @@ def build(spec: Encoder, batch: int, tokens: int, *, symbolic: bool = False) -> 
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
         graph.weights,
     )
-    opset = max(spec.opset, 20) if spec.gelu == "op" else spec.opset
+    opset = max(spec.opset, 20) if spec.gelu in ("op", "op_tanh") else spec.opset
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     onnx.checker.check_model(model)
     return model

@@ -94,6 +94,9 @@ class Activation(StrEnum):
     GELU = "gelu"
     TANH = "tanh"
     RELU = "relu"
+    GELU_TANH = "gelu_tanh"
+    QUICK_GELU = "quick_gelu"
+    SILU = "silu"
 
 
 @irdl_attr_definition

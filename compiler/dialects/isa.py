@@ -17,7 +17,6 @@ from xdsl.dialects.builtin import (
     IntegerType,
     NameLoc,
     StringAttr,
-    f32,
     i64,
 )
 from xdsl.ir import Attribute, Dialect, Region
@@ -27,7 +26,7 @@ from xdsl.printer import Printer
 from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from compiler.dialects.tile import DRAM_KINDS, ELEMENT_BYTES, check_immediate, check_semaphores
+from compiler.dialects.tile import DRAM_KINDS, ELEMENT_BYTES, check_immediate, check_semaphores, immediate
 from hw_targets import isa
 
 
@@ -45,10 +44,7 @@ class InstructionOp(IRDLOperation):
 
     def __init__(self, instruction: isa.Instruction, layer: str) -> None:
         fields = {field.name: field for field in instruction.function.immediates}
-        immediates: dict[str, Attribute] = {
-            name: FloatAttr(float(value), f32) if fields[name].is_float else IntegerAttr(int(value), i64)
-            for name, value in instruction.immediates
-        }
+        immediates = {name: immediate(fields[name], value) for name, value in instruction.immediates}
         properties: dict[str, Attribute | None] = {
             "function": StringAttr(instruction.name),
             "addresses": DictionaryAttr(
@@ -180,9 +176,9 @@ class ImageOp(IRDLOperation):
     element = prop_def(Attribute)
     content = prop_def(ArrayAttr[StringAttr])
     encoding = opt_prop_def(Attribute)
-    outs = opt_prop_def(DenseArrayBase.constr(i64))
+    parts = opt_prop_def(DenseArrayBase.constr(i64))
     assembly_format = (
-        "$kind $label `at` $address `bytes` $bytes `of` $element `from` $content (`outs` qualified($outs)^)?"
+        "$kind $label `at` $address `bytes` $bytes `of` $element `from` $content (`parts` qualified($parts)^)?"
         " (`as` $encoding^)? attr-dict"
     )
 
@@ -195,7 +191,7 @@ class ImageOp(IRDLOperation):
         element: Attribute,
         content: ArrayAttr[StringAttr],
         encoding: Attribute | None,
-        outs: DenseArrayBase | None = None,
+        parts: DenseArrayBase | None = None,
     ) -> None:
         super().__init__(
             properties={
@@ -206,7 +202,7 @@ class ImageOp(IRDLOperation):
                 "element": element,
                 "content": content,
                 "encoding": encoding,
-                "outs": outs,
+                "parts": parts,
             }
         )
 

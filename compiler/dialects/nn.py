@@ -769,6 +769,9 @@ class ActivationKind(StrEnum):
     GELU = "gelu"
     TANH = "tanh"
     RELU = "relu"
+    GELU_TANH = "gelu_tanh"
+    QUICK_GELU = "quick_gelu"
+    SILU = "silu"
 
 
 @irdl_attr_definition
@@ -778,7 +781,7 @@ class ActivationKindAttr(EnumAttribute[ActivationKind], SpacedOpaqueSyntaxAttrib
 
 @irdl_op_definition
 class ActivationOp(IRDLOperation):
-    """An elementwise activation of the transformer: GELU (exact, by erf), tanh, ReLU."""
+    """An elementwise activation: GELU (by erf), tanh, ReLU, GELU by tanh, x sigmoid(1.702 x), x sigmoid(x)."""
 
     name = "hpcc_nn.activation"
     kind = prop_def(ActivationKindAttr)

@@ -9,6 +9,8 @@ every run op its semaphores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
 
 from xdsl.dialects.builtin import (
     I64,
@@ -151,29 +153,39 @@ class AllocOp(IRDLOperation):
 DRAM_KINDS = ("input", "output", "scratch", "weights", "columns", "table", "ids")
 
 
-def chunk_of(outs: DenseArrayBase | None) -> slice:
-    """[first, count] as a slice; all rows without one."""
-    if outs is None:
-        return slice(None)
-    first, count = (int(v) for v in outs.get_values())  # pyright: ignore
-    return slice(first, first + count)
+class Part(NamedTuple):
+    """Output rows [first, first + outs) of a weight, stored by themselves at byte `offset` of a region."""
+
+    first: int
+    outs: int
+    offset: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.first, self.first + self.outs)
+
+
+def parts_of(parts: DenseArrayBase | None) -> list[Part]:
+    """The parts of an attribute that lists first, count and offset of each; none where a weight is stored whole."""
+    values = [int(v) for v in parts.get_values()] if parts is not None else []  # pyright: ignore
+    return [Part(*values[at : at + 3]) for at in range(0, len(values), 3)]
 
 
 @irdl_op_definition
 class DramOp(IRDLOperation):
     """A DRAM region. `content` lists the WeightStore keys its bytes are made from ("" = zeros), `encoding` is the
-    storage format of encoded weights, `outs` the [first, count] of their output rows that this region holds."""
+    storage format of encoded weights, `parts` the first, count and byte offset of runs of rows that are stored apart."""
 
     name = "hpcc_tile.dram"
     kind = prop_def(StringAttr)
     label = prop_def(StringAttr)
     content = prop_def(ArrayAttr[StringAttr])
     encoding = opt_prop_def(AnyAttr())
-    outs = opt_prop_def(DenseArrayBase.constr(i64))
+    parts = opt_prop_def(DenseArrayBase.constr(i64))
     address = opt_prop_def(IntegerAttr[I64])
     result = result_def(AnyBuffer)
     assembly_format = (
-        "$kind $label `from` $content (`outs` qualified($outs)^)? (`as` $encoding^)? (`at` $address^)? attr-dict"
+        "$kind $label `from` $content (`parts` qualified($parts)^)? (`as` $encoding^)? (`at` $address^)? attr-dict"
         " `:` type($result)"
     )
 
@@ -185,28 +197,25 @@ class DramOp(IRDLOperation):
         content: Sequence[str] = (),
         encoding: Attribute | None = None,
         address: int | None = None,
-        outs: tuple[int, int] | None = None,
+        parts: Sequence[Part] = (),
     ) -> None:
         properties: dict[str, Attribute | None] = {
             "kind": StringAttr(kind),
             "label": StringAttr(label),
             "content": ArrayAttr([StringAttr(key) for key in content]),
             "encoding": encoding,
-            "outs": None if outs is None else DenseArrayBase.from_list(i64, list(outs)),
+            "parts": DenseArrayBase.from_list(i64, [v for part in parts for v in part]) if parts else None,
             "address": None if address is None else IntegerAttr(address, 64),
         }
         super().__init__(properties=properties, result_types=[type])
-
-    @property
-    def chunk(self) -> slice:
-        """The output rows of the weight that this region holds."""
-        return chunk_of(self.outs)
 
     def verify_(self) -> None:
         if self.kind.data not in DRAM_KINDS:
             raise VerifyException(f"DRAM kind {self.kind.data!r} is none of {', '.join(DRAM_KINDS)}")
         if memory_of(_check_buffer(self.result.type)) is not isa.Memory.DRAM:
             raise VerifyException("a DRAM region lies in dram")
+        if self.parts is not None and len(self.parts) % 3:
+            raise VerifyException("a part has a first row, a count and an offset")
         _check_address(self.address)
 
 
@@ -281,8 +290,20 @@ def _parse_extra(parser: Parser) -> dict[str, Attribute]:
     return {} if extra is None else dict(extra.data)
 
 
-def _immediate(field: isa.Immediate, value: int | float) -> Attribute:
-    return FloatAttr(float(value), f32) if field.is_float else IntegerAttr(int(value), 64)
+def immediate(field: isa.Immediate, value: int | float) -> Attribute:
+    """The attribute of an immediate: an f32 or an i64."""
+    return _float(float(value)) if field.is_float else _integer(int(value))
+
+
+# Programs repeat few numbers very often, and xDSL verifies an attribute whenever one is made.
+@cache
+def _float(value: float) -> Attribute:
+    return FloatAttr(value, f32)
+
+
+@cache
+def _integer(value: int) -> Attribute:
+    return IntegerAttr(value, 64)
 
 
 def check_immediate(field: isa.Immediate, attr: Attribute) -> None:
@@ -333,7 +354,7 @@ class RunOp(IRDLOperation):
         properties: dict[str, Attribute | None] = {
             "function": StringAttr(function),
             "names": ArrayAttr([StringAttr(name) for name in operands]),
-            "immediates": DictionaryAttr({k: _immediate(fields[k], immediates[k]) for k in sorted(immediates)}),
+            "immediates": DictionaryAttr({k: immediate(fields[k], immediates[k]) for k in sorted(immediates)}),
             "layer": StringAttr(layer),
             "stage": IntegerAttr(stage, 64) if stage else None,
             "waits": DenseArrayBase.from_list(i64, list(waits)) if waits else None,

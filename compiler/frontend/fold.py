@@ -32,7 +32,31 @@ def _is_codes(value: ir.Value | None) -> bool:
     return tensor is not None and tensor.dtype.bitwidth <= 8 and len(tensor.shape) > 1 and tensor.dtype != ir.DataType.BOOL
 
 
-def _should_fold(node: ir.Node) -> bool | None:
+def _interpolations(model: ir.Model) -> set[ir.Node]:
+    """The Resize nodes of stored tables (positions of a vision transformer) and what makes their arguments."""
+    found: set[ir.Node] = set()
+    for node in model.graph:
+        above = _above(node) if node.op_type == "Resize" else set()
+        inputs = {value for member in above if member.op_type != "Shape" for value in member.inputs if value is not None}
+        if not any(value.is_graph_input() for value in inputs if not value.is_initializer()):
+            found |= above
+    return found
+
+
+def _above(node: ir.Node) -> set[ir.Node]:
+    """A node and those whose data it depends on; a Shape needs no data."""
+    found, stack = {node}, [node]
+    while stack:
+        member = stack.pop()
+        makers = [] if member.op_type == "Shape" else [value.producer() for value in member.inputs if value is not None]
+        stack += [maker for maker in makers if maker is not None and maker not in found]
+        found |= {maker for maker in makers if maker is not None}
+    return found
+
+
+def _should_fold(node: ir.Node, interpolations: set[ir.Node]) -> bool | None:
+    if node in interpolations:
+        return True
     if any(_is_weight(value) or _is_codes(value) for value in node.inputs):
         return False
     return True if node.op_type in _ALWAYS else None
@@ -44,12 +68,13 @@ def fold(model: ir.Model, where: str) -> None:
     _forget_initializer_inputs(model)
     try:
         InlinePass()(model)
+        interpolations = _interpolations(model)
         fold_constants(
             model,
             onnx_shape_inference=True,
             input_size_limit=INPUT_LIMIT,
             output_size_limit=OUTPUT_LIMIT,
-            should_fold=_should_fold,
+            should_fold=lambda node: _should_fold(node, interpolations),
         )
         _forward_identities(model)
         RemoveUnusedNodesPass()(model)

@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from hw_targets.errors import InputError
 
@@ -145,6 +145,7 @@ def open_onnx(path: Path) -> OnnxFile:
         raise _not_onnx(path) from error
     if not proto.HasField("graph") or not proto.opset_import:
         raise _not_onnx(path)
+    _check_text(proto, path)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what is wrong with the graph is said as an error
     try:
         model = ir.from_proto(proto)
@@ -152,6 +153,19 @@ def open_onnx(path: Path) -> OnnxFile:
         raise InputError("HPCC1002", f"the ONNX graph is malformed: {error}", where=str(path)) from error
     _attach(model, data, path)
     return OnnxFile(path, model, digest, data)
+
+
+def _check_text(message: Message, path: Path) -> None:
+    """Every string of a message is UTF-8: protobuf reads others too, and only fails to write them."""
+    for described, value in message.ListFields():
+        if described.type not in (described.TYPE_MESSAGE, described.TYPE_STRING):
+            continue
+        for item in [value] if isinstance(value, Message | str | bytes) else value:
+            if isinstance(item, Message):
+                _check_text(item, path)
+            elif isinstance(item, bytes):
+                text = f"the ONNX graph is malformed: {item!r} is no UTF-8 text"
+                raise InputError("HPCC1002", text, where=str(path), hint="copy or download it again")
 
 
 def _not_onnx(path: Path) -> InputError:
@@ -184,6 +198,9 @@ def _attach(model: ir.Model, data: memoryview, path: Path) -> None:
             _check_inline(value.const_value, path)
     for node in model.graph.all_nodes():
         for attribute in list(node.attributes.values()):
+            if attribute.type == ir.AttributeType.UNDEFINED:
+                message = f"the ONNX graph is malformed: attribute {attribute.name!r} of node {node.name!r} has no type"
+                raise InputError("HPCC1002", message, where=str(path))
             if attribute.type != ir.AttributeType.TENSOR:
                 continue
             if isinstance(attribute.value, ir.ExternalTensor):

@@ -13,7 +13,8 @@ from compiler.passes.macs import macs_of
 
 @dataclass(frozen=True)
 class PreflightRow:
-    """One host node. `macs_share` is its share of the whole model's MACs, 0 to 1; `when` is before or after."""
+    """One host node. `macs_share` is its share of the whole model's MACs, 0 to 1; `when` is before or after; `help` is the
+    nearest thing that would bring it to the accelerator, empty where nothing is known."""
 
     onnx_node: str
     op: str
@@ -21,6 +22,27 @@ class PreflightRow:
     macs: int
     macs_share: float
     when: str
+    help: str = ""
+
+
+_HELP = (
+    ("it follows a node", "see the first node above that runs on the host after the device"),
+    ("it prepares an input", "nothing to gain: it moves data once, before the device starts"),
+    ("it passes an input", "nothing to gain: drop the output if nobody reads it"),
+    ("0/1 input", "export with a 0/1 attention_mask input instead of a causal or learned additive mask"),
+    ("key-value cache", "export without past keys and values"),
+    ("run time", "bind every input with --shape, or export with fixed shapes"),
+    ("more than one position", "a kernel as large as its stride, without padding, becomes a linear layer"),
+    ("neither a linear layer nor attention", "a constant weight makes it a linear layer"),
+    ("right behind its linear layer", "let the activation be the only reader of the linear layer's result"),
+    ("is not supported", "docs/SUPPORTED_OPS.md lists what is; simplify or rewrite this part of the export"),
+    ("no accelerator operation computes", "no instruction does: cheap if its share of the MACs is 0"),
+)
+"""By a part of the reason: what would help."""
+
+
+def _help(reason: str) -> str:
+    return next((text for part, text in _HELP if part in reason), "")
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,8 @@ class Preflight:
         cells = [titles, *((r.onnx_node, r.op, f"{r.macs_share:.1%}", r.when, r.reason) for r in self.rows)]
         widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-        return "\n".join([head, "", *lines])
+        helps = dict.fromkeys(f"{row.reason}: {row.help}" for row in self.rows if row.help)
+        return "\n".join([head, "", *lines, "", "what would help", *(f"  {text}" for text in helps)])
 
 
 def preflight(module: ModuleOp) -> Preflight:
@@ -60,4 +83,4 @@ def preflight(module: ModuleOp) -> Preflight:
 
 
 def _row(when: str, node: HostNode, total: int) -> PreflightRow:
-    return PreflightRow(node.onnx_node, node.op, node.reason, node.macs, node.macs / total, when)
+    return PreflightRow(node.onnx_node, node.op, node.reason, node.macs, node.macs / total, when, _help(node.reason))

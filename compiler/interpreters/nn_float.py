@@ -359,6 +359,13 @@ def _activation(op: nn.ActivationOp, args: list[Array], store: WeightStore) -> l
             y = np.tanh(x)
         case nn.ActivationKind.RELU:
             y = np.maximum(x, np.float32(0))
+        case nn.ActivationKind.GELU_TANH:
+            inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
+            y = np.float32(0.5) * x * (1 + np.tanh(inner))
+        case nn.ActivationKind.QUICK_GELU:
+            y = x / (1 + np.exp(np.float32(-1.702) * x))
+        case nn.ActivationKind.SILU:
+            y = x / (1 + np.exp(-x))
     return [_fit(op, y)]
 
 

@@ -43,16 +43,9 @@ def _layer_norm(op: nn.LayerNormOp, args: list[Array], store: WeightStore) -> li
     return [numerics.layer_norm(_rows(x), gamma, beta, op.eps.value.data).reshape(x.shape)]
 
 
-_ACTIVATIONS = {
-    nn.ActivationKind.GELU: numerics.gelu,
-    nn.ActivationKind.TANH: numerics.tanh,
-    nn.ActivationKind.RELU: numerics.relu,
-}
-
-
 @meaning_of(nn.ActivationOp, bf16=True)
 def _activation(op: nn.ActivationOp, args: list[Array], store: WeightStore) -> list[Array]:
-    return [_ACTIVATIONS[op.kind.data](args[0])]
+    return [numerics.ACTIVATIONS[op.kind.data.value](args[0])]
 
 
 @meaning_of(nn.MeanPoolOp, bf16=True)
@@ -60,6 +53,11 @@ def _mean_pool(op: nn.MeanPoolOp, args: list[Array], store: WeightStore) -> list
     x, mask = args
     minimum = op.minimum.value.data
     return [np.stack([numerics.mean_pool(rows, attended, minimum) for rows, attended in zip(x, mask, strict=True)])]
+
+
+@meaning_of(nn.ConcatOp, bf16=True)
+def _concat(op: nn.ConcatOp, args: list[Array], store: WeightStore) -> list[Array]:
+    return [np.concatenate([part.astype(np.float32, copy=False) for part in args], axis=op.axis.value.data)]
 
 
 @meaning_of(nn.QuantizeOp)

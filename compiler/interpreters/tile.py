@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xdsl.dialects.builtin import MemRefType, ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
-from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, row_stride
+from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, row_stride
 from compiler.module import main_function
 from compiler.weights import WeightStore
 from hw_targets import numerics
@@ -25,9 +25,7 @@ Array = NDArray[Any]
 ELEMENTS: dict[str, type[np.generic]] = {"i8": np.int8, "i32": np.int32, "f32": np.float32, "bf16": np.float32}
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     Activation.NONE.value: lambda x: x,
-    Activation.GELU.value: numerics.gelu,
-    Activation.TANH.value: numerics.tanh,
-    Activation.RELU.value: numerics.relu,
+    **numerics.ACTIVATIONS,
 }
 
 
@@ -38,6 +36,13 @@ def evaluate_tiles(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Ar
     return machine.outputs
 
 
+def _input(value: Array, dtype: type[np.generic]) -> Array:
+    """An input as the device has it: masks as 0 and 1, ids as int32, floats rounded to bf16."""
+    if dtype is np.int8:
+        return (value != 0).astype(np.int8)
+    return numerics.bf16(value) if dtype is np.float32 else value.astype(np.int32)
+
+
 class _Machine:
     def __init__(self, store: WeightStore, inputs: Mapping[str, Array]) -> None:
         self.store = store
@@ -45,6 +50,8 @@ class _Machine:
         self.outputs: dict[str, Array] = {}
         self.arrays: dict[SSAValue, Array] = {}
         self.matrices: dict[SSAValue, Array] = {}
+        self.stored: dict[SSAValue, dict[int, Array]] = {}
+        """Parts of a weight in DRAM, by their offset."""
 
     def block(self, block: Block, counters: dict[SSAValue, int]) -> None:
         for op in block.ops:
@@ -69,19 +76,16 @@ class _Machine:
         kind, shape, label = op.kind.data, _shape(op.result), op.label.data
         keys = [key.data for key in op.content]
         if kind == "input":
-            value = self.inputs[label]
-            return (
-                (value != 0).astype(np.int8).reshape(shape)
-                if _dtype(op.result) is np.int8
-                else value.astype(np.int32).reshape(shape)
-            )
+            return _input(self.inputs[label], _dtype(op.result)).reshape(shape)
         if kind == "output":
             self.outputs[label] = np.zeros(shape, _dtype(op.result))
             return self.outputs[label]
         if kind == "scratch":
             return np.zeros(shape, _dtype(op.result))
         if kind == "weights":
-            self.matrices[op.result] = self.store.get(keys[0])[op.chunk]
+            codes = self.store.get(keys[0])
+            self.matrices[op.result] = codes
+            self.stored[op.result] = {part.offset: codes[part.rows] for part in parts_of(op.parts)}
             return np.zeros(shape, np.int8)
         if kind == "columns":
             rows = [self.store.get(key).reshape(-1) if key else np.zeros(shape[1], np.float32) for key in keys]
@@ -89,10 +93,12 @@ class _Machine:
         if kind == "ids":
             ids = self.store.get(keys[0]).astype(np.int32).reshape(-1)
             return np.tile(ids, shape[1] // len(ids)).reshape(shape)
-        return self.store.get(keys[0]).astype(np.float32)
+        return self.store.get(keys[0]).astype(np.float32).reshape(shape)
 
     def view(self, op: ViewOp, counters: dict[SSAValue, int]) -> Array:
         row, col = op.origin.data.eval([counters[c] for c in op.counters], [])
+        if op.source in self.stored:
+            self.matrices[op.result] = self.stored[op.source][col]
         rows, cols = _shape(op.result)
         assert isinstance(op.source.type, MemRefType)
         assert isinstance(op.result.type, MemRefType)

@@ -58,7 +58,7 @@ def _image(op: DramOp) -> ImageOp:
         raise _unscheduled(op.label.data)
     size = rows * cols * element_bytes(type)
     return ImageOp(
-        op.kind.data, op.label.data, op.address.value.data, size, type.element_type, op.content, op.encoding, op.outs
+        op.kind.data, op.label.data, op.address.value.data, size, type.element_type, op.content, op.encoding, op.parts
     )
 
 

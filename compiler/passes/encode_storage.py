@@ -21,7 +21,7 @@ from compiler.dialects.storage import StorageAttr, storage_attribute_of
 from compiler.passes.sparsify import logical, replace_weight
 from compiler.sparsity.base import Pattern
 from compiler.storage.choose import Candidate, rank
-from compiler.storage.formats import FORMATS, Format
+from compiler.storage.formats import FORMATS, Format, SlotFormat, slots_of_rows
 from compiler.weights import WeightStore
 from hw_targets.errors import UsageError
 from hw_targets.load import load_target
@@ -96,4 +96,7 @@ def storage_of(weight: WeightOp) -> tuple[Format, Pattern]:
 def encoded_bytes(weight: WeightOp, store: WeightStore, outs: slice = slice(None)) -> NDArray[np.uint8]:
     """The stored bytes of a weight, or of some of its outputs (whole row blocks of its pattern)."""
     storage, pattern = storage_of(weight)
-    return storage.encode(logical(store.get(weight.key.data), weight)[outs], pattern)
+    codes = logical(store.get(weight.key.data), weight)
+    if outs == slice(None) or not isinstance(storage, SlotFormat):
+        return storage.encode(codes[outs], pattern)
+    return storage.encode_slots(codes[outs], slots_of_rows(pattern.slots(codes), outs))

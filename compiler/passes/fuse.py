@@ -13,12 +13,16 @@ from xdsl.passes import ModulePass
 
 from compiler.interpreters import load_meanings
 from compiler.module import main_function
+from compiler.passes.fusion.activations import fuse_activations
 from compiler.passes.fusion.attention import fuse_attentions
 from compiler.passes.fusion.linear import fuse_linears, simplify_movements, simplify_reshapes, sink_reshapes
 from compiler.passes.fusion.masks import MaskProver
 from compiler.passes.fusion.match import Scope
-from compiler.passes.fusion.pointwise import fuse_activations, fuse_layer_norms
+from compiler.passes.fusion.pointwise import fuse_layer_norms
+from compiler.passes.fusion.projections import split_projections
 from compiler.passes.fusion.roles import assign_roles
+from compiler.passes.fusion.scaling import fuse_scaled_linears
+from compiler.passes.fusion.sequences import fuse_sequences
 from compiler.passes.fusion.stored import fuse_stored
 from compiler.passes.fusion.tokens import fuse_embeddings, fuse_mean_pools, fuse_take_tokens
 from compiler.weights import store_of
@@ -39,10 +43,13 @@ class FusePass(ModulePass):
         fuse_layer_norms(scope)
         fuse_activations(scope)
         fuse_linears(scope)
+        fuse_scaled_linears(scope)
+        split_projections(scope)
         prover = MaskProver(scope)
         fuse_attentions(scope, prover)
         sink_reshapes(scope)
         fuse_embeddings(scope)
+        fuse_sequences(scope)
         fuse_mean_pools(scope, prover)
         fuse_take_tokens(scope)
         simplify_reshapes(scope)

@@ -22,6 +22,7 @@ from compiler.dialects import nn
 from compiler.interpreters.evaluate import node_name
 from compiler.module import main_function, names_of
 from compiler.passes.fusion.match import TENSORS, is_f32
+from compiler.passes.fusion.sequences import is_token_concat
 from compiler.passes.macs import macs_of
 
 HOST = "hpcc.host"
@@ -39,8 +40,15 @@ class Place(StrEnum):
 def host_reason(op: Operation) -> str | None:
     """Why the accelerator does not run an operation, None if it does. Judges the operation alone, not its place."""
     match op:
-        case nn.EmbeddingOp() | nn.LinearOp() | nn.LayerNormOp() | nn.ActivationOp() | nn.TakeTokenOp() | nn.MeanPoolOp():
+        case nn.EmbeddingOp() | nn.LayerNormOp() | nn.TakeTokenOp() | nn.MeanPoolOp():
             return None
+        case nn.LinearOp():
+            return None if is_f32(op.x) else "its activations are not fp32"
+        case nn.ActivationOp():
+            follows = isinstance(op.x.owner, nn.LinearOp) and op.x.has_one_use()
+            return None if follows else "an activation runs on the accelerator only right behind its linear layer"
+        case nn.ConcatOp():
+            return None if is_token_concat(op) else "only tokens of one width are concatenated on the accelerator"
         case nn.AttentionOp():
             additive = op.mask_kind is not None and op.mask_kind.data == "additive"
             return "its mask is an addition that is not proved to come from a 0/1 input" if additive else None

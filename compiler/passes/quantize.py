@@ -169,6 +169,8 @@ class _Quantizer:
 
     def _bf16(self, value: SSAValue, before: Operation) -> SSAValue:
         """The bf16 form of an old value."""
+        if isinstance(value.owner, nn.STORED):
+            return self._table(value, before)
         now = self._now(value)
         if isinstance(nn.element_type_of(now), BFloat16Type):
             return now
@@ -183,6 +185,8 @@ class _Quantizer:
     def _output(self, value: SSAValue, before: Operation) -> SSAValue:
         """The form of an old value that the function returns: of the type it had."""
         now = self._now(value)
+        if now in self.stored or isinstance(now.owner, nn.EmbeddingOp | nn.QAttentionOp):
+            now = self._bf16(value, before)  # an instruction writes one form: the one that others read
         if now.type == value.type or not isinstance(nn.element_type_of(now), BFloat16Type):
             return now
         if now not in self.widened:
@@ -384,8 +388,11 @@ class _Quantizer:
         return new.result
 
     def layer_norm(self, op: nn.LayerNormOp) -> SSAValue:
+        """Of the fp32 value where nothing else reads it (post-norm), else of its bf16 form (pre-norm)."""
         gamma, beta = self._parameter(op.gamma, op), self._parameter(op.beta, op)
-        new = nn.LayerNormOp(self._now(op.x), gamma, beta, op.eps.value.data, _typed(op.result, bf16))
+        in_chain = op.x.has_one_use() and isinstance(self._now(op.x).owner, nn.QLinearOp | nn.EmbeddingOp)
+        x = self._now(op.x) if in_chain else self._bf16(op.x, op)
+        new = nn.LayerNormOp(x, gamma, beta, op.eps.value.data, _typed(op.result, bf16))
         self._emit(new, op, op)
         return new.result
 
@@ -396,6 +403,11 @@ class _Quantizer:
 
     def mean_pool(self, op: nn.MeanPoolOp) -> SSAValue:
         new = nn.MeanPoolOp(self._bf16(op.x, op), op.mask, op.minimum.value.data, _typed(op.result, f32))
+        self._emit(new, op, op)
+        return new.result
+
+    def concat(self, op: nn.ConcatOp) -> SSAValue:
+        new = nn.ConcatOp([self._bf16(part, op) for part in op.inputs], op.axis.value.data, _typed(op.result, bf16))
         self._emit(new, op, op)
         return new.result
 
@@ -421,6 +433,7 @@ _CONVERTERS: dict[type[Operation], Callable[[_Quantizer, Any], SSAValue]] = {
     nn.ActivationOp: _Quantizer.activation,
     nn.MeanPoolOp: _Quantizer.mean_pool,
     nn.TakeTokenOp: _Quantizer.take_token,
+    nn.ConcatOp: _Quantizer.concat,
     nn.ReshapeOp: _Quantizer.reshape,
 }
 

@@ -26,7 +26,7 @@ from compiler.backends.fpga.allocation import allocate, capacities
 from compiler.backends.fpga.rolling import Item, Loop, roll
 from compiler.backends.fpga.semaphores import SemaphorePair, assign_semaphores
 from compiler.backends.fpga.tasks import Instance, Rectangle, Task, flatten
-from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, single_block
+from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, single_block
 from compiler.module import main_function
 from hw_targets.isa import LOOP_LEVELS, Memory
 from hw_targets.load import load_target
@@ -156,8 +156,7 @@ class _Writer:
                 copy: AllocOp | DramOp = AllocOp(op.label.data, type, instance.address)
             else:
                 content = [key.data for key in op.content]
-                outs = None if op.outs is None else (op.chunk.start, op.chunk.stop - op.chunk.start)
-                copy = DramOp(op.kind.data, op.label.data, type, content, op.encoding, instance.address, outs)
+                copy = DramOp(op.kind.data, op.label.data, type, content, op.encoding, instance.address, parts_of(op.parts))
             copy.location = op.location
             self._block.add_op(copy)
             self._buffers[place] = copy.result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 from xdsl.context import Context
@@ -11,30 +12,42 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Block, Region, SSAValue
 from xdsl.passes import ModulePass
 
-from compiler.backends.fpga.allocation import OutOfMemoryError, allocate, capacities
+from compiler.backends.fpga.allocation import OutOfMemoryError, aligned, allocate, capacities
 from compiler.backends.fpga.builder import TileBuilder
-from compiler.backends.fpga.lowering import Lowering, TilePlan
-from compiler.backends.fpga.planning import Extent, plans
+from compiler.backends.fpga.lowering import Lowering
+from compiler.backends.fpga.planning import Extent, TilePlan, plans
 from compiler.backends.fpga.tasks import flatten
 from compiler.dialects import nn
 from compiler.module import main_function, names_of
+from compiler.weights import WeightStore, store_of
 from hw_targets.isa import Memory
 from hw_targets.load import load_target
 from hw_targets.target import Target
 
 
-def _first_that_fits(function: FuncOp, target: Target) -> Block:
-    """Lower with the first plan whose buffers fit. Raises the last OutOfMemoryError if none does."""
+def _extent(function: FuncOp) -> Extent:
     linears = [op for op in function.walk() if isinstance(op, nn.QLinearOp)]
     attentions = [op for op in function.walk() if isinstance(op, nn.QAttentionOp)]
-    extent = Extent(
-        max((nn.shape_of(op.result)[-1] for op in linears), default=1),
-        max((nn.shape_of(op.k)[1] for op in attentions), default=1),
+    return Extent(
+        keys=max((nn.shape_of(op.k)[1] for op in attentions), default=1),
+        # A linear's codes go in and come out: one byte each at least.
+        act_bytes=max((prod(nn.shape_of(op.x)) + prod(nn.shape_of(op.result)) for op in linears), default=0),
+        attention_bytes=max((2 * aligned(prod(nn.shape_of(op.k))) for op in attentions), default=0),
+        head_bytes=max((2 * aligned(_head_bytes(op)) for op in attentions), default=0),
     )
+
+
+def _head_bytes(op: nn.QAttentionOp) -> int:
+    _, keys, width = nn.shape_of(op.k)
+    return keys * width // op.heads.value.data
+
+
+def _first_that_fits(function: FuncOp, target: Target, store: WeightStore) -> Block:
+    """Lower with the first plan whose buffers fit. Raises the last OutOfMemoryError if none does."""
     failure: OutOfMemoryError | None = None
-    for variants in plans(target.accelerator, extent):
+    for variants in plans(target.accelerator, _extent(function)):
         for plan in variants:
-            block = _lower(function, plan)
+            block = _lower(function, plan, target, store)
             try:
                 allocate(flatten(block), capacities(target))
             except OutOfMemoryError as error:
@@ -47,10 +60,10 @@ def _first_that_fits(function: FuncOp, target: Target) -> Block:
     raise failure
 
 
-def _lower(function: FuncOp, plan: TilePlan) -> Block:
+def _lower(function: FuncOp, plan: TilePlan, target: Target, store: WeightStore) -> Block:
     inputs: dict[SSAValue, str] = dict(zip(function.body.block.args, names_of(function, "input_names"), strict=True))
     block = Block()
-    lowering = Lowering(TileBuilder(block), inputs, plan)
+    lowering = Lowering(TileBuilder(block), inputs, plan, target, store)
     for inner in function.body.block.ops:
         if isinstance(inner, ReturnOp):
             lowering.store_outputs(inner, names_of(function, "output_names"))
@@ -69,7 +82,7 @@ class TilePass(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = load_target(self.target)
         function = main_function(op)
-        block = _first_that_fits(function, target)
+        block = _first_that_fits(function, target, store_of(ctx, op))
         block.add_op(ReturnOp())
         tiled = FuncOp(function.sym_name.data, FunctionType.from_lists([], []), Region(block))
         tiled.attributes.update(function.attributes)

@@ -32,6 +32,7 @@ FUSED = (
     nn.MeanPoolOp,
     nn.TakeTokenOp,
     nn.BinaryOp,
+    nn.ConcatOp,
 )
 INTEGER = (
     nn.EmbeddingOp,
@@ -42,6 +43,7 @@ INTEGER = (
     nn.QAttentionOp,
     nn.MeanPoolOp,
     nn.TakeTokenOp,
+    nn.ConcatOp,
 )
 TILED = (tile.AllocOp, tile.DramOp, tile.ViewOp, tile.ForOp, tile.RunOp)
 EMITTED = (isa.InstructionOp, isa.LoopOp, isa.ImageOp)

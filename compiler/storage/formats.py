@@ -126,42 +126,53 @@ class HPMarkFormat(Format):
         return np.concatenate(sections)
 
 
-class CSRFormat(Format):
-    """Kept codes row by row, the column of each, and where each row starts."""
-
-    name: ClassVar[str] = "csr"
+class SlotFormat(Format):
+    """A format that takes any mask: slots row by row, and where they are. Any rows of a matrix form one of their own."""
 
     def holds(self, pattern: Pattern) -> bool:
         return not isinstance(pattern, Dense)
 
     def size_bits(self, outs: int, ins: int, pattern: Pattern) -> StorageSize:
-        kept = _expect_zeros(self, pattern).kept(outs, ins)
-        columns, starts = padded(kept * width_of(ins)), padded((outs + 1) * width_of(kept + 1))
-        return StorageSize(kept * VALUE_BITS, columns + starts)
+        return self.slot_bits(outs, ins, _expect_zeros(self, pattern).kept(outs, ins))
 
     def encode(self, codes: Matrix, pattern: Pattern) -> Bytes:
         _check_codes(codes)
-        mask = _expect_zeros(self, pattern).slots(codes)
+        return self.encode_slots(codes, _expect_zeros(self, pattern).slots(codes))
+
+    @abstractmethod
+    def slot_bits(self, outs: int, ins: int, kept: int) -> StorageSize:
+        """The size of an outs x ins matrix with `kept` slots."""
+
+    @abstractmethod
+    def encode_slots(self, codes: Matrix, mask: Mask) -> Bytes:
+        """The bytes of codes whose slots are given; every code that is not zero lies in one."""
+
+
+class CSRFormat(SlotFormat):
+    """Kept codes row by row, the column of each, and where each row starts."""
+
+    name: ClassVar[str] = "csr"
+
+    def slot_bits(self, outs: int, ins: int, kept: int) -> StorageSize:
+        columns, starts = padded(kept * width_of(ins)), padded((outs + 1) * width_of(kept + 1))
+        return StorageSize(kept * VALUE_BITS, columns + starts)
+
+    def encode_slots(self, codes: Matrix, mask: Mask) -> Bytes:
         values, columns = _kept_of(codes, mask)
         starts = np.concatenate([[0], np.cumsum(np.count_nonzero(mask, axis=1))])
         sections = [values, pack(columns, width_of(codes.shape[1])), pack(starts, width_of(len(values) + 1))]
         return np.concatenate(sections)
 
 
-class BitmapFormat(Format):
+class BitmapFormat(SlotFormat):
     """Kept codes row by row, then one bit for every place of the matrix."""
 
     name: ClassVar[str] = "bitmap"
 
-    def holds(self, pattern: Pattern) -> bool:
-        return not isinstance(pattern, Dense)
+    def slot_bits(self, outs: int, ins: int, kept: int) -> StorageSize:
+        return StorageSize(kept * VALUE_BITS, padded(outs * ins))
 
-    def size_bits(self, outs: int, ins: int, pattern: Pattern) -> StorageSize:
-        return StorageSize(_expect_zeros(self, pattern).kept(outs, ins) * VALUE_BITS, padded(outs * ins))
-
-    def encode(self, codes: Matrix, pattern: Pattern) -> Bytes:
-        _check_codes(codes)
-        mask = _expect_zeros(self, pattern).slots(codes)
+    def encode_slots(self, codes: Matrix, mask: Mask) -> Bytes:
         return np.concatenate([_kept_of(codes, mask)[0], np.packbits(mask.reshape(-1), bitorder="little")])
 
 
@@ -188,7 +199,7 @@ def compute_bytes(storage: Format, pattern: Pattern, outs: int, ins: int) -> int
     """Bytes of the compute layout of an outs x ins matrix that is stored in a format."""
     mode = compute_mode(storage, pattern)
     if mode is MatrixMode.UNSTRUCTURED:
-        return outs * -(-ins // LAYOUT_WINDOW) + 2 * pattern.kept(outs, ins)
+        return slot_layout_bytes(outs, ins, pattern.kept(outs, ins))
     if mode is MatrixMode.NM:
         nm = _expect_nm(FORMATS["nm"], pattern)
         slots = group_quota(ins, nm.n, nm.m)
@@ -200,6 +211,20 @@ def compute_bytes(storage: Format, pattern: Pattern, outs: int, ins: int) -> int
         entry = 1 if hp.parameters(ins).window <= 256 else 2
         return outs * (slots + selects) + -(-outs // hp.rows) * inputs * entry
     return outs * ins
+
+
+def slot_layout_bytes(outs: int, ins: int, kept: int) -> int:
+    """Bytes of the unstructured compute layout of a matrix with `kept` slots."""
+    return outs * -(-ins // LAYOUT_WINDOW) + 2 * kept
+
+
+def slots_of_rows(mask: Mask, outs: slice) -> Mask:
+    """The slots of some rows of a matrix. Rows without any get one that stores a zero: no matrix has no slot."""
+    part = mask[outs]
+    if not part.any():
+        part = part.copy()
+        part[0, 0] = True
+    return part
 
 
 def _as_bytes(codes: Matrix) -> Bytes:

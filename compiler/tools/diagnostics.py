@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 from xdsl.utils.exceptions import ParseError
@@ -24,6 +25,19 @@ def syntax_error(error: BaseException, file: str = "") -> InputError:
         return InputError("HPCC1021", _first_line(error), where=file)
     location = error.span.get_location()
     return InputError("HPCC1021", error.msg.splitlines()[0], where=f"{location.file}:{location.line}:{location.col}")
+
+
+STRING = re.compile(r'//[^\n]*|"(?:[^"\\\n]|\\.)*("?)')
+"""A comment, or a string with its closing quote, if it has one on its line."""
+
+
+def check_strings(text: str, file: str) -> None:
+    """Raises InputError for a string without an end, at which xDSL's lexer would search for exponential time."""
+    for match in STRING.finditer(text):
+        if match[0][0] == '"' and not match[1]:
+            line = text.count("\n", 0, match.start()) + 1
+            column = match.start() - text.rfind("\n", 0, match.start())
+            raise InputError("HPCC1025", "a string has no end", where=f"{file}:{line}:{column}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import IO, ClassVar
 
@@ -13,7 +14,7 @@ from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyExcepti
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from compiler.tools.arguments import parse_shapes
-from compiler.tools.diagnostics import report
+from compiler.tools.diagnostics import check_strings, report
 from compiler.universe import all_dialects, all_passes
 from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
 from hw_targets.command_line import Parser, internal_error
@@ -50,7 +51,9 @@ class HpccOptMain(xDSLOptMain):
         parse_text = self.available_frontends["mlir"]
 
         def parse_mlir(stream: IO[bytes]) -> ModuleOp:
-            module = parse_text(stream)
+            data = stream.read()
+            check_strings(data.decode("utf-8", "replace"), self.args.input_file or "stdin")
+            module = parse_text(BytesIO(data))
             self._find_weights(module)
             return module
 

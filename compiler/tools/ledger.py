@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from xdsl.dialects.builtin import ModuleOp
 
@@ -50,6 +51,15 @@ class _Work:
     macs_executed: int = 0
     steps: int = 0
     balanced_steps: int = 0
+    loads: int = 0
+    weight_bytes_loaded: int = 0
+
+    @property
+    def weights(self) -> Literal["", "resident", "streamed"]:
+        """Whether the weights stay on chip for all tokens, or pass in parts or once for every tile of tokens."""
+        if not self.loads:
+            return ""
+        return "resident" if self.loads == 1 else "streamed"
 
     @property
     def imbalance(self) -> float:
@@ -96,7 +106,10 @@ def _work(program: Program) -> dict[str, _Work]:
         node = nodes[instruction.node]
         work = result.setdefault(node.layer, _Work(node.onnx_node))
         work.ops.add(instruction.name)
-        if instruction.name == "matrix.multiply":
+        if instruction.name == "load.weights":
+            work.loads += 1
+            work.weight_bytes_loaded += instruction.integer("stored_bytes")
+        elif instruction.name == "matrix.multiply":
             dense, executed = matrix_macs(instruction)
             work.macs_dense += dense
             work.macs_executed += executed
@@ -136,6 +149,8 @@ def layer_rows(
                 dense_bytes=weight.plan.outs * weight.plan.ins if weight else 0,
                 value_bytes=weight.value_bytes if weight else 0,
                 metadata_bytes=weight.metadata_bytes if weight else 0,
+                weights=done.weights,
+                weight_bytes_loaded=done.weight_bytes_loaded,
                 cycles=entry.total,
                 cycles_by_cause={cause.value: count for cause, count in entry.cycles.items()},
                 cycles_if_dense=if_dense,

@@ -44,6 +44,7 @@ def record_facts(module: ModuleOp, imported: Imported) -> None:
         "sha256": imported.sha256,
         "parameters": imported.parameters,
         "macs": 0,
+        "notes": list(imported.notes),
         "inputs": _tensors(names_of(function, "input_names"), function.function_type.inputs),
         "outputs": _tensors(names_of(function, "output_names"), function.function_type.outputs),
     }
@@ -64,15 +65,21 @@ def read_facts(module: ModuleOp, pattern: str, where: str) -> ModelFacts:
         raise InputError(
             "HPCC1433", "the module does not say which model it is", where=where, hint="use a file of --dump-stages"
         )
-    facts = json.loads(known.data)
-    entry = ModelEntry(
-        name=facts["name"],
-        sha256=facts["sha256"],
-        parameters=facts["parameters"],
-        macs=facts["macs"],
-        pattern=pattern,
-    )
-    return ModelFacts(entry, *(tuple(_entry(row) for row in facts[key]) for key in ("inputs", "outputs")))
+    try:
+        facts = json.loads(known.data)
+        entry = ModelEntry(
+            name=facts["name"],
+            sha256=facts["sha256"],
+            parameters=facts["parameters"],
+            macs=facts["macs"],
+            pattern=pattern,
+            notes=tuple(facts.get("notes", ())),
+        )
+        return ModelFacts(entry, *(tuple(_entry(row) for row in facts[key]) for key in ("inputs", "outputs")))
+    except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError
+        raise InputError(
+            "HPCC1434", "what the module says of its model is damaged", where=where, hint="use a file of --dump-stages"
+        ) from error
 
 
 def _entry(row: dict[str, object]) -> TensorEntry:

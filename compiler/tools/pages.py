@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from compiler.tools import supported_ops
 from compiler.tools.report import schemas
 from hw_targets import docs, isa_docs, schema
 
@@ -20,6 +21,7 @@ def _text(document: dict[str, Any]) -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "ISA.md": isa_docs.render,
+    "SUPPORTED_OPS.md": supported_ops.page,
     "TARGETS.md": docs.page,
     "schemas/report.schema.json": lambda: _text(schemas()["report.json"]),
     "schemas/run.schema.json": lambda: _text(schemas()["run.json"]),

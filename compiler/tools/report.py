@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -60,6 +60,7 @@ class ModelPart(Form):
     sha256: str
     parameters: int
     macs: int
+    notes: tuple[str, ...] = ()
 
 
 class TargetPart(Form):
@@ -135,6 +136,8 @@ class LayerPart(Form):
     dense_bytes: int
     value_bytes: int
     metadata_bytes: int
+    weights: Literal["", "resident", "streamed"]
+    weight_bytes_loaded: int
     cycles: int
     cycles_by_cause: dict[str, int]
     cycles_if_dense: int | None

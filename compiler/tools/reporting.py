@@ -67,7 +67,9 @@ def build_report(
     layers = layer_rows(program, encoded, dense, asked)
     return forms.Report(
         hpcc_version=installed_version(),
-        model=forms.ModelPart(name=model.name, sha256=model.sha256, parameters=model.parameters, macs=model.macs),
+        model=forms.ModelPart(
+            name=model.name, sha256=model.sha256, parameters=model.parameters, macs=model.macs, notes=model.notes
+        ),
         target=forms.TargetPart(
             name=target.name,
             kind=target.kind,

@@ -309,10 +309,13 @@ class Session:
                 "device_macs": self.preflight.device_macs,
                 "host_macs": self.preflight.host_macs,
                 "host_ops": [vars(row) for row in self.preflight.rows],
+                "notes": [] if self.imported is None else list(self.imported.notes),
             }
             print(json.dumps(document, indent=2))
         else:
             print(self.preflight.text())
+            for note in () if self.imported is None else self.imported.notes:
+                print(f"note: {note}")
         return 0 if self.preflight.feasible else InfeasibleError.exit_status
 
     def _list_layers(self) -> int:

@@ -149,8 +149,9 @@ class StepwiseCheck:
         for op in function.body.block.ops:
             if not op.results:
                 break
-            for result, value in zip(op.results, run_op(op, [values[o] for o in op.operands], self.store), strict=True):
-                values[result] = value
+            with np.errstate(all="ignore"):
+                results = run_op(op, [values[o] for o in op.operands], self.store)
+            values.update(zip(op.results, results, strict=True))
             name = named.get(op)
             if name not in wanted:
                 continue

@@ -94,6 +94,8 @@ def _say_latency(console: Console, report: Report, run: RunReport) -> None:
     )
     used = ", ".join(f"{name} {part.used / max(part.usable, 1):.0%}" for name, part in report.resources.items())
     say(f"  board      {used} of what is usable")
+    for note in report.model.notes:
+        say(f"  note       {escape(note)}")
     hosts = report.host_ops
     if hosts:
         names = ", ".join(dict.fromkeys(f"{op.op} {op.onnx_node}" for op in hosts))

@@ -28,9 +28,7 @@ from runtime.simulator.machine import POISON, AnyArray, DramRegion, Memories, re
 
 Step = Callable[[], None]
 ACTIVATIONS: Mapping[Activation, Callable[[AnyArray], AnyArray]] = {
-    Activation.GELU: numerics.gelu,
-    Activation.TANH: numerics.tanh,
-    Activation.RELU: numerics.relu,
+    Activation(name): function for name, function in numerics.ACTIVATIONS.items()
 }
 ACTIVATION_WORDS = tuple(Activation)
 BATCH_REACH = 256

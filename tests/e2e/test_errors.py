@@ -82,6 +82,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
     model = write(SMALL, folder / "dynamic.onnx", 2, 7, symbolic=True).read_bytes()
     write(SMALL, folder / "static.onnx", 2, 7)
+    cached = onnx.load(folder / "static.onnx")
+    cached.graph.input.append(onnx.helper.make_tensor_value_info("past_key_values.0.key", 1, [2, 4, "past", 8]))
+    onnx.save(cached, folder / "cache.onnx")
     files: dict[str, bytes | str] = {
         "half.onnx": model[: len(model) // 2],
         "last byte gone.onnx": model[:-1],
@@ -108,6 +111,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "no tokenizer.json": "{}\n",
         "not an npz.npz": "no zip\n",
         "module.mlir": "builtin.module {\n  hpcc_nn.nonsense\n}\n",
+        "cut.mlir": 'builtin.module attributes {name = "' + 200 * "x",
         "no main.mlir": "builtin.module {\n}\n",
         "occupied": "precious\n",
     }
@@ -174,6 +178,9 @@ def write_broken_models(folder: Path) -> None:
             if entry.key == "location":
                 entry.value = "../external.bin"
     onnx.save(proto, folder / "outside.onnx")
+    text = model().SerializeToString()
+    assert text.count(b"LayerNormalization_56") > 1
+    (folder / "no text.onnx").write_bytes(text.replace(b"LayerNormalization_56", b"LayerNormalization_\xff6"))
     proto = model()
     proto.graph.initializer[0].dims[0] += 1
     onnx.save(proto, folder / "half a constant.onnx")
@@ -240,6 +247,7 @@ HPCC: dict[str, tuple[str, ...]] = {
     "external data of somebody else": model("outside.onnx"),
     "constant with too little data": model("half a constant.onnx"),
     "weight of another shape": model("narrow weight.onnx"),
+    "names that are no text": model("no text.onnx"),
     "undefined tensor": ("undefined tensor.onnx", "--target", TARGET),
     "empty input": ("empty input.onnx", "--target", TARGET),
     "missing model": model("nowhere/model.onnx"),
@@ -268,6 +276,7 @@ HPCC: dict[str, tuple[str, ...]] = {
     "shape beyond reason": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:2x99999999999999999999"),
     "two shapes": compiling("--shape", "input_ids:2x6"),
     "longer than the model": ("dynamic.onnx", "--target", TARGET, "--shape", "input_ids:2x70"),
+    "key-value cache": ("cache.onnx", "--target", TARGET),
     "unknown pattern": compiling("--sparsity", "mn:2:4"),
     "nm:5:4": compiling("--sparsity", "nm:5:4"),
     "nm:x": compiling("--sparsity", "nm:x"),
@@ -322,6 +331,7 @@ HPCC: dict[str, tuple[str, ...]] = {
     "dump without its stage": ("module.mlir", "--target", TARGET),
     "verify-each without a model": ("module.mlir", "--target", TARGET, "--from", "fuse", "--verify-each"),
     "unknown op in a dump": ("module.mlir", "--target", TARGET, "--from", "fuse"),
+    "truncated dump": ("cut.mlir", "--target", TARGET, "--from", "fuse"),
     "dump without @main": ("no main.mlir", "--target", TARGET, "--from", "fuse"),
     "missing dump": ("nowhere.mlir", "--target", TARGET, "--from", "fuse"),
     "activations do not fit": target("small activations.toml"),
@@ -361,6 +371,7 @@ OPT: dict[str, tuple[str, ...]] = {
     "opt: unknown kind of file": ("text.txt",),
     "opt: truncated model": ("half.onnx",),
     "opt: unbound shape": ("dynamic.onnx",),
+    "opt: truncated file": ("cut.mlir",),
     "opt: unknown op": ("module.mlir",),
     "opt: passes out of order": ("dynamic.onnx", *SHAPE, "-p", "hpcc-quantize"),
     "opt: unknown pattern": ("dynamic.onnx", *SHAPE, "-p", 'hpcc-fuse,hpcc-sparsify{spec="mn:2:4"}'),

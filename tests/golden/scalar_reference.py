@@ -334,10 +334,29 @@ def exact_tanh(a: Fraction) -> Fraction:
     return Fraction(grown - ONE, grown + ONE)
 
 
+def _sigmoid_tail(a: Fraction, exponent: Fraction) -> Fraction:
+    """a / (1 + e^exponent)."""
+    return a * Fraction(ONE, ONE + _exp(exponent))
+
+
+def exact_gelu_tanh_tail(a: Fraction) -> Fraction:
+    root = Fraction(isqrt(2 * ONE * ONE * ONE // _pi()), ONE)
+    return _sigmoid_tail(a, 2 * root * (a + Fraction(44715, 1000000) * a**3))
+
+
+EXACT: dict[str, tuple[Callable[[Fraction], Fraction], Fraction]] = {
+    "gelu": (exact_tail, Fraction(1, 16)),
+    "tanh": (exact_tanh, Fraction(1, 32)),
+    "gelu_tanh": (exact_gelu_tanh_tail, Fraction(1, 16)),
+    "quick_gelu": (lambda a: _sigmoid_tail(a, Fraction(1702, 1000) * a), Fraction(1, 8)),
+    "silu": (lambda a: _sigmoid_tail(a, a), Fraction(1, 8)),
+}
+"""The function of each piecewise form, and the width of a segment."""
+
+
 @cache
 def coefficients(kind: str) -> tuple[tuple[Number, Number, Number], ...]:
-    function: Callable[[Fraction], Fraction] = exact_tail if kind == "gelu" else exact_tanh
-    width = Fraction(1, 16) if kind == "gelu" else Fraction(1, 32)
+    function, width = EXACT[kind]
     rows: list[tuple[Number, Number, Number]] = []
     for i in range(128):
         f0, f1, f2 = (function(width * i + width * k / 2) for k in range(3))
@@ -352,7 +371,7 @@ def coefficients(kind: str) -> tuple[tuple[Number, Number, Number], ...]:
 
 
 def _parabola(kind: str, a: Fraction) -> Number:
-    width = Fraction(1, 16) if kind == "gelu" else Fraction(1, 32)
+    width = EXACT[kind][1]
     i = a // width
     t = a - i * width
     c0, c1, c2 = coefficients(kind)[i]
@@ -363,11 +382,27 @@ def relu(x: Number) -> Number:
     return x if isnan(x) or x > 0 else ZERO
 
 
-def gelu(x: Number) -> Number:
+def _gated(kind: str, limit: int, x: Number) -> Number:
     if isnan(x):
         return nan
     a = abs(x)
-    return bf16(sub(relu(x), _parabola("gelu", a) if isinstance(a, Fraction) and a < 8 else ZERO))
+    return bf16(sub(relu(x), _parabola(kind, a) if isinstance(a, Fraction) and a < limit else ZERO))
+
+
+def gelu(x: Number) -> Number:
+    return _gated("gelu", 8, x)
+
+
+def gelu_tanh(x: Number) -> Number:
+    return _gated("gelu_tanh", 8, x)
+
+
+def quick_gelu(x: Number) -> Number:
+    return _gated("quick_gelu", 16, x)
+
+
+def silu(x: Number) -> Number:
+    return _gated("silu", 16, x)
 
 
 def tanh(x: Number) -> Number:

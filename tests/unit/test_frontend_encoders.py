@@ -31,6 +31,15 @@ SPELLINGS = {
     "batched": Encoder(attention="batched", mask="none"),
     "weak": Encoder(mask="weak"),
     "causal": Encoder(mask="causal"),
+    "split": Encoder(projections="split"),
+    "chosen": Encoder(projections="chosen", layers=2),
+    "interleaved": Encoder(projections="interleaved"),
+    "einsum": Encoder(linear="einsum", layers=2),
+    "gelu_by_tanh": Encoder(gelu="tanh"),
+    "gelu_by_tanh_cubed": Encoder(gelu="tanh_cubed"),
+    "gelu_op_by_tanh": Encoder(gelu="op_tanh"),
+    "quick_gelu": Encoder(gelu="quick"),
+    "silu": Encoder(gelu="silu"),
     "odd": Encoder(hidden=36, heads=3, intermediate=52, layers=2),
 }
 

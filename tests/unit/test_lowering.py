@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.backends.fpga.emission import program_parts
-from compiler.backends.fpga.lowering import SLOTS
-from compiler.backends.fpga.planning import MOST_QUERIES, MOST_TOKENS, Extent, plans
+from compiler.backends.fpga.planning import SLOTS, Cut, Extent, Linear, TilePlan, cut, plans
+from compiler.backends.fpga.weights import WeightPlan
 from compiler.interpreters.evaluate import evaluate
 from compiler.interpreters.tile import evaluate_tiles
 from hw_targets.catalogue import target_files
 from hw_targets.check import Semaphore, check_program
-from hw_targets.target import Accelerator
+from hw_targets.load import load_target
 from tests.unit import tile_programs as tp
 
 
@@ -69,16 +70,42 @@ def test_loops_keep_programs_short() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 1 << 22), st.sampled_from([8, 16, 64]), st.integers(1, 4096), st.integers(1, 512))
-def test_tiles_fit_the_accumulators(acc_bytes: int, lanes: int, widest: int, keys: int) -> None:
-    """Twice, as one is drained while the next is filled, unless not even one row fits (then `schedule` says so)."""
-    accelerator = Accelerator(1, lanes, 8, 8, 32, 8, 1, 1, 1 << 20, acc_bytes, 1, 1)
-    first = next(plans(accelerator, Extent(widest, keys)))[0]
-    assert not first.spill
-    for rows, width, limit in ((first.tokens, widest, max(MOST_TOKENS, lanes)), (first.queries, keys, MOST_QUERIES)):
-        assert 1 <= rows <= limit
-        assert rows == 1 or SLOTS * rows * width * 4 <= acc_bytes
-        assert rows == limit or SLOTS * 2 * rows * width * 4 > acc_bytes
+@given(
+    st.integers(1, 1 << 22),
+    st.sampled_from([8, 16, 64]),
+    st.integers(1, 4096),
+    st.integers(1, 512),
+    st.integers(1, 300),
+    st.booleans(),
+)
+def test_tiles_fit_the_memories(acc_bytes: int, lanes: int, outs: int, keys: int, tokens: int, spill: bool) -> None:
+    """Accumulators in one or two places, temporaries in the activation memory, unless not even one row fits."""
+    board = load_target("fpga-pynq-z2")
+    target = replace(board, accelerator=replace(board.accelerator, tokens=lanes, acc_bytes=acc_bytes))
+    for variants in plans(target.accelerator, Extent(keys)):
+        for plan in variants:
+            assert plan.queries == 1 or SLOTS * plan.queries * keys * 4 <= acc_bytes
+            linear = Linear(WeightPlan.dense("w", outs, 64), tokens, 64 * spill, (64 + 3 * outs) * spill, 2)
+            choice = cut(target, plan, linear)
+            assert 1 <= choice.rows <= max(tokens, 1)
+            assert choice.rows == 1 or choice.slots * choice.rows * outs * 4 <= acc_bytes
+            staged = choice.rows * (choice.slots * linear.input_bytes + SLOTS * 3 * outs * spill)
+            assert choice.rows == 1 or staged <= plan.stage_bytes
+            assert not choice.resident or linear.weight.compute_bytes <= plan.weight_bytes
+
+
+def test_weights_stay_or_stream_as_is_faster() -> None:
+    """Two small weights fit side by side, so the next one loads ahead; of two large ones the second would be waited for."""
+    target = load_target("fpga-zcu104")
+    plan = TilePlan(32, 256, 128, 1 << 20, 1 << 19, 1 << 20, spill=False)
+    small, large = (Linear(WeightPlan.dense("w", outs, 768), 128, 0, 0, 2) for outs in (640, 1280))
+    assert cut(target, plan, small) == Cut(True, 32, 2)
+    assert not cut(target, plan, large).resident
+    # With one task's worth of tokens there is nothing to load a weight again for, and nothing that hides the load.
+    assert cut(target, plan, replace(small, tokens=8)).resident
+    # Where DRAM is slow, streaming past every task costs more than waiting once.
+    slow = replace(target, memory=replace(target.memory, gbytes_per_s=1.0))
+    assert cut(slow, replace(plan, streaming_tokens=32), large).resident
 
 
 def test_a_board_without_room_keeps_activations_in_dram_and_streams_weights(tmp_path: Path) -> None:

@@ -364,26 +364,29 @@ def every_bf16():
     return numerics.bf16(numerics.bf16_from_bits(np.arange(65536, dtype=np.uint32).astype(np.uint16)))
 
 
-@pytest.mark.parametrize("name", ["gelu", "tanh"])
+PIECEWISE = ["gelu", "tanh", "gelu_tanh", "quick_gelu", "silu"]
+
+
+@pytest.mark.parametrize("name", PIECEWISE)
 def test_coefficients_are_the_correctly_rounded_ones(name):
-    table = {"gelu": numerics.gelu_coefficients, "tanh": numerics.tanh_coefficients}[name]()
+    table = getattr(numerics, f"{name}_coefficients")()
     assert_same_bits(table, scalar.coefficients(name))
 
 
-@pytest.mark.parametrize("name", ["gelu", "tanh"])
+@pytest.mark.parametrize("name", PIECEWISE)
 def test_piecewise_form_against_the_table_exhaustively(name):
     """All 65,536 arguments: the scalar piecewise form in fractions gives the table, bit for bit."""
-    function = {"gelu": scalar.gelu, "tanh": scalar.tanh}[name]
+    function = getattr(scalar, name)
     x = every_bf16()
-    got = {"gelu": numerics.gelu, "tanh": numerics.tanh}[name](x)
+    got = numerics.ACTIVATIONS[name](x)
     assert_same_bits(got, [function(number(v)) for v in x])
 
 
-@pytest.mark.parametrize("name", ["gelu", "tanh"])
+@pytest.mark.parametrize("name", PIECEWISE)
 def test_table_is_the_piecewise_form_for_every_argument(name):
     x = every_bf16()
-    piecewise = {"gelu": numerics.gelu_piecewise, "tanh": numerics.tanh_piecewise}[name](x)
-    got = {"gelu": numerics.gelu, "tanh": numerics.tanh}[name](x)
+    piecewise = getattr(numerics, f"{name}_piecewise")(x)
+    got = numerics.ACTIVATIONS[name](x)
     np.testing.assert_array_equal(got.view(np.uint32), piecewise.view(np.uint32))
 
 
@@ -406,6 +409,22 @@ def test_gelu_accuracy_against_erf():
     half_unit = np.abs(exact) * 2.0**-8
     assert (error - half_unit).max() <= 2.0e-6
     assert error[np.abs(x) <= 8].max() <= 2.0**-6
+
+
+EXACT = {
+    "gelu_tanh": lambda v: v / (1 + math.exp(min(-2 * math.sqrt(2 / math.pi) * (v + 0.044715 * v**3), 700))),
+    "quick_gelu": lambda v: v / (1 + math.exp(min(-1.702 * v, 700))),
+    "silu": lambda v: v / (1 + math.exp(min(-v, 700))),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_accuracy_of_the_other_gates(name):
+    """At most half a bf16 unit, plus 4e-5 of the piecewise form."""
+    x = finite_arguments().astype(np.float64)
+    exact = np.array([EXACT[name](v) for v in x])
+    error = np.abs(numerics.ACTIVATIONS[name](x.astype(np.float32)) - exact)
+    assert (error - np.abs(exact) * 2.0**-8).max() <= 4e-5
 
 
 def test_tanh_accuracy():
@@ -436,6 +455,9 @@ def test_the_page_prints_the_tables():
     assert hex_block("A.1") == numerics.exp2_table().tolist() == [scalar.exp2_entry(f) for f in range(256)]
     assert hex_block("A.2") == numerics.gelu_coefficients().view(np.uint32).reshape(-1).tolist()
     assert hex_block("A.3") == numerics.tanh_coefficients().view(np.uint32).reshape(-1).tolist()
+    assert hex_block("A.4") == numerics.gelu_tanh_coefficients().view(np.uint32).reshape(-1).tolist()
+    assert hex_block("A.5") == numerics.quick_gelu_coefficients().view(np.uint32).reshape(-1).tolist()
+    assert hex_block("A.6") == numerics.silu_coefficients().view(np.uint32).reshape(-1).tolist()
 
 
 # ---- tiling ---------------------------------------------------------------------------------------------------------

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xdsl.dialects.builtin import TensorType, i8
 
+from compiler.backends.fpga.weights import plan_weight, slots_by_row
+from compiler.dialects.nn import WeightOp
+from compiler.dialects.storage import storage_attribute_of
 from compiler.sparsity.patterns import Block, Unstructured
-from compiler.storage.formats import FORMATS
+from compiler.storage.formats import FORMATS, SlotFormat, slots_of_rows
+from compiler.weights import WeightStore
 from hw_targets.asm import assemble
 from hw_targets.codec import expand
 from hw_targets.errors import InputError
@@ -22,6 +27,7 @@ from hw_targets.steps import indices_of, sub_windows, unstructured_steps
 from hw_targets.target import Accelerator
 from hw_targets.timing import MATRIX_FILL, cost, matrix_steps
 from runtime.decoders import decode
+from runtime.decoders import expand as expand_weights
 from runtime.program import Program
 from runtime.simulator.timing import simulate_timing
 from tests.unit.hand_programs import INS, OUTS, LinearData, linear, linear_bundle
@@ -116,6 +122,48 @@ def test_one_busy_row_holds_up_its_pass_only() -> None:
     codes[101, :6] = 0
     data, layout = layout_of(codes, Unstructured(Fraction(1540, 192 * 32)))
     assert unstructured_steps(data, layout, ARRAY) == 1 + 4
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 100),
+    st.fractions(Fraction(1, 100), 1, max_denominator=100),
+    st.sampled_from(["csr", "bitmap"]),
+    st.sampled_from([1, 8, 32]),
+    st.integers(200, 4000),
+    st.integers(0, 2**20),
+)
+def test_parts_are_as_large_as_their_own_rows_make_them(
+    outs: int, ins: int, density: Fraction, name: str, step: int, limit: int, seed: int
+) -> None:
+    """The decoder gives back each part's rows from as many bytes as were planned; the parts are the whole matrix."""
+    pattern, storage = Unstructured(density), FORMATS[name]
+    codes = random_codes(pattern, outs, ins, seed)
+    codes[: outs // 2] = 0  # rows without any weight
+    type, store = TensorType(i8, [outs, ins], storage_attribute_of(storage, pattern)), WeightStore()
+    whole = plan_weight(WeightOp(store.add("w", codes), store.digest("w"), type).result)
+    if whole.mode != MatrixMode.UNSTRUCTURED.value:
+        return  # density 1
+    parts = whole.parts(limit, step, slots_by_row(whole, store))
+    assert [part.first for part in parts] == list(range(0, outs, parts[0].outs))
+    assert sum(part.outs for part in parts) == outs
+    assert parts[0].outs % step == 0 or len(parts) == 1
+    assert all(part.compute_bytes <= limit for part in parts) or parts[0].outs in (step, outs)
+    slots = pattern.slots(codes)
+    for part in parts:
+        rows = slice(part.first, part.first + part.outs)
+        assert isinstance(storage, SlotFormat)
+        data = storage.encode_slots(codes[rows], slots_of_rows(slots, rows))
+        kept = part.pattern_fields["kept"]
+        assert len(data) == part.stored_bytes
+        assert kept == max(np.count_nonzero(slots[rows]), 1)
+        layout = decode(storage.code, data, part.outs, ins, 1, 1, 0, 0, 0, kept)
+        assert len(layout) == part.compute_bytes
+        np.testing.assert_array_equal(expand_weights(layout, 3, part.outs, ins, 1, 1, 0, 0, 0, kept), codes[rows])
 
 
 # ---- in a program ---------------------------------------------------------------------------------------------------

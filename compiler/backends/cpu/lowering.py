@@ -31,6 +31,9 @@ _ACTIVATIONS = {
     nn.ActivationKind.GELU: cpu.Activation.GELU,
     nn.ActivationKind.TANH: cpu.Activation.TANH,
     nn.ActivationKind.RELU: cpu.Activation.RELU,
+    nn.ActivationKind.GELU_TANH: cpu.Activation.GELU_TANH,
+    nn.ActivationKind.QUICK_GELU: cpu.Activation.QUICK_GELU,
+    nn.ActivationKind.SILU: cpu.Activation.SILU,
 }
 
 
@@ -129,6 +132,13 @@ class Lowering:
     def _new(self, value: SSAValue) -> SSAValue:
         return self.values[value]
 
+    def _buffer(self, op: Operation, value: SSAValue) -> SSAValue:
+        """The buffer of activations behind a value."""
+        found = self._new(value)
+        if not isinstance(found.type, cpu.BufferType):
+            raise _infeasible(op, "it reads activations that are an input of the model")
+        return found
+
     def _type(self, op: Operation, value: SSAValue) -> cpu.BufferType:
         """A buffer for a value of batch x tokens x features or of batch x features."""
         shape = nn.shape_of(value)
@@ -153,14 +163,14 @@ class Lowering:
         """With the sum and the activation that follow it, where nothing else reads what lies between."""
         if nn.stored_weight(op.weight) is None:
             raise _infeasible(op, "the weight of a linear is computed, not stored")
-        x, result = self._new(op.x), op.result
+        x, result = self._buffer(op, op.x), op.result
         type = self._type(op, op.result)
         residual: SSAValue | None = None
         activation = cpu.Activation.NONE
         user = result.get_user_of_unique_use()
         if isinstance(user, nn.BinaryOp) and user.lhs.type == user.rhs.type:
             other = user.rhs if user.lhs is result else user.lhs
-            if other in self.values:
+            if other in self.values and isinstance(self.values[other].type, cpu.BufferType):
                 residual, result = self.values[other], user.result
                 self.done.add(user)
         user = result.get_user_of_unique_use()
@@ -202,9 +212,9 @@ class Lowering:
             raise _infeasible(op, "queries and keys are of different sequences")
         step = cpu.AttentionOp(
             op.role.data,
-            self._new(op.q),
-            self._new(op.k),
-            self._new(op.v),
+            self._buffer(op, op.q),
+            self._buffer(op, op.k),
+            self._buffer(op, op.v),
             None if op.mask is None else self._mask(op, op.mask),
             self._type(op, op.result),
             heads=op.heads.value.data,
@@ -213,24 +223,25 @@ class Lowering:
         self._add_step(op, step, op.result)
 
     def _layer_norm(self, op: nn.LayerNormOp) -> None:
-        x, gamma, beta = (self._new(value) for value in (op.x, op.gamma, op.beta))
+        x, gamma, beta = self._buffer(op, op.x), self._new(op.gamma), self._new(op.beta)
         self._add_step(op, cpu.LayerNormOp(x, gamma, beta, op.eps.value.data, self._type(op, op.result)), op.result)
 
     def _activation(self, op: nn.ActivationOp) -> None:
-        step = cpu.PointwiseOp(self._new(op.x), None, _ACTIVATIONS[op.kind.data], self._type(op, op.result))
+        step = cpu.PointwiseOp(self._buffer(op, op.x), None, _ACTIVATIONS[op.kind.data], self._type(op, op.result))
         self._add_step(op, step, op.result)
 
     def _add(self, op: nn.BinaryOp) -> None:
-        step = cpu.PointwiseOp(self._new(op.lhs), self._new(op.rhs), cpu.Activation.NONE, self._type(op, op.result))
+        left, right = self._buffer(op, op.lhs), self._buffer(op, op.rhs)
+        step = cpu.PointwiseOp(left, right, cpu.Activation.NONE, self._type(op, op.result))
         self._add_step(op, step, op.result)
 
     def _mean_pool(self, op: nn.MeanPoolOp) -> None:
         minimum = op.minimum.value.data
-        step = cpu.PoolOp(self._new(op.x), self._mask(op, op.mask), self._type(op, op.result), minimum=minimum)
+        step = cpu.PoolOp(self._buffer(op, op.x), self._mask(op, op.mask), self._type(op, op.result), minimum=minimum)
         self._add_step(op, step, op.result)
 
     def _take_token(self, op: nn.TakeTokenOp) -> None:
-        step = cpu.PoolOp(self._new(op.x), None, self._type(op, op.result), token=op.index.value.data)
+        step = cpu.PoolOp(self._buffer(op, op.x), None, self._type(op, op.result), token=op.index.value.data)
         self._add_step(op, step, op.result)
 
     def _return(self, op: ReturnOp) -> None:

@@ -10,6 +10,8 @@ from bisect import insort
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from xdsl.dialects.builtin import NameLoc
+
 from compiler.backends.fpga.tasks import Instance, Task
 from hw_targets.errors import InfeasibleError
 from hw_targets.isa import Memory
@@ -92,15 +94,21 @@ class Block:
     """Instances with their offsets."""
 
 
+def _node_of(instance: Instance) -> str:
+    """The ONNX node a buffer works for: temporaries of two layers need no place at the same time."""
+    location = instance.op.location
+    return location.desc.data if isinstance(location, NameLoc) else ""
+
+
 def _blocks(spans: Mapping[Instance, tuple[int, int]], memory: Memory, skip: Container[Instance] = ()) -> list[Block]:
-    """The blocks of a memory: one per lasting buffer, one per pool of temporaries (by label; one for accumulators)."""
+    """The blocks of a memory: one per lasting buffer, one per pool of temporaries (one node's, or all accumulators)."""
     blocks: list[Block] = []
-    pools: dict[str, list[Instance]] = {}
+    pools: dict[tuple[str, str], list[Instance]] = {}
     for instance, span in spans.items():
         if instance.memory is not memory or instance in skip:
             continue
         if instance.rotates:
-            pools.setdefault("" if memory is Memory.ACC else instance.label, []).append(instance)
+            pools.setdefault(("", "") if memory is Memory.ACC else (instance.label, _node_of(instance)), []).append(instance)
         else:
             blocks.append(Block(aligned(instance.bytes), span, ((instance, 0),)))
     for pool in pools.values():
@@ -136,6 +144,33 @@ def _first_fit(blocks: Iterable[Block]) -> int:
     return end
 
 
+class _Tenants:
+    """Who lay last at every byte of a ring: disjoint runs of bytes, each with its tenant's last use.
+
+    Whoever moves in is used later than whoever lay there before, so of those only what sticks out is kept.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[int, int, int]] = []
+
+    def free_from(self, start: int, stop: int) -> int:
+        """The first task after the last use of these bytes."""
+        return max((last + 1 for low, high, last in self._runs if low < stop and start < high), default=0)
+
+    def live(self, task: int) -> int:
+        """Bytes still in use at a task."""
+        return sum(high - low for low, high, last in self._runs if last >= task)
+
+    def move_in(self, start: int, stop: int, last: int) -> None:
+        runs: list[tuple[int, int, int]] = []
+        for low, high, until in self._runs:
+            if low < start:
+                runs.append((low, min(high, start), until))
+            if high > stop:
+                runs.append((max(low, stop), high, until))
+        self._runs = [*runs, (start, stop, last)]
+
+
 def _ring(
     loads: Sequence[tuple[int, Instance]], spans: dict[Instance, tuple[int, int]], base: int, capacity: int
 ) -> tuple[list[int], int]:
@@ -144,7 +179,7 @@ def _ring(
     Raises InfeasibleError where the ring comes round to an instance that is still in use.
     """
     cursor = base
-    tenants: list[tuple[int, int, int]] = []  # start, stop, last use; a later, smaller tenant may cover one in part
+    tenants = _Tenants()
     positions: list[int] = []
     used = base
     for number, (first_use, instance) in enumerate(loads):
@@ -152,13 +187,13 @@ def _ring(
         if cursor + size > capacity:
             cursor = base
         start, stop = cursor, cursor + size
-        after_use = max((last + 1 for low, high, last in tenants if low < stop and start < high), default=0)
+        after_use = tenants.free_from(start, stop)
         ahead = loads[number - PREFETCH][0] if number >= PREFETCH else 0
         # Never before the load that came before it: that one may have evicted part of what lies here.
         position = max(after_use, ahead, positions[-1] if positions else 0)
         positions.append(min(first_use, position))
         if after_use > first_use:
-            live = sum(high - low for low, high, last in tenants if last >= first_use)
+            live = tenants.live(first_use)
             raise OutOfMemoryError(
                 instance.memory,
                 "HPCC3002",
@@ -167,7 +202,7 @@ def _ring(
                 hint="prune more, or take a larger target",
             )
         instance.address = start
-        tenants.append((start, stop, spans[instance][1]))
+        tenants.move_in(start, stop, spans[instance][1])
         cursor = stop
         used = max(used, stop)
     return positions, used

@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import LocationAttr, MemRefType
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 
-from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, buffer_type, row_stride, single_block
+from compiler.dialects.tile import AllocOp, DramOp, ForOp, Part, RunOp, ViewOp, buffer_type, row_stride, single_block
 from hw_targets.isa import Memory
 
 
@@ -73,9 +73,9 @@ class TileBuilder:
         element: Attribute,
         content: Sequence[str] = (),
         encoding: Attribute | None = None,
-        outs: tuple[int, int] | None = None,
+        parts: Sequence[Part] = (),
     ) -> Buffer:
-        op = DramOp(kind, label, buffer_type(Memory.DRAM, rows, cols, element), content, encoding, outs=outs)
+        op = DramOp(kind, label, buffer_type(Memory.DRAM, rows, cols, element), content, encoding, parts=parts)
         first = self._blocks[0].first_op
         if len(self._blocks) > 1 and first is not None:
             # Regions outlive the loop being built: another one may use them too.

@@ -12,8 +12,10 @@ from xdsl.ir import Operation
 
 from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp, node_name
 from compiler.dialects.storage import StorageAttr
-from compiler.dialects.tile import chunk_of
+from compiler.dialects.tile import Part, parts_of
 from compiler.module import main_function
+from compiler.sparsity.saliency import Matrix
+from compiler.storage.formats import SlotFormat, slots_of_rows
 from compiler.weights import WeightStore
 from hw_targets.isa import Instruction, Memory, Queue
 
@@ -130,7 +132,7 @@ def _content(op: ImageOp, store: WeightStore) -> U8:
     kind = op.kind.data
     if kind == "weights":
         assert isinstance(op.encoding, StorageAttr)
-        return op.encoding.format.encode(store.get(keys[0])[chunk_of(op.outs)], op.encoding.pattern)
+        return _weights(store.get(keys[0]), op.encoding, parts_of(op.parts), op.bytes.value.data)
     if kind == "columns":
         width = op.bytes.value.data // (4 * len(keys))
         rows = [store.get(key).reshape(-1) if key else np.zeros(width, np.float32) for key in keys]
@@ -139,6 +141,22 @@ def _content(op: ImageOp, store: WeightStore) -> U8:
         ids = store.get(keys[0]).astype("<i4").reshape(-1)
         return _bytes(np.tile(ids, op.bytes.value.data // ids.nbytes))
     return _bytes(store.get(keys[0]))
+
+
+def _weights(codes: Matrix, encoding: StorageAttr, parts: list[Part], size: int) -> U8:
+    """A weight stored whole, or its parts at their offsets."""
+    format = encoding.format
+    if not parts:
+        return format.encode(codes, encoding.pattern)
+    slots = encoding.pattern.slots(codes) if isinstance(format, SlotFormat) else None
+    image = np.zeros(size, np.uint8)
+    for part in parts:
+        if isinstance(format, SlotFormat) and slots is not None:
+            data = format.encode_slots(codes[part.rows], slots_of_rows(slots, part.rows))
+        else:
+            data = format.encode(codes[part.rows], encoding.pattern)
+        image[part.offset : part.offset + len(data)] = data
+    return image
 
 
 def _bytes(array: NDArray[np.generic]) -> U8:

@@ -6,7 +6,7 @@ MATRIX instruction and one fused VECTOR chain per token tile; attention becomes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -24,42 +24,24 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Attribute, Operation, SSAValue
 
+from compiler.backends.fpga.allocation import aligned
 from compiler.backends.fpga.builder import Buffer, Index, TileBuilder
-from compiler.backends.fpga.weights import WeightPlan, plan_weight
+from compiler.backends.fpga.planning import SLOTS, Linear, TilePlan, cut
+from compiler.backends.fpga.weights import WeightPlan, plan_weight, slots_by_row
 from compiler.dialects import nn
-from compiler.dialects.tile import buffer_type, element_bytes, memory_of
+from compiler.dialects.tile import Part, buffer_type, element_bytes, memory_of
+from compiler.weights import WeightStore
 from hw_targets.errors import InputError
 from hw_targets.isa import Activation, MatrixMode, Memory, StorageCode
+from hw_targets.target import Target
 
 Kind = TypeVar("Kind", bound=Operation)
-
-SLOTS = 2
-"""Places a temporary rotates through, so that one queue fills one while another drains the other."""
 
 SMALL = 16384
 """Bytes up to which a tensor stays on chip even where large ones do not (scales, masks, pooled vectors)."""
 
 POOL_COLUMNS = 64
 """Columns that are pooled at a time where a whole sequence does not fit on chip."""
-
-
-@dataclass(frozen=True)
-class TilePlan:
-    """How the work is cut for a target.
-
-    `tokens`: rows of one linear task whose weights stay on chip for all tasks; `streaming_tokens`: rows of one whose
-    weights stream past them; `queries`: query rows of one attention task; `weight_bytes`: what one loaded weight may
-    take, `chunk_bytes`: what a part of a larger one may; `outputs`: rows a part is a multiple of; `spill`: large
-    activations lie in DRAM and pass through temporaries.
-    """
-
-    tokens: int
-    streaming_tokens: int
-    queries: int
-    weight_bytes: int
-    chunk_bytes: int
-    outputs: int
-    spill: bool
 
 
 @dataclass(frozen=True)
@@ -83,16 +65,20 @@ def location_name(op: Operation) -> str:
 class Lowering:
     """Lowers the device function's ops in order. `buffers` maps bf16/f32 values, `quantised` quantize results."""
 
-    def __init__(self, builder: TileBuilder, input_names: dict[SSAValue, str], plan: TilePlan) -> None:
+    def __init__(
+        self, builder: TileBuilder, input_names: dict[SSAValue, str], plan: TilePlan, target: Target, store: WeightStore
+    ) -> None:
         self.b = builder
         self.plan = plan
+        self.target = target
+        self.store = store
         self.input_names = input_names
         self.buffers: dict[SSAValue, Buffer] = {}
         self.quantised: dict[SSAValue, Quantised] = {}
         self.done: set[Operation] = set()
         self._masks: dict[SSAValue, Buffer] = {}
         self._values: dict[SSAValue, nn.QuantizeOp] = {}
-        self.regions: dict[str, Buffer] = {}
+        self.regions: dict[str, tuple[Buffer, list[Part]]] = {}
 
     # ---- values -----------------------------------------------------------------------------------------------------
 
@@ -102,9 +88,9 @@ class Lowering:
             owner = origin.owner
             raise InputError(
                 "HPCC1406",
-                "the device has no place for a tensor that an instruction reads: it takes ids and masks, no numbers",
+                "the device has no place for a tensor that an instruction reads",
                 where=location_name(owner) if isinstance(owner, Operation) else "",
-                hint="embeddings at the beginning of the model let it start on the device",
+                hint="ids, 0/1 masks and fp32 activations can enter the device",
             )
         return self.buffers[origin]
 
@@ -154,12 +140,13 @@ class Lowering:
         col: Index | int = 0,
         cols: int | None = None,
         memory: Memory = Memory.ACT,
+        slots: int = SLOTS,
     ) -> Buffer:
         """A rectangle of a tensor on chip; from DRAM it is loaded into a temporary."""
         view = self.b.view(buffer, row, col, rows, cols or buffer.cols)
         if not in_dram(buffer):
             return view
-        temporary = self.b.alloc(label, memory, rows, view.cols, buffer.type.element_type, SLOTS)
+        temporary = self.b.alloc(label, memory, rows, view.cols, buffer.type.element_type, slots)
         if memory is Memory.WEIGHTS:
             fields = {"rows": rows, "row_bytes": row_bytes(view)}
             self.b.run("load.rows", {"src": view, "dst": temporary}, fields, layer)
@@ -263,7 +250,8 @@ class Lowering:
         out, quantised, group = self._chain_targets(follower.result, layer)
         if out is None:  # the instruction always writes the sum
             out = self._tensor(f"{layer}.out", tokens, width, bf16)
-        for first, rows in self.b.tiles(tokens, self.plan.tokens, "tile"):
+        row_bytes = SLOTS * (len(tables) * 2 + 3) * width
+        for first, rows in self.b.tiles(tokens, self.plan.rows(self.plan.tokens, row_bytes), "tile"):
             gathered = self.b.alloc("gathered", Memory.ACT, len(tables) * rows, width, bf16, SLOTS)
             for number, (table, id_buffer) in enumerate(zip(tables, ids, strict=True)):
                 self.b.run(
@@ -335,17 +323,23 @@ class Lowering:
             out, quantised, group = self._chain_targets(last, layer)
         residual = self.buffer_of(op.residual) if op.residual is not None else None
 
-        resident = weight.compute_bytes <= self.plan.weight_bytes
-        whole = self._load_weight(weight, layer) if resident else None
-        columns = self._columns(layer, width, keys)
         codes = quantised.codes if quantised else None
-        for first, rows in self.b.tiles(tokens, self._token_tile(resident, tokens), "tile"):
-            acc = self.b.alloc("acc", Memory.ACC, rows, width, i32, SLOTS if resident else 1)
-            x_tile = self._read(x.codes, first, rows, layer, "x.tile")
-            if whole is not None:
-                self._multiply(x_tile, whole, acc, weight, layer)
-            else:
-                self._multiply_streaming(x_tile, acc, weight, layer)
+        moved = sum(
+            row_bytes(buffer) for buffer in (x.codes, residual, out, codes) if buffer is not None and in_dram(buffer)
+        )
+        passes = 1 + 2 * (norm is not None) + (codes is not None)
+        inputs = row_bytes(x.codes) if in_dram(x.codes) else 0
+        choice = cut(self.target, self.plan, Linear(weight, tokens, inputs, moved, passes))
+        parts = [weight] if choice.resident else self._parts(weight)
+        places = self._region(parts)
+        whole = self._load_weight(weight, places[0], layer) if choice.resident else None
+        columns = self._columns(layer, width, keys)
+        for first, rows in self.b.tiles(tokens, choice.rows, "tile"):
+            acc = self.b.alloc("acc", Memory.ACC, rows, width, i32, choice.slots)
+            x_tile = self._read(x.codes, first, rows, layer, "x.tile", slots=choice.slots)
+            for part, place in zip(parts, places, strict=True):
+                loaded = whole or self._load_weight(part, place, layer)
+                self._multiply(x_tile, loaded, self.b.view(acc, 0, part.first, acc.rows, part.outs), part, layer)
             residual_tile = self._read(residual, first, rows, layer, "residual.tile") if residual is not None else None
             with (
                 self._writing(out, first, rows, layer, "out.tile") as out_tile,
@@ -379,24 +373,29 @@ class Lowering:
             if consumed is not None:
                 self.done.add(consumed)
 
-    def _token_tile(self, resident: bool, tokens: int) -> int:
-        return min(self.plan.tokens if resident else self.plan.streaming_tokens, tokens)
+    def _parts(self, weight: WeightPlan) -> list[WeightPlan]:
+        """A weight that streams past the tokens: each part is a range of output columns."""
+        accelerator = self.target.accelerator
+        if weight.compute_bytes <= self.plan.chunk_bytes:
+            return [weight]
+        together = accelerator.outputs * accelerator.cores
+        return weight.parts(self.plan.chunk_bytes, together, slots_by_row(weight, self.store))
 
-    def _multiply_streaming(self, x: Buffer, acc: Buffer, weight: WeightPlan, layer: str) -> None:
-        """A weight too large for the chip: it streams past the tokens in parts, each a range of output columns."""
-        step = weight.chunk_rows(self.plan.chunk_bytes, self.plan.outputs)
-        for first in range(0, weight.outs, step):
-            part = weight.rows(first, min(step, weight.outs - first))
-            columns = self.b.view(acc, 0, first, acc.rows, part.outs)
-            self._multiply(x, self._load_weight(part, layer), columns, part, layer)
+    def _region(self, parts: Sequence[WeightPlan]) -> list[Buffer]:
+        """Where the parts of a weight lie in DRAM; each begins at a burst."""
+        key = parts[0].key
+        if key not in self.regions:
+            end, places = 0, list[Part]()
+            for part in parts:
+                places.append(Part(part.first, part.outs, aligned(end)))
+                end = aligned(end) + part.stored_bytes
+            split = places if parts[0].part else ()
+            region = self.b.dram("weights", key, 1, end, i8, [key], parts[0].encoding, split)
+            self.regions[key] = region, places
+        region, places = self.regions[key]
+        return [self.b.view(region, 0, at.offset, 1, part.stored_bytes) for at, part in zip(places, parts, strict=True)]
 
-    def _load_weight(self, weight: WeightPlan, layer: str) -> Buffer:
-        content, outs = [weight.key], (weight.first, weight.outs) if weight.part else None
-        label = weight.key if outs is None else f"{weight.key}[{weight.first}:{weight.first + weight.outs}]"
-        region = self.regions.get(label)
-        if region is None:
-            region = self.b.dram("weights", label, 1, weight.stored_bytes, i8, content, weight.encoding, outs)
-            self.regions[label] = region
+    def _load_weight(self, weight: WeightPlan, region: Buffer, layer: str) -> Buffer:
         rows, cols = weight.compute_shape
         loaded = self.b.alloc(f"{layer}.weights", Memory.WEIGHTS, rows, cols, i8)
         self.b.run(
@@ -458,7 +457,8 @@ class Lowering:
                 k.codes, sequence * keys, keys, layer, "k.head", col=head * size, cols=size, memory=Memory.WEIGHTS
             )
             v_rows, v_scale = self._values_of(op.v, sequence, head, size, layer)
-            for first, rows in self.b.tiles(queries, self.plan.queries, "block"):
+            most = self._query_rows(q.codes, context, keys, size)
+            for first, rows in self.b.tiles(queries, most, "block"):
                 row = sequence * queries + first
                 q_rows = self._read(q.codes, row, rows, layer, "q.tile", col=head * size, cols=size)
                 scores = self.b.alloc("scores", Memory.ACC, rows, keys, i32, SLOTS)
@@ -489,6 +489,11 @@ class Lowering:
                         layer,
                         stage=1,
                     )
+
+    def _query_rows(self, codes: Buffer, context: Buffer, keys: int, size: int) -> int:
+        """Query rows of one task: their probabilities and sums, beside what comes from DRAM or goes there for a head."""
+        row_bytes = SLOTS * (keys + 4 + size * in_dram(codes) + 2 * size * in_dram(context))
+        return self.plan.rows(self.plan.queries, row_bytes, SLOTS * 2 * keys * size * in_dram(context))
 
     def _values_of(self, value: SSAValue, sequence: Index, head: Index, size: int, layer: str) -> tuple[Buffer, Buffer]:
         """V^T of one sequence and head in the weight memory, and its scale. Where V lies in DRAM it is quantised here."""
@@ -533,7 +538,7 @@ class Lowering:
         tokens, width = prod(shape[:-1]), shape[-1]
         quantised = self._quantised_target(op, f"{layer}.in")
         self.quantised[op.codes] = quantised
-        for first, rows in self.b.tiles(tokens, self.plan.tokens, "tile"):
+        for first, rows in self.b.tiles(tokens, self.plan.rows(self.plan.tokens, SLOTS * 3 * width), "tile"):
             x = self._read(source, first, rows, layer, "x.tile.bf16")
             with self._writing(quantised.codes, first, rows, layer, "codes.tile") as codes:
                 assert codes is not None
@@ -599,9 +604,81 @@ class Lowering:
                     "pool",
                 )
 
+    def layer_norm(self, op: nn.LayerNormOp) -> None:
+        """A norm of a bf16 tensor that others read too (pre-norm): the sum of one table, normalised."""
+        layer = _layer_of_norm(op)
+        width = nn.shape_of(op.x)[-1]
+        smooth = self._smooth_keys(op.result)
+        columns = self._columns(f"{layer}.norm", width, [_key(op.gamma), _key(op.beta), *smooth])
+        tokens = prod(nn.shape_of(op.x)[:-1])
+        out, quantised, group = self._chain_targets(op.result, f"{layer}.norm")
+        if out is None:  # the instruction always writes the sum
+            out = self._tensor(f"{layer}.norm.out", tokens, width, bf16)
+        codes, scale = (quantised.codes, quantised.scale) if quantised else (None, None)
+        source = self.buffer_of(op.x)
+        for first, rows in self.b.tiles(tokens, self.plan.rows(self.plan.tokens, SLOTS * 5 * width), "tile"):
+            x = self._read(source, first, rows, layer, "x.tile.bf16")
+            with (
+                self._writing(out, first, rows, layer, "out.tile") as out_tile,
+                self._writing(codes, first, rows, layer, "codes.tile") as code_tile,
+            ):
+                operands = {"rows_in": x, "columns": columns, "out": out_tile, "codes": code_tile}
+                operands["scale"] = self._rows(scale, first, rows)
+                self._embed(operands, group, layer, eps=op.eps.value.data, smoothed=len(smooth))
+
+    def _embed(
+        self, operands: dict[str, Buffer | None], group: int, layer: str, *, eps: float = 0.0, smoothed: int = 0
+    ) -> None:
+        """`vector.embed` of one table that already is on chip."""
+        x, codes = operands["rows_in"], operands.get("codes")
+        assert x is not None
+        fields = {"rows": x.rows, "cols": x.cols, "group": group, "tables": 1, "table_bytes": 0, "eps": eps}
+        fields |= {"norm": int(operands.get("columns") is not None), "smoothed": smoothed}
+        fields |= {"codes_in_weights": int(codes is not None and _in_weights(codes))}
+        self.b.run("vector.embed", operands, fields, layer)
+
+    def concat(self, op: nn.ConcatOp) -> None:
+        """Tokens of several tensors one after the other, sequence by sequence: VECTOR copies them."""
+        batch, tokens, width = nn.shape_of(op.result)
+        out = self._tensor("tokens.out", batch * tokens, width, bf16)
+        self.buffers[op.result] = out
+        start = 0
+        for value in op.inputs:
+            count = nn.shape_of(value)[1]
+            source = self.buffer_of(value)
+            with self.b.loop(batch, "sequence") as sequence:
+                for first, rows in self.b.tiles(count, self.plan.rows(self.plan.tokens, SLOTS * 4 * width), "tile"):
+                    x = self._read(source, sequence * count + first, rows, "tokens", "x.tile.bf16")
+                    row = sequence * tokens + first + start
+                    with self._writing(out, row, rows, "tokens", "out.tile") as out_tile:
+                        self._embed({"rows_in": x, "out": out_tile}, width, "tokens")
+            start += count
+
+    def weight(self, op: nn.WeightOp) -> None:
+        """A bf16 tensor of the file that an instruction reads as an activation (a class token, positions)."""
+        shape = nn.shape_of(op.result)
+        if isinstance(nn.element_type_of(op.result), BFloat16Type) and len(shape) == 3:
+            rows = prod(shape[:-1])
+            key = op.key.data
+            self.buffers[op.result] = self.b.dram("table", key, rows, shape[-1], bf16, [key])
+
+    def _input(self, value: SSAValue, layer: str = "inputs") -> Buffer:
+        """An fp32 argument, which comes as bf16, tokens by features."""
+        shape = nn.shape_of(value)
+        rows, cols = prod(shape[:-1]), shape[-1]
+        region = self.b.dram("input", self.input_names[value], rows, cols, bf16)
+        if self.plan.spill and rows * cols * 2 > SMALL:
+            return region
+        buffer = self.b.alloc("input", Memory.ACT, rows, cols, bf16)
+        self._copy_in(region, buffer, layer)
+        return buffer
+
     def alias(self, op: nn.CastOp | nn.ReshapeOp) -> None:
-        """A widening cast or a reshape of a finished tensor: the same bytes."""
+        """A widening cast or a reshape of a finished tensor: the same bytes. The cast of an argument loads it."""
         source = _origin(op.x)
+        if source in self.input_names and isinstance(op, nn.CastOp) and isinstance(nn.element_type_of(source), Float32Type):
+            self.buffers[op.result] = self._input(source)
+            return
         if source in self.buffers:
             self.buffers[op.result] = self.buffers[source]
 
@@ -610,7 +687,8 @@ class Lowering:
             source = self.buffer_of(value)
             element = source.type.element_type
             region = self.b.dram("output", name, source.rows, source.cols, element)
-            for first, rows in self.b.tiles(source.rows, self.plan.tokens, "tile"):
+            most = self.plan.rows(self.plan.tokens, SLOTS * row_bytes(source))
+            for first, rows in self.b.tiles(source.rows, most, "tile"):
                 self.b.run(
                     "store.copy",
                     {
@@ -628,6 +706,9 @@ class Lowering:
             nn.QAttentionOp: self.qattention,
             nn.QuantizeOp: self.quantize,
             nn.TakeTokenOp: self.take_token,
+            nn.LayerNormOp: self.layer_norm,
+            nn.ConcatOp: self.concat,
+            nn.WeightOp: self.weight,
             nn.MeanPoolOp: self.mean_pool,
             nn.CastOp: self.alias,
             nn.ReshapeOp: self.alias,
@@ -635,7 +716,7 @@ class Lowering:
 
     def lower(self, op: Operation) -> None:
         """Lower one op. Raises InputError for an op that has no row in the table."""
-        if op in self.done or isinstance(op, nn.WeightOp | nn.ConstantOp):
+        if op in self.done or isinstance(op, nn.ConstantOp):
             return
         rule = self.table().get(type(op))
         if rule is None:
@@ -723,3 +804,11 @@ def _layer_of(op: nn.QuantizeOp) -> str:
         if isinstance(use.operation, nn.QAttentionOp | nn.QLinearOp):
             return use.operation.role.data
     return "quantize"
+
+
+def _layer_of_norm(op: nn.LayerNormOp) -> str:
+    """The layer a free-standing norm works for: that of the first linear or attention behind it."""
+    for use in op.result.uses:
+        if isinstance(use.operation, nn.QuantizeOp):
+            return _layer_of(use.operation)
+    return "norm"

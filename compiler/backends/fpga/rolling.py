@@ -73,10 +73,20 @@ def _roll_once(nodes: Sequence[Item | Loop]) -> list[Item | Loop]:
     for row, node in enumerate(nodes):
         table[row, : len(node.coordinates)] = node.coordinates
     sizes = np.array([size(node) for node in nodes])
-    runs = {length: _run_lengths(keys, table, length) for length in range(1, min(LONGEST_BODY, count // 2) + 1)}
+    runs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+    repeats_here = np.zeros(count, np.bool_)
+    for length in range(1, min(LONGEST_BODY, count // 2) + 1):
+        same = _count_ahead(keys[:-length] == keys[length:])
+        if (same >= length).any():
+            runs[length] = same, _linear_runs(keys, table, length)
+            repeats_here[: len(same)] |= same >= length
     result: list[Item | Loop] = []
     start = 0
     while start < count:
+        if not repeats_here[start]:
+            result.append(nodes[start])
+            start += 1
+            continue
         best_gain, best_length, best_count = 0, 0, 0
         for length, (same, linear) in runs.items():
             if start >= len(same) or same[start] < length:
@@ -101,14 +111,14 @@ def _roll_once(nodes: Sequence[Item | Loop]) -> list[Item | Loop]:
     return result
 
 
-def _run_lengths(
-    keys: NDArray[np.int64], table: NDArray[np.int64], length: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """From every position: how many items equal the item `length` later, and how many step by the same amount twice."""
+def _linear_runs(keys: NDArray[np.int64], table: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """From every position: how many items equal the item `length` later and step by the same amount twice."""
     same = keys[:-length] == keys[length:]
-    steps = table[length:] - table[:-length]
-    linear = (steps[:-length] == steps[length:]).all(axis=1) & same[: len(steps) - length] & same[length:]
-    return _count_ahead(same), _count_ahead(linear)
+    candidates = np.flatnonzero(same[: max(len(same) - length, 0)] & same[length:])
+    first, second, third = (table[candidates + step * length] for step in range(3))
+    linear = np.zeros(max(len(same) - length, 0), np.bool_)
+    linear[candidates] = (second - first == third - second).all(axis=1)
+    return _count_ahead(linear)
 
 
 def _count_ahead(flags: NDArray[np.bool_]) -> NDArray[np.int64]:

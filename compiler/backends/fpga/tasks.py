@@ -40,7 +40,7 @@ class Instance:
     @property
     def pitch(self) -> int:
         """Bytes from row to row."""
-        return row_stride(self.type) * element_bytes(self.type)
+        return self.bytes // self.type.get_shape()[0]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ class _Flattener:
     def __init__(self) -> None:
         self._instances: dict[SSAValue, Instance] = {}
         self._views: dict[SSAValue, tuple[Instance, int, int]] = {}
+        self._extents: dict[SSAValue, tuple[int, int, int, MemRefType]] = {}
+        """Rows, bytes of a row, pitch and type of a buffer or view: the same in every iteration."""
 
     def block(self, block: Block, counters: dict[SSAValue, int]) -> list[Task]:
         tasks: list[Task] = []
@@ -112,18 +114,15 @@ class _Flattener:
 
     def _op(self, op: Operation, counters: dict[SSAValue, int]) -> list[Task]:
         if isinstance(op, AllocOp | DramOp):
-            type = op.result.type
-            assert isinstance(type, MemRefType)
-            rows, cols = type.get_shape()
+            rows, row_bytes, _, type = self._extent(op.result)
             slots = op.slots.value.data if isinstance(op, AllocOp) and op.slots is not None else 1
-            instance = Instance(op, memory_of(type), type, rows * cols * element_bytes(type), slots)
+            instance = Instance(op, memory_of(type), type, rows * row_bytes, slots)
             self._instances[op.result] = instance
             self._views[op.result] = (instance, 0, 0)
         elif isinstance(op, ViewOp):
             instance, row, col = self._views[op.source]
             first_row, first_col = op.origin.data.eval([counters[c] for c in op.counters], [])
-            assert isinstance(op.source.type, MemRefType)
-            step = row_stride(op.source.type) // row_stride(instance.type)
+            step = self._extent(op.source)[2] // instance.pitch
             self._views[op.result] = (instance, row + first_row * step, col + first_col)
         elif isinstance(op, RunOp):
             return [Task(op, {name: self._rectangle(value) for name, value in op.named.items()})]
@@ -131,13 +130,18 @@ class _Flattener:
             raise no_tile_op(op)
         return []
 
+    def _extent(self, value: SSAValue) -> tuple[int, int, int, MemRefType]:
+        if value not in self._extents:
+            type = value.type
+            assert isinstance(type, MemRefType)
+            rows, cols = type.get_shape()
+            size = element_bytes(type)
+            self._extents[value] = rows, cols * size, row_stride(type) * size, type
+        return self._extents[value]
+
     def _rectangle(self, value: SSAValue) -> Rectangle:
         instance, row, col = self._views[value]
-        type = value.type
-        assert isinstance(type, MemRefType)
-        rows, cols = type.get_shape()
-        size = element_bytes(type)
-        return Rectangle(instance, row, col, rows, cols * size, row_stride(type) * size, type)
+        return Rectangle(instance, row, col, *self._extent(value))
 
     def _loop(self, loop: ForOp, counters: dict[SSAValue, int]) -> list[Task]:
         tasks: list[Task] = []

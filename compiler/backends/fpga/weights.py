@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
 from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Attribute, SSAValue
 
 from compiler.dialects import nn
 from compiler.dialects.storage import StorageAttr
 from compiler.sparsity.base import Parameters
-from compiler.storage.formats import compute_bytes, compute_mode, stored_groups
-from hw_targets.errors import InfeasibleError, InputError
+from compiler.storage.formats import SlotFormat, compute_bytes, compute_mode, slot_layout_bytes, stored_groups
+from compiler.weights import WeightStore
+from hw_targets.errors import InputError
 from hw_targets.isa import MatrixMode, StorageCode
+
+Slots = NDArray[np.intp]
+"""How many slots every row of a matrix has."""
 
 NO_PATTERN = {"n": 1, "m": 1, "block_rows": 0, "window": 0, "keep": 0, "kept": 0}
 
@@ -34,34 +40,49 @@ class WeightPlan:
     encoding: Attribute | None = None
     pattern_fields: dict[str, int] = field(default_factory=lambda: dict(NO_PATTERN))
 
-    def rows(self, first: int, count: int) -> WeightPlan:
-        """The plan of output rows [first, first + count) alone; `first` lies at a row block of the pattern.
+    def rows(self, first: int, count: int, slots: Slots | None = None) -> WeightPlan:
+        """The plan of output rows [first, first + count) alone, which are whole row blocks of the pattern or lie in one.
 
-        Raises InfeasibleError for a pattern whose rows keep different numbers of weights: the size of a part would
-        depend on the data.
+        `slots` are those of each row of an unstructured matrix: what a part of one takes depends on the data.
         """
         if (first, count) == (0, self.outs):
             return self
         encoding = self.encoding
         assert isinstance(encoding, StorageAttr)
+        part = replace(self, outs=count, first=self.first + first, part=True)
         if self.mode == MatrixMode.UNSTRUCTURED.value:
-            raise InfeasibleError(
-                "HPCC3003",
-                f"weight {self.key!r} takes {self.compute_bytes:,} bytes on chip and does not fit; of"
-                f" {encoding.pattern.spec()} only whole matrices are loaded",
-                hint="hp and nm weights are cut into parts; or take a larger target",
+            assert isinstance(encoding.format, SlotFormat)
+            assert slots is not None, "only the data says how many slots some rows of an unstructured matrix have"
+            kept = max(int(slots[first : first + count].sum()), 1)
+            return replace(
+                part,
+                stored_bytes=encoding.format.slot_bits(count, self.ins, kept).total_bytes,
+                compute_bytes=slot_layout_bytes(count, self.ins, kept),
+                pattern_fields={**self.pattern_fields, "kept": kept},
             )
         stored = encoding.format.size_bits(count, self.ins, encoding.pattern).total_bytes
         on_chip = compute_bytes(encoding.format, encoding.pattern, count, self.ins)
-        return replace(self, outs=count, first=self.first + first, part=True, stored_bytes=stored, compute_bytes=on_chip)
+        return replace(part, stored_bytes=stored, compute_bytes=on_chip)
 
-    def chunk_rows(self, limit: int, step: int) -> int:
-        """The most output rows, in whole row blocks or multiples of `step`, whose compute layout fits `limit` bytes."""
+    def parts(self, limit: int, step: int, slots: Slots | None = None) -> list[WeightPlan]:
+        """The matrix cut into equal runs of output rows, the longest whose compute layouts all fit `limit` bytes.
+
+        Runs are whole row blocks, halves or quarters of one, or multiples of `step`; the shortest where none fits.
+        """
         unit = self.pattern_fields["block_rows"] or step
-        count = self.outs
-        while count > unit and self.rows(0, count).compute_bytes > limit:
-            count = -(-count // 2 // unit) * unit
-        return count
+        count = -(-self.outs // unit)
+        while True:
+            parts = [
+                self.rows(first, min(count * unit, self.outs - first), slots) for first in range(0, self.outs, count * unit)
+            ]
+            largest = max(part.compute_bytes for part in parts)
+            halves = unit % 2 == 0 and unit // 2 % step == 0
+            if largest <= limit or (count == 1 and not halves):
+                return parts
+            if count == 1:
+                unit //= 2
+            else:
+                count = max(min(count * limit // largest, count - 1), 1)
 
     @property
     def compute_shape(self) -> tuple[int, int]:
@@ -71,6 +92,14 @@ class WeightPlan:
     @classmethod
     def dense(cls, key: str, outs: int, ins: int, *, x_unsigned: bool = False) -> WeightPlan:
         return cls(key, outs, ins, stored_bytes=outs * ins, compute_bytes=outs * ins, x_unsigned=x_unsigned)
+
+
+def slots_by_row(weight: WeightPlan, store: WeightStore) -> Slots | None:
+    """The slots of every row of an unstructured matrix, counted in its data; None where they follow from the pattern."""
+    if weight.mode != MatrixMode.UNSTRUCTURED.value:
+        return None
+    assert isinstance(weight.encoding, StorageAttr)
+    return np.count_nonzero(weight.encoding.pattern.slots(store.get(weight.key)), axis=1)
 
 
 def plan_weight(value: SSAValue) -> WeightPlan:

@@ -15,7 +15,7 @@ from xdsl.irdl import IRDLOperation
 
 from compiler.dialects import nn
 from compiler.passes.fusion.linear import UNNAMED
-from compiler.passes.fusion.masks import MaskProver, Proof
+from compiler.passes.fusion.masks import FILL_LIMIT, MaskProver, Proof
 from compiler.passes.fusion.match import (
     Array,
     Scope,
@@ -133,7 +133,7 @@ def _unmasked(prover: MaskProver, value: SSAValue) -> tuple[SSAValue, Masking] |
     if where is None or len(shape) != 4:
         return None
     fill = scalar(where.rhs)
-    if fill is None or fill > -1e4 or nn.shape_of(where.lhs) != shape:
+    if fill is None or fill > FILL_LIMIT or nn.shape_of(where.lhs) != shape:
         return None
     proof = prover.keep_mask(where.condition, shape[0], shape[-1])
     return (where.lhs, _masking(proof)) if proof.proved else None

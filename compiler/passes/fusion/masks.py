@@ -16,8 +16,8 @@ from compiler.dialects import nn
 from compiler.interpreters.nn_float import numpy_dtype
 from compiler.passes.fusion.match import Array, Scope
 
-FILL_LIMIT = -1e4
-"""An addition of at most this to a score counts as masked out."""
+FILL_LIMIT = -9984.0
+"""An addition of at most this to a score counts as masked out: -1e4 as bfloat16 holds it."""
 
 _ELEMENTWISE = (nn.UnaryOp, nn.BinaryOp, nn.WhereOp, nn.CastOp)
 _MOVEMENT = (nn.ReshapeOp, nn.ExpandOp, nn.TransposeOp, nn.SliceOp, nn.ConcatOp)

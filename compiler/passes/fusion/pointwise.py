@@ -1,8 +1,6 @@
-"""Normalisations and activations, decomposed by the exporter or not."""
+"""Normalisations, decomposed by the exporter or not."""
 
 from __future__ import annotations
-
-import math
 
 from xdsl.ir import SSAValue
 
@@ -17,50 +15,8 @@ from compiler.passes.fusion.match import (
     scalar,
     type_of,
     unary,
-    unscaled,
     with_scalar,
 )
-
-_ACTIVATIONS = {nn.UnaryKind.TANH: nn.ActivationKind.TANH, nn.UnaryKind.RELU: nn.ActivationKind.RELU}
-
-
-def fuse_activations(scope: Scope) -> None:
-    for op in scope.each(nn.BinaryOp):
-        if op.kind.data in (nn.BinaryKind.MUL, nn.BinaryKind.DIV) and is_f32(op.result):
-            x = _gelu_argument(op.result)
-            if x is not None:
-                scope.replace(op, [nn.ActivationOp(nn.ActivationKind.GELU, x, type_of(op.result))])
-                scope.sweep()
-    for op in scope.each(nn.UnaryOp):
-        if op.kind.data in _ACTIVATIONS and is_f32(op.x):
-            scope.replace(op, [nn.ActivationOp(_ACTIVATIONS[op.kind.data], op.x, type_of(op.result))])
-    scope.sweep()
-
-
-def _factors(value: SSAValue) -> tuple[float, list[SSAValue]]:
-    """A product as a constant and its other factors, through nested multiplications and divisions by constants."""
-    value, constant = unscaled(value)
-    product = binary(value, nn.BinaryKind.MUL)
-    if product is None:
-        return constant, [value]
-    left, right = _factors(product.lhs), _factors(product.rhs)
-    return constant * left[0] * right[0], [*left[1], *right[1]]
-
-
-def _gelu_argument(value: SSAValue) -> SSAValue | None:
-    """x if value = 0.5 x (1 + erf(x / sqrt 2)) with the factors in any order."""
-    constant, factors = _factors(value)
-    if len(factors) != 2 or not math.isclose(constant, 0.5, rel_tol=1e-5):
-        return None
-    for x, other in (factors, factors[::-1]):
-        shifted = with_scalar(other, nn.BinaryKind.ADD)
-        inner = None if shifted is None or shifted[1] != 1 else unary(shifted[0], nn.UnaryKind.ERF)
-        if inner is None:
-            continue
-        argument, scale = unscaled(inner)
-        if argument is x and math.isclose(scale, math.sqrt(0.5), rel_tol=1e-5):
-            return x
-    return None
 
 
 def fuse_layer_norms(scope: Scope) -> None:

@@ -6,7 +6,7 @@
  *   VECTORS  `rows` rows share a list of inputs: values [block][group][slot][rows], a column for each slot
  *   SINGLES  each row has a list of its own: the same with one row in a group */
 
-enum { NO_ACTIVATION, GELU, TANH, RELU };
+enum { NO_ACTIVATION, GELU, TANH, RELU, GELU_TANH, QUICK_GELU, SILU };
 enum { DENSE, VECTORS, SINGLES };
 
 typedef struct {
@@ -61,6 +61,15 @@ static void activate(int kind, float *y, int count) {
     break;
   case TANH:
     for (int i = 0; i < count; i += W) store(y + i, tanh_vf(load(y + i)));
+    break;
+  case GELU_TANH:
+    for (int i = 0; i < count; i += W) store(y + i, gelu_tanh_vf(load(y + i)));
+    break;
+  case QUICK_GELU:
+    for (int i = 0; i < count; i += W) store(y + i, load(y + i) * sigmoid_vf(load(y + i) * 1.702f));
+    break;
+  case SILU:
+    for (int i = 0; i < count; i += W) store(y + i, load(y + i) * sigmoid_vf(load(y + i)));
     break;
   case RELU:
     for (int i = 0; i < count; i += W) store(y + i, relu_vf(load(y + i)));

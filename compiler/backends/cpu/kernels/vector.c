@@ -64,4 +64,11 @@ INLINE vf tanh_vf(vf x) {
   return blend(s < splat(0.04f), series, far);
 }
 
+INLINE vf gelu_tanh_vf(vf x) {
+  vf half = x * 0.5f;
+  return half + half * tanh_vf(0.79788456f * (x + 0.044715f * x * x * x));
+}
+
+INLINE vf sigmoid_vf(vf x) { return 1.0f / (1.0f + exp_vf(-x)); }
+
 INLINE vf relu_vf(vf x) { return larger(x, ZERO); }

@@ -1,0 +1,192 @@
+"""Export small random models of the transformers library, one family and one exporter at a time.
+
+Not a test: a script for an environment that has torch and transformers. It writes FAMILY.EXPORTER.onnx and, beside it,
+FAMILY.EXPORTER.shape, a line with the `--shape` options that bind its inputs.
+
+    python tests/export_families.py OUT_FOLDER --families bert vit --exporters ts17 dynamo18
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+
+SEED = 7
+TOKENS = 16
+TEXT = {"vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+DISTIL = {"vocab_size": 1000, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "max_position_embeddings": 64}
+IMAGE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "image_size": 32,
+    "patch_size": 8,
+}
+GPT2 = {"vocab_size": 1000, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
+LLAMA = {**TEXT, "num_key_value_heads": 2, "max_position_embeddings": 64}
+WHISPER = {
+    "num_mel_bins": 16,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 128,
+    "max_source_positions": 24,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 4,
+    "vocab_size": 1000,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
+EXPORTERS = ("ts17", "ts14", "ts11", "dynamo18", "dynamo23")
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a model is made, which inputs it takes, and what of its result is an output of the file."""
+
+    make: Callable[[str], torch.nn.Module]
+    inputs: tuple[str, ...]
+    output: str
+
+
+def _text(model: str, config: str, **sizes: Any) -> Callable[[str], torch.nn.Module]:
+    return lambda attention: getattr(hf, model)(getattr(hf, config)(**sizes, attn_implementation=attention))
+
+
+IDS = ("input_ids", "attention_mask")
+TYPED = (*IDS, "token_type_ids")
+PIXELS = ("pixel_values",)
+FAMILIES: dict[str, Family] = {
+    "bert": Family(_text("BertModel", "BertConfig", **TEXT), TYPED, "last_hidden_state"),
+    "bert-cls": Family(_text("BertForSequenceClassification", "BertConfig", **TEXT), TYPED, "logits"),
+    "roberta": Family(_text("RobertaModel", "RobertaConfig", **TEXT), IDS, "last_hidden_state"),
+    "roberta-cls": Family(_text("RobertaForSequenceClassification", "RobertaConfig", **TEXT), IDS, "logits"),
+    "distilbert": Family(_text("DistilBertModel", "DistilBertConfig", **DISTIL), IDS, "last_hidden_state"),
+    "distilbert-cls": Family(_text("DistilBertForSequenceClassification", "DistilBertConfig", **DISTIL), IDS, "logits"),
+    "albert": Family(_text("AlbertModel", "AlbertConfig", **TEXT, embedding_size=32), TYPED, "last_hidden_state"),
+    "albert-cls": Family(
+        _text("AlbertForSequenceClassification", "AlbertConfig", **TEXT, embedding_size=32), TYPED, "logits"
+    ),
+    "electra": Family(_text("ElectraModel", "ElectraConfig", **TEXT, embedding_size=32), TYPED, "last_hidden_state"),
+    "electra-cls": Family(
+        _text("ElectraForSequenceClassification", "ElectraConfig", **TEXT, embedding_size=32), TYPED, "logits"
+    ),
+    "vit": Family(_text("ViTModel", "ViTConfig", **IMAGE), PIXELS, "last_hidden_state"),
+    "vit-cls": Family(_text("ViTForImageClassification", "ViTConfig", **IMAGE), PIXELS, "logits"),
+    "deit-cls": Family(_text("DeiTForImageClassification", "DeiTConfig", **IMAGE), PIXELS, "logits"),
+    "dinov2": Family(_text("Dinov2Model", "Dinov2Config", **IMAGE, mlp_ratio=2), PIXELS, "last_hidden_state"),
+    "dinov2-cls": Family(_text("Dinov2ForImageClassification", "Dinov2Config", **IMAGE, mlp_ratio=2), PIXELS, "logits"),
+    "clip-vision": Family(_text("CLIPVisionModel", "CLIPVisionConfig", **IMAGE), PIXELS, "last_hidden_state"),
+    "gpt2": Family(_text("GPT2LMHeadModel", "GPT2Config", **GPT2, use_cache=False), ("input_ids",), "logits"),
+    "llama": Family(_text("LlamaForCausalLM", "LlamaConfig", **LLAMA, use_cache=False), ("input_ids",), "logits"),
+    "whisper-encoder": Family(
+        lambda attention: hf.WhisperModel(hf.WhisperConfig(**WHISPER, attn_implementation=attention)).get_encoder(),  # pyright: ignore
+        ("input_features",),
+        "last_hidden_state",
+    ),
+}
+
+
+class Single(torch.nn.Module):
+    """A model with positional inputs and one tensor as its result."""
+
+    def __init__(self, model: torch.nn.Module, family: Family) -> None:
+        super().__init__()
+        self.model, self.family = model, family
+
+    def forward(self, *arguments: torch.Tensor) -> torch.Tensor:
+        named = dict(zip(self.family.inputs, arguments, strict=True))
+        return getattr(self.model(**named), self.family.output)
+
+
+def lively(model: torch.nn.Module) -> torch.nn.Module:
+    """Numbers with which every part shows in the outputs: matrices that keep the scale of their input, scores of a
+    deviation near 1, biases and norm parameters that are not 0 and 1."""
+    torch.manual_seed(SEED)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "embed" in name and parameter.dim() == 2:
+                continue
+            if parameter.dim() >= 2:
+                parameter.normal_(0.0, (parameter.numel() / parameter.shape[0]) ** -0.5)
+            else:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model.eval()
+
+
+def _argument(name: str, batch: int, tokens: int) -> torch.Tensor:
+    if name == "pixel_values":
+        return torch.randn(batch, 3, IMAGE["image_size"], IMAGE["image_size"])
+    if name == "input_features":
+        return torch.randn(batch, WHISPER["num_mel_bins"], 2 * WHISPER["max_source_positions"])
+    if name == "input_ids":
+        return torch.randint(5, 1000, (batch, tokens))
+    return torch.ones(batch, tokens, dtype=torch.int64) if name == "attention_mask" else torch.zeros(batch, tokens).long()
+
+
+def export(name: str, exporter: str, attention: str, folder: Path, fixed: bool) -> None:
+    family = FAMILIES[name]
+    model = Single(lively(family.make(attention)), family).eval()
+    is_text = "input_ids" in family.inputs
+    shape = (1, TOKENS) if fixed else (2, TOKENS)
+    arguments = tuple(_argument(part, *shape) for part in family.inputs)
+    path = folder / f"{name}.{exporter}.onnx"
+    common: dict[str, Any] = {"input_names": list(family.inputs), "output_names": [family.output]}
+    opset = int(exporter.removeprefix("dynamo").removeprefix("ts"))
+    axes = {0: "batch", 1: "sequence"} if is_text else {0: "batch"}
+    if exporter.startswith("dynamo"):
+        dims = {axis: torch.export.Dim(label, min=1, max=64) for axis, label in axes.items()}
+        shapes = None if fixed else ((dims,) * len(family.inputs),)
+        torch.onnx.export(
+            model,
+            arguments,
+            str(path),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
+            **common,
+        )
+    else:
+        dynamic = None if fixed else dict.fromkeys(family.inputs, axes)
+        torch.onnx.export(model, arguments, str(path), dynamo=False, opset_version=opset, dynamic_axes=dynamic, **common)
+    sizes = [[1, *argument.shape[1:]] for argument in arguments]
+    specs = [f"{part}:{'x'.join(map(str, size))}" for part, size in zip(family.inputs, sizes, strict=True)]
+    path.with_suffix(".shape").write_text(" ".join(f"--shape {spec}" for spec in specs) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--exporters", nargs="+", default=["ts17", "dynamo18"], choices=EXPORTERS)
+    parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"])
+    parser.add_argument("--fixed", action="store_true", help="no dynamic axes")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.families:
+        for exporter in options.exporters:
+            try:
+                export(name, exporter, options.attention, options.out, options.fixed)
+                print(f"wrote {name}.{exporter}", flush=True)
+            except Exception as error:  # one failure must not hide the other files
+                print(f"FAILED {name}.{exporter}: {str(error).splitlines()[0][:200]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
