@@ -196,15 +196,15 @@ def shift_the_scales_of_codes(patch: Patch) -> None:
 
 
 def shift_the_stored_scales(patch: Patch) -> None:
-    content = emission._Contents.of
+    content = emission._content
 
-    def broken(self: Any, op: Any) -> Array:
-        data = content(self, op)
+    def broken(op: Any, store: Any) -> Array:
+        data = content(op, store)
         if op.kind.data == "columns" and op.label.data == "layer.0.ffn.up.columns":
             return np.concatenate([np.roll(data[: 4 * MODEL.intermediate], 4), data[4 * MODEL.intermediate :]])
         return data
 
-    patch.setattr(emission._Contents, "of", broken)
+    patch.setattr(emission, "_content", broken)
 
 
 def halve_the_score_scale(module: ModuleOp) -> None:

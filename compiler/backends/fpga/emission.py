@@ -14,6 +14,7 @@ from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp, node_name
 from compiler.dialects.storage import StorageAttr
 from compiler.dialects.tile import Part, parts_of
 from compiler.module import main_function
+from compiler.sparsity.saliency import Matrix
 from compiler.storage.formats import SlotFormat, slots_of_rows
 from compiler.weights import WeightStore
 from hw_targets.isa import Instruction, Memory, Queue
@@ -117,9 +118,8 @@ def weight_image(module: ModuleOp, store: WeightStore) -> U8:
     constant = [op for op in _images(module) if op.content.data]
     end = max((op.address.value.data + op.bytes.value.data for op in constant), default=0)
     image = np.zeros(end, np.uint8)
-    contents = _Contents(store)
     for op in constant:
-        data = contents.of(op)
+        data = _content(op, store)
         start, size = op.address.value.data, op.bytes.value.data
         if len(data) != size:
             raise AssertionError(f"region {op.label.data!r} has {len(data)} bytes, {size} were planned")
@@ -127,40 +127,36 @@ def weight_image(module: ModuleOp, store: WeightStore) -> U8:
     return image
 
 
-class _Contents:
-    """Makes the bytes of regions."""
+def _content(op: ImageOp, store: WeightStore) -> U8:
+    keys = [key.data for key in op.content]
+    kind = op.kind.data
+    if kind == "weights":
+        assert isinstance(op.encoding, StorageAttr)
+        return _weights(store.get(keys[0]), op.encoding, parts_of(op.parts), op.bytes.value.data)
+    if kind == "columns":
+        width = op.bytes.value.data // (4 * len(keys))
+        rows = [store.get(key).reshape(-1) if key else np.zeros(width, np.float32) for key in keys]
+        return _bytes(np.stack(rows).astype("<f4"))
+    if kind == "ids":
+        ids = store.get(keys[0]).astype("<i4").reshape(-1)
+        return _bytes(np.tile(ids, op.bytes.value.data // ids.nbytes))
+    return _bytes(store.get(keys[0]))
 
-    def __init__(self, store: WeightStore) -> None:
-        self.store = store
 
-    def of(self, op: ImageOp) -> U8:
-        keys = [key.data for key in op.content]
-        kind = op.kind.data
-        if kind == "weights":
-            assert isinstance(op.encoding, StorageAttr)
-            return self._weights(keys[0], op.encoding, parts_of(op.parts), op.bytes.value.data)
-        if kind == "columns":
-            width = op.bytes.value.data // (4 * len(keys))
-            rows = [self.store.get(key).reshape(-1) if key else np.zeros(width, np.float32) for key in keys]
-            return _bytes(np.stack(rows).astype("<f4"))
-        if kind == "ids":
-            ids = self.store.get(keys[0]).astype("<i4").reshape(-1)
-            return _bytes(np.tile(ids, op.bytes.value.data // ids.nbytes))
-        return _bytes(self.store.get(keys[0]))
-
-    def _weights(self, key: str, encoding: StorageAttr, parts: list[Part], size: int) -> U8:
-        codes, format = self.store.get(key), encoding.format
-        if not parts:
-            return format.encode(codes, encoding.pattern)
-        slots = encoding.pattern.slots(codes) if isinstance(format, SlotFormat) else None
-        image = np.zeros(size, np.uint8)
-        for part in parts:
-            if isinstance(format, SlotFormat) and slots is not None:
-                data = format.encode_slots(codes[part.rows], slots_of_rows(slots, part.rows))
-            else:
-                data = format.encode(codes[part.rows], encoding.pattern)
-            image[part.offset : part.offset + len(data)] = data
-        return image
+def _weights(codes: Matrix, encoding: StorageAttr, parts: list[Part], size: int) -> U8:
+    """A weight stored whole, or its parts at their offsets."""
+    format = encoding.format
+    if not parts:
+        return format.encode(codes, encoding.pattern)
+    slots = encoding.pattern.slots(codes) if isinstance(format, SlotFormat) else None
+    image = np.zeros(size, np.uint8)
+    for part in parts:
+        if isinstance(format, SlotFormat) and slots is not None:
+            data = format.encode_slots(codes[part.rows], slots_of_rows(slots, part.rows))
+        else:
+            data = format.encode(codes[part.rows], encoding.pattern)
+        image[part.offset : part.offset + len(data)] = data
+    return image
 
 
 def _bytes(array: NDArray[np.generic]) -> U8:
