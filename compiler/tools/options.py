@@ -56,7 +56,7 @@ class Options:
         if self.emit is not None and self.emit not in EMIT_FORMS:
             raise UsageError("HPCC2004", f"--emit {self.emit!r} is no form", hint=", ".join(EMIT_FORMS))
         if self.precision is not None and self.precision not in PRECISIONS:
-            raise UsageError("HPCC2017", f"--precision {self.precision!r} is none", hint=", ".join(PRECISIONS))
+            raise UsageError("HPCC2026", f"--precision {self.precision!r} is none", hint=", ".join(PRECISIONS))
         if self.start is not None and self.start not in STAGES:
             raise UsageError("HPCC2015", f"there is no stage {self.start!r}", hint=f"stages: {', '.join(STAGES)}")
         if self.text is not None and self.tokenizer is None:

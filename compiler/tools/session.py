@@ -109,7 +109,7 @@ class Session:
         """Raises UsageError for arithmetic that the target does not have."""
         if self.precision != self.default_precision:
             message = f"target {self.machine.name!r} has no {self.precision} products"
-            raise UsageError("HPCC2018", message, hint=f"--precision {self.default_precision}")
+            raise UsageError("HPCC2027", message, hint=f"--precision {self.default_precision}")
 
     def _check_stages(self) -> None:
         """Raises UsageError for a stage or a form that targets of another kind have."""
@@ -117,10 +117,10 @@ class Session:
         forms = (*self.stage_names, *self.program_forms)
         if emit is not None and emit not in forms:
             message = f"--emit {emit!r} is no form for targets of kind {self.kind!r}"
-            raise UsageError("HPCC2016", message, hint=", ".join(forms))
+            raise UsageError("HPCC2025", message, hint=", ".join(forms))
         if start is not None and start not in self.stage_names:
             message = f"targets of kind {self.kind!r} have no stage {start!r}"
-            raise UsageError("HPCC2016", message, hint=f"stages: {', '.join(self.stage_names)}")
+            raise UsageError("HPCC2025", message, hint=f"stages: {', '.join(self.stage_names)}")
 
     @property
     def spec(self) -> str:

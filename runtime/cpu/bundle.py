@@ -70,7 +70,7 @@ def _build(folder: Path) -> Mapping[str, Any] | None:
     try:
         build: Any = json.loads(_read(folder, BUILD))
         expected = build["library_digest"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError("HPCC1267", f"not what was written: {error!r}", where=str(folder / BUILD)) from error
     _check(folder / LIBRARY, _read(folder, LIBRARY), expected)
     return build

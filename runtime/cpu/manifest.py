@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from hw_targets.errors import InputError
-from runtime.bundle import digest
+from runtime.bundle import check_plain, digest
 from runtime.manifest import DeviceEntry as DeviceEntry
 from runtime.manifest import HostEntry, ModelEntry, Segment, Size, Strict, TensorEntry
 
@@ -66,7 +66,7 @@ def parse_cpu_manifest(text: str, where: str) -> CpuManifest:
     """The manifest of a JSON text. Raises InputError for damage, and for a bundle of another version."""
     try:
         head: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError("HPCC1269", f"not valid JSON: {error}", where=where) from error
     entries: dict[str, Any] = {**head} if isinstance(head, dict) else {}
     found = entries.get("schema_version")
@@ -85,8 +85,9 @@ def parse_cpu_manifest(text: str, where: str) -> CpuManifest:
 def is_cpu_bundle(path: Path) -> bool:
     """Whether a folder's manifest says that it is for a CPU; False where there is none that can be read."""
     try:
+        check_plain(path / "manifest.json")
         head: Any = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError, InputError):
         return False
     entries: dict[str, Any] = {**head} if isinstance(head, dict) else {}
     return entries.get("kind") == "cpu"

@@ -161,9 +161,9 @@ def test_int8_needs_the_instruction(model: Path) -> None:
     hint = "(--precision fp32, or --target cpu-avx512-vnni)"
     expect(done, 2, f"error: target 'cpu-avx2' (avx2) has no instruction for int8 products {hint} [HPCC2019]")
     done = hpcc_command(model, *BIND, "--target", "fpga-u280", "--precision", "fp32")
-    expect(done, 2, "error: target 'fpga-u280' has no fp32 products (--precision int8) [HPCC2018]")
+    expect(done, 2, "error: target 'fpga-u280' has no fp32 products (--precision int8) [HPCC2027]")
     done = hpcc_command(model, *BIND, "--target", "cpu-host", "--precision", "int4")
-    expect(done, 2, "error: --precision 'int4' is none (fp32, int8) [HPCC2017]")
+    expect(done, 2, "error: --precision 'int4' is none (fp32, int8) [HPCC2026]")
 
 
 @pytest.fixture(scope="module")
@@ -442,7 +442,7 @@ def test_a_missing_compiler_is_said_before_anything_else(
     [
         (
             ("--emit", "asm"),
-            "error: --emit 'asm' is no form for targets of kind 'cpu' (import, fuse, sparsify, tile, c, program) [HPCC2016]",
+            "error: --emit 'asm' is no form for targets of kind 'cpu' (import, fuse, sparsify, tile, c, program) [HPCC2025]",
         ),
         (
             ("--timing-only",),
