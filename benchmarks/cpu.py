@@ -1,8 +1,9 @@
 """`python -m benchmarks.cpu [MODEL.onnx]`: CPU programs against dense and sparse engines on the same pruned file.
 
 Every engine is a process of its own and runs in turn, one run each in every round, so that all see the same machine; a
-ratio is that of the medians. ONNX Runtime is always there; OpenVINO and DeepSparse where HPCC_OPENVINO_PYTHON and
-HPCC_DEEPSPARSE_PYTHON name the Python of an environment that has them, else they are skipped and the reason is printed.
+ratio is that of the medians. ONNX Runtime is always there; OpenVINO and DeepSparse where this environment has
+them or HPCC_OPENVINO_PYTHON and HPCC_DEEPSPARSE_PYTHON name the Python of one that does, else they are skipped and the
+reason is printed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,10 @@ class Engine:
 
 def pythons() -> dict[str, str]:
     """The Python of every engine; empty if none is known."""
-    own = {name: os.environ.get(f"HPCC_{name.upper()}_PYTHON", "") for name in ("openvino", "deepsparse")}
+    own = {
+        name: os.environ.get(f"HPCC_{name.upper()}_PYTHON") or (sys.executable if find_spec(name) else "")
+        for name in ("openvino", "deepsparse")
+    }
     return {"hpcc": sys.executable, "onnxruntime": sys.executable, **own}
 
 
