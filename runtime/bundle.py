@@ -266,13 +266,30 @@ class Room:
         self.close()
 
 
-def _expect_bundle_or_nothing(path: Path) -> None:
-    if (path.exists() or path.is_symlink()) and not (path / MANIFEST).is_file():
-        message = "there is something here that is no bundle; it is left alone"
-        raise InputError("HPCC1243", message, where=str(path), hint="name another folder with -o")
-
-
 PUT_ATTEMPTS = 100
+
+
+def _expect_bundle_or_nothing(path: Path) -> None:
+    """Raises InputError if anything but a bundle is at `path`.
+
+    Another writer may rename a bundle away and its own into place between any two looks: what has no manifest counts
+    only if it is still there afterwards."""
+    for _ in range(PUT_ATTEMPTS):
+        seen = _identity(path)
+        if seen is None or (path / MANIFEST).is_file():
+            return
+        if _identity(path) == seen:
+            message = "there is something here that is no bundle; it is left alone"
+            raise InputError("HPCC1243", message, where=str(path), hint="name another folder with -o")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of what is at `path` (a link itself, not its end), None where nothing is."""
+    try:
+        status = path.lstat()
+    except OSError:  # what else is wrong with the place is said when it is written
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _put_in_place(fresh: Path, path: Path, room: Path) -> None:

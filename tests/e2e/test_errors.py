@@ -33,7 +33,7 @@ from compiler.tools.hpcc_opt import main as hpcc_opt
 from hw_targets.codec import decode, encode
 from hw_targets.errors import InputError
 from hw_targets.isa import Instruction
-from runtime.bundle import load_bundle
+from runtime.bundle import Room, load_bundle
 from runtime.cli import main_objdump, main_run
 from tests.e2e.harness import ROOT, TARGET, Done, call, digests, hpcc, resign, unchanged
 from tests.graphs import Encoder, feeds, write
@@ -592,6 +592,29 @@ def test_two_writers_at_once_leave_one_whole_bundle(place: Path) -> None:
     assert seen <= {"whole", "HPCC1244", "HPCC1245"}, "or not there, or taken away while it was read"
     assert set((place / "shared.hpcc" / "run.json").read_text()) in ({"a"}, {"b"})
     assert {path.name for path in place.iterdir()} == before, "nothing is left over"
+
+
+def test_a_bundle_that_another_writer_takes_away_is_not_mistaken(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between looking for the folder and for its manifest another writer puts its own bundle there."""
+    shutil.copytree(place / "older.hpcc", place / "other.hpcc")
+    look, looks = Path.is_file, []
+
+    def late(path: Path) -> bool:
+        looks.append(path)
+        if len(looks) > 1:
+            return look(path)
+        os.rename(place / "older.hpcc", place / "taken.hpcc")
+        found = look(path)
+        os.rename(place / "other.hpcc", place / "older.hpcc")
+        return found
+
+    monkeypatch.setattr(Path, "is_file", late)
+    with Room(place / "older.hpcc"):
+        pass
+    assert len(looks) == 2
+    (place / "older.hpcc" / "manifest.json").unlink()
+    with pytest.raises(InputError, match="no bundle"):
+        Room(place / "older.hpcc")
 
 
 def reading(bundle: Path) -> str:
