@@ -148,11 +148,29 @@ def torch_python() -> str:
     return python
 
 
+def l6_model(exporter: str = "torchscript", head: str = "pooler", attention: str = "sdpa") -> Path:
+    """all-MiniLM-L6-v2 as one of torch's exporters writes it; `head` "pool" has the mean over tokens as second output.
+
+    Raises MissingToolError where torch cannot be had.
+    """
+    path = cache_folder() / "generated" / f"l6-{exporter}-{head}-{attention}.onnx"
+    if not path.is_file():
+        _make_cache(path.parent)
+        _export(str(l6_folder()), path, "--exporter", exporter, "--head", head, "--attention", attention)
+    return path
+
+
 def _generate(name: str, exporter: str, path: Path) -> None:
+    _export(name, path, "--exporter", exporter)
+
+
+def _export(model: str, path: Path, *options: str) -> None:
+    """Run export_bert.py in a Python that has torch. Raises MissingToolError."""
     python = torch_python()
-    print(f"exporting {name} with random weights ({exporter})", file=sys.stderr)
+    name = path.stem
+    print(f"exporting {name}", file=sys.stderr)
     script = Path(__file__).with_name("export_bert.py")
-    command = [python, str(script), name, str(path), "--exporter", exporter]
+    command = [python, str(script), model, str(path), *options]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode or not path.is_file():
         reason = (result.stderr.splitlines() or ["it wrote no file"])[-1]
@@ -267,6 +285,8 @@ COMMANDS: dict[str, Callable[[], Path]] = {
     "l3": l3_model,
     "l6": l6_folder,
     "l6-int8": l6_int8_model,
+    "l6-model": l6_model,
+    "l6-model-dynamo": partial(l6_model, "dynamo"),
     "tokenizer": tokenizer,
     **{name: partial(generated_model, name) for name in GENERATED},
     **{f"{name}-dynamo": partial(generated_model, name, "dynamo") for name in GENERATED},
