@@ -14,18 +14,18 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import texts, workloads
 from benchmarks.__main__ import conditions
+from benchmarks.finetuning_report import report
 from compiler.sparsity.base import METADATA_KEY
 from compiler.sparsity.patterns import parse_pattern
 from compiler.training.plan import Settings
@@ -51,9 +51,7 @@ def with_head(source: Path, out: Path, seed: int) -> None:
     model.graph.initializer.extend(
         [numpy_helper.from_array(weight, "head.weight"), numpy_helper.from_array(np.zeros(2, np.float32), "head.bias")]
     )
-    model.graph.node.append(
-        helper.make_node("Gemm", ["sentence", "head.weight", "head.bias"], ["logits"], "head", transB=1)
-    )
+    model.graph.node.append(helper.make_node("Gemm", ["sentence", "head.weight", "head.bias"], ["logits"], "head", transB=1))
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2]))
     onnx.save(model, str(out))
@@ -72,10 +70,10 @@ def write_samples(folder: Path) -> None:
     parts = dict(zip(("train", "dev", "test"), texts.stratified(split.labels, SIZES, SPLIT_SEED), strict=True))
     chosen = {name: [split.texts[row] for row in rows] for name, rows in parts.items()}
     for name, rows in parts.items():
-        np.savez(folder / f"{name}.npz", **_samples(chosen[name], split.labels[rows]))
+        np.savez(folder / f"{name}.npz", **_samples(chosen[name], split.labels[rows]))  # pyright: ignore[reportArgumentType]
     extra = texts.review_sentences(UNLABELLED_SENTENCES, SPLIT_SEED, [*chosen["test"], *chosen["dev"]])
     labels = np.concatenate([split.labels[parts["train"]], np.full(len(extra), -1)])
-    np.savez(folder / "distil.npz", **_samples([*chosen["train"], *extra], labels))
+    np.savez(folder / "distil.npz", **_samples([*chosen["train"], *extra], labels))  # pyright: ignore[reportArgumentType]
 
 
 class Remembered:
@@ -100,17 +98,14 @@ def name_of(spec: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in spec)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """One model of the table: where it is and what its training said."""
-
-    spec: str
-    seed: int
-    path: Path
-    facts: Mapping[str, Any]
-
-
-def train(model: Path, samples: Path, dev: Path, spec: str, settings: Settings, teacher: Path | None, out: Path,
+def train(
+    model: Path,
+    samples: Path,
+    dev: Path,
+    spec: str,
+    settings: Settings,
+    teacher: Path | None,
+    out: Path,
     known: dict[bytes, Any] | None = None,
 ) -> None:
     """One run, resumed if it was begun; `out` and a .json beside it say that it is done."""
@@ -172,24 +167,13 @@ def train_all(folder: Path, patterns: Sequence[str], seed: int, changes: Mapping
         train(teacher, folder / "distil.npz", folder / "dev.npz", spec, settings, teacher, out, known)
 
 
-def predictions(model: Path, samples: Mapping[str, Array]) -> Array:
-    """Logits [samples, 2] by ONNX Runtime in fp32."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    count = len(samples["input_ids"])
-    parts = [session.run(["logits"], {n: samples[n][i : i + 50] for n in names})[0] for i in range(0, count, 50)]
-    return np.concatenate([np.asarray(part) for part in parts])
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("tasks", nargs="+", choices=["prepare", "train", "report"])
     parser.add_argument("--folder", type=Path, default=Path("build/t2"))
     parser.add_argument("--patterns", nargs="+", default=list(PATTERNS), metavar="SPEC")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--simulated", type=int, default=SIZES[2], help="test sentences that the simulator runs (all)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of the linears' products in training")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=NUMBER", help="other settings of `train`")
@@ -201,6 +185,9 @@ def main(arguments: list[str] | None = None) -> int:
             prepare(options.folder, options.seed, common)
         if "train" in options.tasks:
             train_all(options.folder, options.patterns, options.seed, {**common, **changes})
+        if "report" in options.tasks:
+            print(conditions())
+            report(options.folder, options.patterns, options.seed, options.simulated)
     except HpccError as error:
         print(error, file=sys.stderr)
         return error.exit_status

@@ -44,7 +44,9 @@ class Samples:
         filled = np.concatenate([rows, np.full(size - len(rows), rows[0], rows.dtype)])
         full = None if self.mask is None else self.inputs[self.mask].shape[1]
         cut = {
-            name: array[filled, :length] if length is not None and array.ndim == 2 and array.shape[1] == full else array[filled]
+            name: array[filled, :length]
+            if length is not None and array.ndim == 2 and array.shape[1] == full
+            else array[filled]
             for name, array in self.inputs.items()
         }
         return cut, None if self.labels is None else self.labels[rows]
@@ -60,7 +62,9 @@ def epoch_order(tokens: Array, batch: int, seed: int, epoch: int) -> list[Array]
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(tokens))
     near = batch * _NEIGHBOURHOOD
-    ordered = [rows[np.argsort(tokens[rows], kind="stable")] for rows in (order[i : i + near] for i in range(0, len(order), near))]
+    ordered = [
+        rows[np.argsort(tokens[rows], kind="stable")] for rows in (order[i : i + near] for i in range(0, len(order), near))
+    ]
     batches = [rows[i : i + batch] for rows in ordered for i in range(0, len(rows) - batch + 1, batch)]
     return [batches[index] for index in random.permutation(len(batches))]
 

@@ -244,9 +244,10 @@ class Trainer:
 
     def _resume(self) -> int:
         found = None if self.folder is None else self.folder.load()
-        if self.folder is None or found is None:
+        if self.folder is not None:
+            self.folder.keep_log(0 if found is None else found.step)
+        if found is None:
             return 0
-        self.folder.keep_log(found.step)
         self.student.load(found.group("weight"))
         moments = {group: found.group(group) for group in (*_MOMENTS, "count")}
         for key, parameter in self.student.parameters.items():

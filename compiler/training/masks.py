@@ -30,7 +30,9 @@ class MaskedWeight:
         if self.allowed is not None:
             scores = np.where(self.allowed, scores, np.float32(0))
         mask = self.pattern.mask(scores)
-        room = mask.size - int(np.count_nonzero(mask)) if self.allowed is None else int(np.count_nonzero(self.allowed & ~mask))
+        room = (
+            mask.size - int(np.count_nonzero(mask)) if self.allowed is None else int(np.count_nonzero(self.allowed & ~mask))
+        )
         extra = round(extra_share * room)
         if extra:
             mask = mask | keep_largest_of_all(np.where(mask, np.float32(-1), scores), extra)

@@ -165,9 +165,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, heads: int, 
 def _attention(op: nn.AttentionOp, args: list[Tensor]) -> Tensor:
     q, k, v, *mask = args
     kind = None if op.mask_kind is None else op.mask_kind.data
-    return attend(
-        q, k, v, mask[0] if mask else None, heads=op.heads.value.data, scale=op.scale.value.data, kind=kind
-    )
+    return attend(q, k, v, mask[0] if mask else None, heads=op.heads.value.data, scale=op.scale.value.data, kind=kind)
 
 
 def _activation(op: nn.ActivationOp, args: list[Tensor]) -> Tensor:
@@ -212,9 +210,7 @@ MEANINGS: dict[type[Operation], Meaning] = {
     nn.EmbeddingOp: _embedding,
     nn.LinearOp: _linear,
     nn.AttentionOp: _attention,
-    nn.LayerNormOp: lambda op, args: functional.layer_norm(
-        args[0], args[0].shape[-1:], args[1], args[2], op.eps.value.data
-    ),
+    nn.LayerNormOp: lambda op, args: functional.layer_norm(args[0], args[0].shape[-1:], args[1], args[2], op.eps.value.data),
     nn.ActivationOp: _activation,
     nn.MeanPoolOp: _mean_pool,
     nn.TakeTokenOp: lambda op, args: args[0][:, op.index.value.data],

@@ -82,7 +82,9 @@ def ladder(patterns: list[Pattern], steps: int) -> tuple[Rung, ...]:
     """`steps` shared by the patterns in order, as evenly as whole steps go. Raises UsageError for too few."""
     count = len(patterns)
     bounds = [steps * index // count for index in range(count + 1)]
-    rungs = tuple(Rung(pattern, *ends) for pattern, ends in zip(patterns, zip(bounds, bounds[1:], strict=False), strict=True))
+    rungs = tuple(
+        Rung(pattern, *ends) for pattern, ends in zip(patterns, zip(bounds, bounds[1:], strict=False), strict=True)
+    )
     short = next((rung for rung in rungs if rung.steps < FROZEN_SHARE), None)
     if short is not None:
         raise UsageError(

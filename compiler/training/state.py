@@ -89,7 +89,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             unfinished = self.path / f"rung-{rung}.{os.getpid()}"
-            save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, unfinished, {"facts": json.dumps(facts)})
+            save_file(
+                {key: np.ascontiguousarray(array) for key, array in arrays.items()}, unfinished, {"facts": json.dumps(facts)}
+            )
             unfinished.replace(self.path / f"rung-{rung}.safetensors")
         except OSError as error:
             raise InputError("HPCC1551", f"cannot write the checkpoint: {error.strerror}", where=str(self.path)) from error

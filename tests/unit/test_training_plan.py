@@ -114,7 +114,9 @@ def test_a_ladder_is_read_in_short_and_in_full() -> None:
 @pytest.mark.parametrize("spec", PATTERNS)
 @given(seed=st.integers(0, 99), outs=st.integers(1, 70), ins=st.integers(1, 70))
 @settings(max_examples=10, deadline=None)
-def test_a_mask_is_the_patterns_of_the_dense_weights_when_nothing_extra_stays(spec: str, seed: int, outs: int, ins: int) -> None:
+def test_a_mask_is_the_patterns_of_the_dense_weights_when_nothing_extra_stays(
+    spec: str, seed: int, outs: int, ins: int
+) -> None:
     pattern, w = parse_pattern(spec), np.random.default_rng(seed).standard_normal((outs, ins)).astype(np.float32)
     weight = start(pattern, w.shape)
     weight.refresh(w, 0.0)

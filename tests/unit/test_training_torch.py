@@ -26,7 +26,7 @@ from compiler.interpreters.evaluate import evaluate, run_op
 from compiler.sparsity.base import Dense, Pattern
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools.training.onnx_writing import write_tensors
-from compiler.tools.training.run import Request, RungDone, TrainingRun, _open
+from compiler.tools.training.run import Request, RungDone, TrainingRun, open_fused
 from compiler.training.plan import Settings, parse_ladder
 from compiler.weights import WeightStore
 from hw_targets.errors import HpccError, InputError, UsageError
@@ -42,6 +42,7 @@ from compiler.training.network import Graph, Network, _Straight  # noqa: E402
 Array = NDArray[Any]
 BATCH, TOKENS = 4, 8
 SMALL = Encoder(hidden=32, heads=2, intermediate=64, layers=2, vocabulary=50, head="classifier")
+LOGITS = "logits"
 QUICK = Settings(20, batch=BATCH, refresh=2, save=3, evaluate=2, rate=1e-2, head_rate=1e-2, seed=3, threads=1)
 
 
@@ -63,7 +64,9 @@ def _operations() -> Iterator[tuple[str, Callable[[Block], Operation], list[Arra
         array = bits if kind is nn.UnaryKind.NOT else positive
         result = TensorType(i1, (2, 3, 4)) if kind in (nn.UnaryKind.NOT, nn.UnaryKind.ISNAN) else like
         yield f"unary {kind}", lambda b, k=kind, r=result: nn.UnaryOp(k, b.args[0], r), [array]
-    truths = {k for k in nn.BinaryKind if k.value in ("equal", "less", "less_equal", "greater", "greater_equal", "and", "or")}
+    truths = {
+        k for k in nn.BinaryKind if k.value in ("equal", "less", "less_equal", "greater", "greater_equal", "and", "or")
+    }
     for kind in nn.BinaryKind:
         pair = [bits, x > y] if kind.value in ("and", "or") else [positive, y]
         result = TensorType(i1, (2, 3, 4)) if kind in truths else like
@@ -162,7 +165,7 @@ SPELLINGS = (
 def test_a_module_computes_in_torch_what_it_computes_in_numpy(spelling: dict[str, Any], batch: int, tmp_path: Path) -> None:
     spec = Encoder(**{"hidden": 32, "heads": 2, "layers": 1, "intermediate": 48, **spelling})
     path = write(spec, tmp_path / "model.onnx", batch=batch, tokens=TOKENS)
-    opened = _open(path, {})
+    opened = open_fused(path, {})
     inputs = feeds(spec, batch=batch, tokens=TOKENS)
     found = Network({0: Graph(opened.module, opened.store)}, ())(0, inputs).outputs
     for name, expected in evaluate(opened.module, opened.store, inputs).items():
@@ -179,12 +182,24 @@ def test_the_gradient_goes_straight_through_to_the_dense_weights() -> None:
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 
+def classifier(spec: Encoder, path: Path) -> Path:
+    """A model whose output has a name that can be typed."""
+    write(spec, path, batch=BATCH, tokens=TOKENS)
+    model = onnx.load(str(path))
+    old = model.graph.output[0].name
+    model.graph.output[0].name = LOGITS
+    for node in model.graph.node:
+        node.output[:] = [LOGITS if name == old else name for name in node.output]
+    onnx.save(model, str(path))
+    return path
+
+
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small classifier, another one, and samples whose label is which half of the vocabulary their words come from."""
     folder = tmp_path_factory.mktemp("training")
-    write(SMALL, folder / "model.onnx", batch=BATCH, tokens=TOKENS)
-    write(dataclasses.replace(SMALL, seed=5), folder / "other.onnx", batch=BATCH, tokens=TOKENS)
+    classifier(SMALL, folder / "model.onnx")
+    classifier(dataclasses.replace(SMALL, seed=5), folder / "other.onnx")
     for name, count, seed in (("train", 64, 1), ("dev", 24, 2)):
         random = np.random.default_rng(seed)
         labels = random.integers(0, 2, count)
@@ -197,7 +212,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def request(shelf: Path, patterns: list[Pattern], setting: Settings = QUICK, **changes: Any) -> Request:
-    return Request(shelf / "model.onnx", shelf / "train.npz", patterns, setting, shelf / "dev.npz", None, "logits", **changes)
+    return Request(
+        shelf / "model.onnx", shelf / "train.npz", patterns, setting, shelf / "dev.npz", None, "logits", **changes
+    )
 
 
 class Killed(BaseException):
@@ -232,7 +249,7 @@ ZERO_PATTERNS = ("nm:2:4", "nm:1:8", "hp:0.75", "block:4x1:0.75", "unstructured:
 def test_the_written_file_has_hard_zeros_and_exact_counts(spec: str, shelf: Path, tmp_path: Path) -> None:
     pattern = parse_pattern(spec)
     (done,) = train(request(shelf, [pattern]), tmp_path)
-    opened = _open(tmp_path / "0.onnx", {})
+    opened = open_fused(tmp_path / "0.onnx", {})
     zeros, pruned = 0, 0
     for op in opened.module.walk():
         if isinstance(op, nn.LinearOp) and op.role.data in done.roles:
@@ -258,7 +275,7 @@ def test_only_numbers_of_the_file_change(shelf: Path, tmp_path: Path) -> None:
     assert any("embeddings" in name for name in same)
     session = onnxruntime.InferenceSession(str(tmp_path / "0.onnx"), providers=["CPUExecutionProvider"])
     expected = session.run(["logits"], feeds(SMALL, batch=BATCH, tokens=TOKENS))[0]
-    opened = _open(tmp_path / "0.onnx", {})
+    opened = open_fused(tmp_path / "0.onnx", {})
     found = evaluate(opened.module, opened.store, feeds(SMALL, batch=BATCH, tokens=TOKENS))["logits"]
     assert np.abs(found - expected).max() <= 1e-4
 
@@ -426,7 +443,7 @@ def test_a_request_that_does_not_fit_is_one_error(code: str, shelf: Path) -> Non
 
 
 def test_a_teacher_of_another_architecture_is_refused(shelf: Path, tmp_path: Path) -> None:
-    wider = write(dataclasses.replace(SMALL, layers=3), tmp_path / "wide.onnx", batch=BATCH, tokens=TOKENS)
+    wider = classifier(dataclasses.replace(SMALL, layers=3), tmp_path / "wide.onnx")
     with pytest.raises(InputError) as error:
         TrainingRun(dataclasses.replace(request(shelf, [Dense()]), teacher=wider))
     assert error.value.code == "HPCC1559"

@@ -40,11 +40,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Trainable:
-    """Keys of the store: `places` says where each is written, `pruned` maps a linear's weight to its roles."""
+    """Keys of the store: `places` says where each is written, `pruned` maps a linear's weight to its roles, `turned` says
+    whether the store holds the transpose of what linears use."""
 
     places: Mapping[str, Place]
     pruned: Mapping[str, tuple[str, ...]]
     head: frozenset[str]
+    turned: Mapping[str, bool]
 
 
 def file_tensors(model: ir.Model) -> Iterator[tuple[str, Array]]:
@@ -89,6 +91,7 @@ def trainable(module: ModuleOp, store: WeightStore, model: ir.Model, logits: str
     places: dict[str, Place] = {}
     pruned: dict[str, tuple[str, ...]] = {}
     head: set[str] = set()
+    turned: dict[str, bool] = {}
     last = _last_linear(module, logits)
     for op in module.walk():
         for operand in _operands(op):
@@ -100,11 +103,12 @@ def trainable(module: ModuleOp, store: WeightStore, model: ir.Model, logits: str
             if place is None:
                 continue
             places[key] = place
+            turned[key] = weight.transposed
             if op is last:
                 head.add(key)
             if isinstance(op, nn.LinearOp) and operand is op.weight and PRUNABLE.fullmatch(op.role.data):
                 pruned[key] = (*pruned.get(key, ()), op.role.data)
-    return Trainable(places, pruned, frozenset(head))
+    return Trainable(places, pruned, frozenset(head), turned)
 
 
 def _last_linear(module: ModuleOp, logits: str | None) -> Operation | None:

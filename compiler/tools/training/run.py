@@ -27,7 +27,6 @@ from compiler.tools.stages import new_context
 from compiler.tools.training import data
 from compiler.tools.training.places import Trainable, trainable
 from compiler.training import require_torch
-from compiler.training.batches import Samples
 from compiler.training.plan import Plan, Settings, ladder
 from compiler.training.state import RunFolder
 from hw_targets.errors import InputError, UsageError
@@ -89,7 +88,7 @@ class TrainingRun:
             torch.set_num_threads(request.settings.threads)
         rungs = ladder(list(request.patterns), request.settings.steps)
         self.shapes = self._shapes()
-        self.opened = opened = _open(request.model, self.shapes)
+        self.opened = opened = open_fused(request.model, self.shapes)
         self.trainable = self._trainable()
         mask = _mask_input(opened.module)
         classes = self._classes()
@@ -158,7 +157,7 @@ class TrainingRun:
         """Graphs for whole and for cut batches, as far as the model gives the same results for both."""
         from compiler.training.network import Graph, Network
 
-        opened = self.opened if path == self.request.model else _open(path, self.shapes)
+        opened = self.opened if path == self.request.model else open_fused(path, self.shapes)
         full = self.shapes[mask][1] if mask is not None else 0
         graphs = {full: Graph(opened.module, opened.store)}
         wanted = lengths or tuple(sorted({-(-full * part // _PARTS) for part in range(2, _PARTS)}))
@@ -166,7 +165,7 @@ class TrainingRun:
             if 0 < length < full:
                 shapes = {name: (s[0], length) if s[1:] == (full,) else s for name, s in self.shapes.items()}
                 try:
-                    cut = _open(path, shapes)
+                    cut = open_fused(path, shapes)
                 except (InputError, UsageError):
                     continue  # a model of fixed length
                 graphs[length] = Graph(cut.module, cut.store)
@@ -199,9 +198,7 @@ class TrainingRun:
         mine, theirs = (_hidden_shapes(module) for module in (student, teacher))
         if mine != theirs:
             message = f"the teacher has {len(theirs)} normalisations of {theirs[:1]}, the model {len(mine)} of {mine[:1]}"
-            raise InputError(
-                "HPCC1559", message, where=str(self.request.teacher), hint="a teacher of the same architecture"
-            )
+            raise InputError("HPCC1559", message, where=str(self.request.teacher), hint="a teacher of the same architecture")
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
@@ -261,7 +258,7 @@ class TrainingRun:
         return RungDone(done.rung, pattern, tensors, done.score, done.chosen, roles, zeros, history)
 
 
-def _open(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Imported:
+def open_fused(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Imported:
     imported = import_onnx(path, shapes)
     record_facts(imported.module, imported)
     FusePass().apply(new_context(imported.store), imported.module)
