@@ -1,7 +1,7 @@
-"""`python -m benchmarks.boards [MODEL.onnx ...]`: models on every shipped board, dense and pruned: milliseconds and attained.
+"""`python -m benchmarks.boards [MODEL.onnx ...]`: models on every shipped board, dense and pruned: latency and attained.
 
-Cycles come from timing alone (`--timing-only`), so a table takes minutes and depends on no machine; every figure is simulated.
-Without a model: BERT-base, or L3 where torch is missing.
+Cycles come from timing alone (`--timing-only`), so a table takes minutes and depends on no machine; every figure is
+simulated. Without a model: BERT-base, or L3 where torch is missing.
 """
 
 from __future__ import annotations

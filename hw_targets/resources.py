@@ -241,7 +241,7 @@ def violations(used: Resources, device: Device) -> tuple[Violation, ...]:
 
 
 def core_violations(a: Accelerator, device: Device) -> tuple[Violation, ...]:
-    """The ceiling that one core breaks in its super logic region, if it does; where there is one region, it is the device's."""
+    """The ceiling that one core breaks in its super logic region, if it does; one region alone is the device itself."""
     if device.slrs == 1:
         return ()
     taken, allowed = matrix_takes(a, device.dsp_kind).dsp // a.cores, device.slr_dsp * CEILINGS["dsp"] // 100
@@ -428,8 +428,8 @@ def explain(target: Target) -> tuple[str, ...]:
     shares = {name: 100 * taken[name] / usable[name] for name in taken if usable[name]}
     tightest = max(shares, key=lambda name: shares[name] / CEILINGS[name])
     lines = [
-        f"{a.cores} core{'s' if a.cores > 1 else ''} x {a.tokens} tokens x {a.outputs} outputs x {a.multipliers} multipliers = "
-        f"{a.macs_per_cycle:,} MAC per cycle at {target.clock.mhz:g} MHz, window {a.window}, selectors {a.selector}:1, "
+        f"{a.cores} core{'s' if a.cores > 1 else ''} x {a.tokens} tokens x {a.outputs} outputs x {a.multipliers} multipliers"
+        f" = {a.macs_per_cycle:,} MAC per cycle at {target.clock.mhz:g} MHz, window {a.window}, selectors {a.selector}:1, "
         f"{a.lanes} vector lanes",
         chosen,
         *(_part_line(part) for part in bill(target)),
