@@ -38,7 +38,7 @@ COST_OF_SINGLE = 1.45
 
 
 COST_OF_PICK = 1.4
-"""Time per multiplication of `picks` against one of `bytes`, padding included, on Zen 4: 276 to 338 beside 414 to 446 GOP/s."""
+"""Time per multiplication of `picks` against one of `bytes`, padding included, on Zen 4: 276 to 338, 414 to 446 GOP/s."""
 
 
 @dataclass(frozen=True)
