@@ -54,9 +54,7 @@ def schedule_module(module: ModuleOp, target: Target) -> None:
     function.body.detach_block(function.body.block)
     function.body.add_block(block)
     function.attributes["semaphores"] = ArrayAttr([_semaphore(pair) for pair in pairs])
-    function.attributes["sizes"] = DictionaryAttr(
-        {memory.value: IntegerAttr(used.get(memory, 0), i64) for memory in Memory}
-    )
+    function.attributes["sizes"] = DictionaryAttr({memory.value: IntegerAttr(used.get(memory, 0), i64) for memory in Memory})
 
 
 def _semaphore(pair: SemaphorePair) -> DictionaryAttr:

@@ -92,6 +92,16 @@ class RooflinePart(Form):
     attained: float
 
 
+class UnitPart(Form):
+    """What a unit did in the cycles of a batch; the four add up to all of them. `semaphore`: it waits for a signal or for
+    its own results; `memory`: for the off-chip memory; `idle`: it has nothing to do."""
+
+    busy: int
+    semaphore: int
+    memory: int
+    idle: int
+
+
 class ResourcePart(Form):
     used: int
     usable: int
@@ -168,6 +178,7 @@ class Report(Form):
     instructions: int
     instructions_executed: int
     busy: dict[str, int]
+    units: dict[str, UnitPart]
     roofline: RooflinePart
     resources: dict[str, ResourcePart]
     memory: MemoryPart

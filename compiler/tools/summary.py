@@ -86,6 +86,12 @@ def _say_latency(console: Console, report: Report, run: RunReport) -> None:
         f"  bound      matrix {roof.matrix_ms:.3f}, vector {roof.vector_ms:.3f}, memory {roof.memory_ms:.3f} ms:"
         f" {roof.attained:.0%} of the best possible attained"
     )
+    shares = ", ".join(
+        f"{unit} {part.busy / max(report.cycles, 1):.0%} busy ({part.semaphore / max(report.cycles, 1):.0%} waiting)"
+        for unit, part in report.units.items()
+        if unit in ("matrix", "vector")
+    )
+    say(f"  units      {shares}, load {report.units['load'].busy / max(report.cycles, 1):.0%} busy")
     memory = report.memory
     say(
         f"  weights    {size_text(memory.weights_dense_bytes)} dense int8 -> {size_text(memory.weights_stored_bytes)} stored"

@@ -54,6 +54,7 @@ def a_report(**changes: Any) -> forms.Report:
         "instructions": 10,
         "instructions_executed": 20,
         "busy": {},
+        "units": {u: forms.UnitPart(busy=6, semaphore=2, memory=1, idle=1) for u in ("load", "matrix", "vector", "store")},
         "roofline": forms.RooflinePart(matrix_ms=0.4, vector_ms=0.1, memory_ms=0.1, bound_ms=0.4, attained=0.8),
         "resources": {"dsp": forms.ResourcePart(used=1, usable=2)},
         "memory": forms.MemoryPart(
