@@ -36,6 +36,7 @@ LAYER = forms.LayerPart(
     bound="matrix",
     reason=Reason.FULL,
     explanation=EXPLANATIONS[Reason.FULL],
+    help=forms.Help.SPARSER,
 )
 SMALL = LAYER.model_copy(
     update={"name": "inputs", "op": "transfer", "macs_dense": 0, "cycles": 2, "reason": Reason.NO_WEIGHTS}
