@@ -23,6 +23,7 @@ from runtime.bundle import Bundle
 from runtime.cli import main_objdump, main_run
 from runtime.program import Program
 from tests.e2e.harness import SENTENCES, TARGET, Done, call, compiled, hpcc, python, read_json
+from tests.unit.test_trace import check_trace
 
 Array = NDArray[Any]
 
