@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from hw_targets.errors import HpccError, InputError, UsageError
 from hw_targets.load import load_any_target, load_target
 from runtime.cli import main_objdump, main_run
 from runtime.cpu.library import Library
+from runtime.cpu.manifest import parse_cpu_manifest
 from runtime.cpu.program import CpuProgram
 from tests.e2e.harness import ROOT, Done, call, digests, read_json
 from tests.e2e.harness import hpcc as hpcc_command
@@ -90,7 +94,7 @@ HAS_BYTES = HOST.instructions.has_bytes
 
 
 @pytest.mark.skipif(not HAS_BYTES, reason="no VNNI")
-@pytest.mark.parametrize("spec", ["dense", "hp:0.75", "unstructured:0.9"])
+@pytest.mark.parametrize("spec", ["dense", "hp:0.75", "nm:2:4", "unstructured:0.9"])
 def test_int8_is_within_the_limits_of_integers(model: Path, spec: str) -> None:
     inputs = feeds(ODD, BATCH, TOKENS)
     inputs["attention_mask"][1, 33:] = 0
@@ -101,18 +105,23 @@ def test_int8_is_within_the_limits_of_integers(model: Path, spec: str) -> None:
     for check in verify.outputs:
         assert check.passed
         assert 1e-4 < check.relative_l2 < 0.03
-    assert {row.kernel for row in compiled.report.layers if row.op == "linear" and "layer." in row.name} == {"bytes"}
+    kernels = {row.kernel for row in compiled.report.layers if row.op == "linear" and "layer." in row.name}
+    if HOST.instructions.has_picks and spec == "nm:2:4":
+        assert kernels == {"picks"}
+    else:
+        assert kernels <= {"bytes", "picks"}
     one = CpuProgram(compiled.program.bundle, threads=1).run(inputs).outputs
     three = CpuProgram(compiled.program.bundle, threads=3).run(inputs).outputs
     assert all(np.array_equal(one[name], three[name]) for name in one)
 
 
 @pytest.mark.skipif(not HAS_BYTES, reason="no VNNI")
-def test_int8_equals_a_plain_quantiser(model: Path) -> None:
+@pytest.mark.parametrize("spec", ["dense", "nm:2:4"])
+def test_int8_equals_a_plain_quantiser(model: Path, spec: str) -> None:
     """The same codes in numpy, layer by layer, give the same result but for the last bits of fp32."""
     inputs = feeds(ODD, 2, 19)
-    compiled = hpcc.compile(model, "cpu-host", shapes=SHAPES, precision="int8", verify=False)
-    module, store = fused(model)
+    compiled = hpcc.compile(model, "cpu-host", shapes=SHAPES, sparsity=spec, precision="int8", verify=False)
+    module, store = fused(model, spec)
     for op in list(module.walk()):
         if isinstance(op, nn.LinearOp) and op.role.data.startswith("layer."):
             key = store.add(f"{op.role.data}.codes", rounded(matrix_of(op.weight, store)))
@@ -133,10 +142,10 @@ def rounded(w: Array) -> Array:
     return codes.astype(np.float32) * scales[:, None]
 
 
-def fused(model: Path) -> tuple[ModuleOp, WeightStore]:
+def fused(model: Path, spec: str) -> tuple[ModuleOp, WeightStore]:
     imported = import_onnx(model, SHAPES)
     ctx = new_context(imported.store)
-    StageRunner(ctx, "cpu-host", "dense", kind="cpu").run(imported.module, stages_between("cpu", "import", "sparsify"))
+    StageRunner(ctx, "cpu-host", spec, kind="cpu").run(imported.module, stages_between("cpu", "import", "sparsify"))
     return imported.module, imported.store
 
 
@@ -205,6 +214,45 @@ def test_other_instruction_sets_of_this_machine(model: Path, isa: str) -> None:
     compiled = hpcc.compile(model, f"cpu-{isa}", shapes=SHAPES, sparsity="hp:0.75", inputs=feeds(ODD, BATCH, TOKENS))
     assert isinstance(compiled, CpuCompiled)
     assert compiled.run_report.verify is not None  # else compile would have raised
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pattern", "gelu"), [("dense", "op"), ("hp:0.75", "tanh"), ("unstructured:0.75", "silu")])
+def test_neon_in_an_emulator(tmp_path: Path, pattern: str, gelu: Any) -> None:
+    """Cross-compiled, the C computes what ONNX Runtime does; run by qemu in user mode, statically linked."""
+    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    if emulator is None:
+        pytest.skip("no qemu-aarch64 here (Debian: qemu-user)")
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("no cross-compiler here (pip install 'hpcc[cc]')")
+    encoder = dataclasses.replace(ODD, gelu=gelu)
+    bundle = tmp_path / "neon.hpcc"
+    model = write(encoder, tmp_path / "odd.onnx", BATCH, TOKENS)
+    done = hpcc_command(model, "--target", "cpu-neon", "--sparsity", pattern, "-q", "-o", bundle)
+    assert (done.status, done.err) == (0, "")
+    compiler = find_compiler(ISAS["neon"])
+    static = [flag for flag in compiler.flags if flag not in ("-shared", "-fPIC")]
+    static[static.index("-target") + 1] = "aarch64-linux-musl"
+    program, sources = tmp_path / "run", [str(ROOT / "tests/e2e/run_raw.c"), str(bundle / "model.c")]
+    command = [*compiler.command, *static, "-static", f"-I{bundle}", *sources, "-o", str(program), "-lm"]
+    subprocess.run(command, check=True, capture_output=True)
+    here = hpcc.compile(model, "cpu-host", sparsity=pattern)
+    manifest = parse_cpu_manifest((bundle / "manifest.json").read_text(), "manifest.json")
+    for batch, tokens in ((BATCH, TOKENS), (1, 1), (2, 33)):
+        inputs = feeds(encoder, batch, tokens, seed=tokens)
+        inputs["attention_mask"][:, tokens // 2 + 1 :] = 0
+        names = [entry.name for entry in manifest.inputs]
+        np.concatenate([inputs[name].ravel() for name in names]).tofile(tmp_path / "inputs")
+        arguments = [bundle / "weights.bin", batch, tokens, tmp_path / "inputs", tmp_path / "outputs"]
+        subprocess.run([emulator, str(program), *map(str, arguments)], check=True)
+        numbers = np.fromfile(tmp_path / "outputs", np.float32)
+        wanted = here.run(inputs).outputs
+        got: dict[str, Array] = {}
+        for name in [entry.name for entry in manifest.outputs]:
+            got[name], numbers = np.split(numbers, [wanted[name].size])
+            got[name] = got[name].reshape(wanted[name].shape)
+        assert numbers.size == 0
+        assert_close(got, wanted, inputs["attention_mask"])
 
 
 @pytest.mark.parametrize(
@@ -279,10 +327,31 @@ def test_weights_of_another_model_are_refused(dense: CpuCompiled) -> None:
             Library(dense.program.bundle.library, wrong, 1)
 
 
-def test_the_c_is_clean_and_stays_inside_its_buffers(dense: CpuCompiled, tmp_path: Path) -> None:
+def test_the_python_example(dense: CpuCompiled, model: Path, tmp_path: Path) -> None:
+    inputs = feeds(ODD, 7, TOKENS)
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    example = [
+        sys.executable,
+        ROOT / "examples" / "cpu" / "run_model.py",
+        dense.program.bundle.folder,
+        tmp_path / "inputs.npz",
+    ]
+    done = subprocess.run(list(map(str, example)), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1 + len(dense.program.manifest.outputs)
+
+
+@pytest.mark.parametrize("kind", ["dense fp32", "nm:2:4 int8"])
+def test_the_c_is_clean_and_stays_inside_its_buffers(dense: CpuCompiled, model: Path, tmp_path: Path, kind: str) -> None:
     """The example program, with warnings as errors and the sanitizers, runs random sizes and ids."""
     compiler = find_compiler(HOST.instructions)
     bundle = dense.program.bundle.folder
+    if kind != "dense fp32":
+        if not HAS_BYTES:
+            pytest.skip("no VNNI")
+        spec, precision = kind.split()
+        bundle = tmp_path / "bytes.hpcc"
+        hpcc.compile(model, "cpu-host", shapes=SHAPES, sparsity=spec, precision=precision, output=bundle, verify=False)
     flags = [flag for flag in compiler.flags if flag not in ("-O3", "-shared")]
     strict = ["-Werror", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{bundle}"]
     sources = [str(ROOT / "examples" / "cpu" / "run_model.c"), str(bundle / "model.c")]
