@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from compiler.training.batches import UNLABELLED
-from compiler.training.meanings import Tensor
+from compiler.training.heads import Tensor
 from compiler.training.network import Result
 from compiler.training.plan import Settings
 

@@ -18,8 +18,8 @@ from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, Float6
 from xdsl.ir import Attribute, Operation
 
 from compiler.dialects import nn
+from compiler.training.heads import Tensor, attention, rms_norm, rotary
 
-Tensor = Any
 Meaning = Callable[[Any, list[Tensor]], Tensor]
 
 
@@ -59,6 +59,8 @@ _UNARY: dict[nn.UnaryKind, Callable[[Tensor], Tensor]] = {
     nn.UnaryKind.RECIPROCAL: torch.reciprocal,
     nn.UnaryKind.EXP: torch.exp,
     nn.UnaryKind.LOG: torch.log,
+    nn.UnaryKind.COS: torch.cos,
+    nn.UnaryKind.SIN: torch.sin,
     nn.UnaryKind.ERF: torch.erf,
     nn.UnaryKind.TANH: torch.tanh,
     nn.UnaryKind.SIGMOID: torch.sigmoid,
@@ -146,28 +148,6 @@ def _linear(op: nn.LinearOp, args: list[Tensor]) -> Tensor:
     return functional.linear(args[0], args[1], args[2] if len(args) > 2 else None)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, heads: int, scale: float, kind: str | None) -> Tensor:
-    """Multi-head attention on [b, s, d]. A fully masked row gives 0 if the mask is boolean."""
-
-    def split(x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
-
-    scores = split(q) @ split(k).transpose(-1, -2) * scale
-    if mask is not None and kind == "boolean":
-        keep = (mask != 0)[:, None, None, :]
-        p = torch.softmax(scores.masked_fill(~keep, torch.finfo(scores.dtype).min), -1)
-        p = torch.where(keep.any(-1, keepdim=True), p, torch.zeros((), dtype=p.dtype))
-    else:
-        p = torch.softmax(scores if mask is None else scores + mask, -1)
-    return (p @ split(v)).transpose(1, 2).reshape(q.shape)
-
-
-def _attention(op: nn.AttentionOp, args: list[Tensor]) -> Tensor:
-    q, k, v, *mask = args
-    kind = None if op.mask_kind is None else op.mask_kind.data
-    return attend(q, k, v, mask[0] if mask else None, heads=op.heads.value.data, scale=op.scale.value.data, kind=kind)
-
-
 def _activation(op: nn.ActivationOp, args: list[Tensor]) -> Tensor:
     x = args[0]
     match op.kind.data:
@@ -209,7 +189,9 @@ MEANINGS: dict[type[Operation], Meaning] = {
     nn.SoftmaxOp: lambda op, args: torch.softmax(args[0], dim=op.axis.value.data),
     nn.EmbeddingOp: _embedding,
     nn.LinearOp: _linear,
-    nn.AttentionOp: _attention,
+    nn.AttentionOp: attention,
+    nn.RmsNormOp: rms_norm,
+    nn.RotaryOp: rotary,
     nn.LayerNormOp: lambda op, args: functional.layer_norm(args[0], args[0].shape[-1:], args[1], args[2], op.eps.value.data),
     nn.ActivationOp: _activation,
     nn.MeanPoolOp: _mean_pool,

@@ -25,7 +25,8 @@ from compiler.dialects import nn
 from compiler.interpreters.evaluate import node_name
 from compiler.interpreters.nn_float import constant_array
 from compiler.module import main_function, names_of
-from compiler.training.meanings import MEANINGS, Tensor, fit
+from compiler.training.heads import Tensor
+from compiler.training.meanings import MEANINGS, fit
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
 
@@ -120,7 +121,7 @@ class Network:
                 result.outputs = dict(zip(names, kept, strict=True))
                 break
             values[op.results[0]] = value = self._value(length, op, values, masked)
-            if isinstance(op, nn.LayerNormOp):
+            if isinstance(op, nn.LayerNormOp) or (isinstance(op, nn.RmsNormOp) and op.is_whole):
                 result.hidden.append(value)
             elif isinstance(op, nn.AttentionOp) and op.mask is not None and op.mask_kind is not None:
                 result.mask = values[op.mask] if op.mask_kind.data == "boolean" else result.mask
@@ -149,7 +150,7 @@ class Network:
                 return MEANINGS[type(op)](op, [args[0].float(), *args[1:]])
             case nn.LinearOp():
                 return functional.linear(args[0], *(arg.to(args[0].dtype) for arg in args[1:]))
-            case nn.LayerNormOp() | nn.AttentionOp() | nn.ActivationOp() | nn.TakeTokenOp():
+            case nn.LayerNormOp() | nn.AttentionOp() | nn.RmsNormOp() | nn.ActivationOp() | nn.TakeTokenOp():
                 return MEANINGS[type(op)](op, args)
             case nn.BinaryOp() if {arg.dtype for arg in args} == {torch.bfloat16}:
                 return MEANINGS[type(op)](op, args)

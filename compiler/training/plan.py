@@ -50,8 +50,6 @@ class Settings:
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise UsageError("HPCC2250", f"--loss {self.loss!r} is none of {', '.join(LOSSES)}")
-        if self.steps < FROZEN_SHARE:
-            raise UsageError("HPCC2251", f"--steps {self.steps}: a run has at least {FROZEN_SHARE} steps a rung")
         for name in ("batch", "refresh", "save"):
             if getattr(self, name) < 1:
                 raise UsageError("HPCC2252", f"--{name} {getattr(self, name)} is less than 1")

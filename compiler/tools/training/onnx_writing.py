@@ -38,7 +38,7 @@ def write_tensors(source: Path, tensors: Mapping[str, Array], out: Path, metadat
         onnx.save(model, str(unfinished))
         unfinished.replace(out)
     except OSError as error:
-        raise InputError("HPCC1703", f"cannot write the model: {error.strerror}", where=str(out)) from error
+        raise InputError("HPCC1560", f"cannot write the model: {error.strerror}", where=str(out)) from error
 
 
 def _replace(tensor: onnx.TensorProto, array: Array) -> None:

@@ -69,6 +69,8 @@ def _operands(op: Operation) -> list[SSAValue]:
             return [op.weight] if op.bias is None else [op.weight, op.bias]
         case nn.LayerNormOp():
             return [op.gamma, op.beta]
+        case nn.RmsNormOp():
+            return [op.gamma]
         case _:
             return []
 

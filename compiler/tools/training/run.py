@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,13 +82,8 @@ class TrainingRun:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        require_torch()
-        import torch
-
         request = self.request
-        if request.settings.threads:
-            torch.set_num_threads(request.settings.threads)
-        rungs = ladder(list(request.patterns), request.settings.steps)
+        self.plan = Plan(request.settings, ladder(list(request.patterns), request.settings.steps))
         self.shapes = self._shapes()
         self.opened = opened = open_fused(request.model, self.shapes)
         self.trainable = self._trainable()
@@ -96,7 +93,10 @@ class TrainingRun:
         labelled = request.settings.loss == "labels"
         self.train = data.read(request.train, specs, mask, classes, labelled=labelled)
         self.dev = None if request.dev is None else data.read(request.dev, specs, mask, classes, labelled=labelled)
-        self.plan = Plan(request.settings, rungs)
+        self.folder = None if request.folder is None else RunFolder(request.folder, self._description())
+        if self.folder is not None:
+            self.folder.load()
+        require_torch()
         self.student, self.teacher = self._networks(mask)
 
     # ---- what the files say -----------------------------------------------------------------------------------------
@@ -113,8 +113,8 @@ class TrainingRun:
             message = "no parameter of the model can be trained: its linears hold no fp32 weights of the file's own"
             raise InputError("HPCC1558", message, where=str(self.request.model), hint="integer weights stay as they are")
         if not found.pruned and not all(isinstance(pattern, Dense) for pattern in self.request.patterns):
-            message = f"{self.request.patterns[0].spec()} applies to no layer of this model"
-            raise UsageError("HPCC2210", message, hint="--list-layers prints the layers")
+            message = f"{self.request.patterns[-1].spec()} applies to no layer that can be trained"
+            raise UsageError("HPCC2258", message, hint="--list-layers")
         return found
 
     def _classes(self) -> int | None:
@@ -140,8 +140,12 @@ class TrainingRun:
     # ---- networks ---------------------------------------------------------------------------------------------------
 
     def _networks(self, mask: str | None) -> tuple[Network, Network | None]:
+        import torch
+
         from compiler.training.network import Network
 
+        if self.request.settings.threads:
+            torch.set_num_threads(self.request.settings.threads)
         request, precision = self.request, self.request.settings.precision
         graphs = self._graphs(request.model, mask)
         student = Network(graphs, self.trainable.places, precision=precision)
@@ -202,12 +206,11 @@ class TrainingRun:
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
-    def describe(self) -> dict[str, str]:
+    def _description(self) -> dict[str, str]:
         """What a checkpoint must agree in to be resumed."""
-        import torch
-
         request = self.request
         teacher = request.teacher or request.model
+        settings = {**request.settings.as_dict(), "threads": request.settings.threads or os.cpu_count()}
         return {
             "model": self.opened.sha256,
             "teacher": "none" if request.settings.loss == "labels" else open_onnx(teacher).sha256,
@@ -215,15 +218,14 @@ class TrainingRun:
             "training data": data.digest(self.train),
             "dev data": data.digest(self.dev),
             "logits": str(request.logits),
-            "settings": json.dumps({**request.settings.as_dict(), "threads": torch.get_num_threads()}, sort_keys=True),
-            "torch": version("torch"),
+            "settings": json.dumps(settings, sort_keys=True),
+            "torch": version("torch") if find_spec("torch") else "none",
         }
 
     def run(self, finished: Callable[[RungDone], None]) -> None:
         """Train; `finished` is called with each rung as soon as it is done."""
         from compiler.training.loop import Trainer
 
-        folder = None if self.request.folder is None else RunFolder(self.request.folder, self.describe())
         trainer = Trainer(
             self.plan,
             self.student,
@@ -233,7 +235,7 @@ class TrainingRun:
             self.request.logits,
             frozenset(self.trainable.pruned),
             self.trainable.head,
-            folder,
+            self.folder,
             self.progress,
         )
         for done in trainer.run():
@@ -282,7 +284,8 @@ def _mask_input(module: ModuleOp) -> str | None:
 
 
 def _hidden_shapes(module: ModuleOp) -> list[tuple[int, ...]]:
-    return [nn.shape_of(op.result) for op in module.walk() if isinstance(op, nn.LayerNormOp)]
+    norms = [op for op in module.walk() if isinstance(op, nn.LayerNormOp) or (isinstance(op, nn.RmsNormOp) and op.is_whole)]
+    return [nn.shape_of(op.result) for op in norms]
 
 
 def with_steps(settings: Settings, steps: int) -> Settings:
