@@ -448,7 +448,7 @@ def _refusals(shelf: Path) -> dict[str, Request]:
     return {
         "HPCC2255": dataclasses.replace(labels, logits=None),
         "HPCC2256": dataclasses.replace(plain, logits="logit"),
-        "HPCC2258": dataclasses.replace(plain, patterns=[parse_pattern("nm:2:16")]),
+        "HPCC2258": dataclasses.replace(plain, patterns=[parse_pattern("block:1x32:0.5")]),
         "HPCC1501": dataclasses.replace(plain, train=shelf / "nowhere.npz"),
     }
 

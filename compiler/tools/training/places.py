@@ -6,7 +6,7 @@ as they are, reshaped or transposed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from xdsl.ir import Operation, SSAValue
 
 from compiler.dialects import nn
 from compiler.module import main_function, names_of
-from compiler.passes.sparsify import PRUNABLE
+from compiler.passes.sparsify import MIN_GROUPS, PRUNABLE
+from compiler.sparsity.base import Pattern
 from compiler.weights import WeightStore, content_digest
 
 Array = NDArray[Any]
@@ -86,8 +87,14 @@ def _frozen(module: ModuleOp) -> set[str]:
     return found
 
 
-def trainable(module: ModuleOp, store: WeightStore, model: ir.Model, logits: str | None) -> Trainable:
-    """The parameters of linears and normalisations that the file holds. Embeddings stay as they are."""
+def trainable(
+    module: ModuleOp, store: WeightStore, model: ir.Model, logits: str | None, patterns: Sequence[Pattern] = ()
+) -> Trainable:
+    """The parameters of linears and normalisations that the file holds. Embeddings stay as they are.
+
+    Pruned are the matrices inside the blocks that hold all of `patterns`.
+    """
+    group = max((pattern.group for pattern in patterns), default=1)
     finder = _Finder(model)
     frozen = _frozen(module)
     places: dict[str, Place] = {}
@@ -108,9 +115,13 @@ def trainable(module: ModuleOp, store: WeightStore, model: ir.Model, logits: str
             turned[key] = weight.transposed
             if op is last:
                 head.add(key)
-            if isinstance(op, nn.LinearOp) and operand is op.weight and PRUNABLE.fullmatch(op.role.data):
+            if isinstance(op, nn.LinearOp) and operand is op.weight and _is_pruned(op, group):
                 pruned[key] = (*pruned.get(key, ()), op.role.data)
     return Trainable(places, pruned, frozenset(head), turned)
+
+
+def _is_pruned(op: nn.LinearOp, group: int) -> bool:
+    return PRUNABLE.fullmatch(op.role.data) is not None and nn.shape_of(op.weight)[1] >= MIN_GROUPS * group
 
 
 def _last_linear(module: ModuleOp, logits: str | None) -> Operation | None:

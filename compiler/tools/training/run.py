@@ -108,7 +108,8 @@ class TrainingRun:
         return {name: (self.request.settings.batch, *shape) for name, shape in found.items()}
 
     def _trainable(self) -> Trainable:
-        found = trainable(self.opened.module, self.opened.store, open_onnx(self.request.model).model, self.request.logits)
+        file, request = open_onnx(self.request.model).model, self.request
+        found = trainable(self.opened.module, self.opened.store, file, request.logits, request.patterns)
         if not found.places:
             message = "no parameter of the model can be trained: its linears hold no fp32 weights of the file's own"
             raise InputError("HPCC1558", message, where=str(self.request.model), hint="integer weights stay as they are")
