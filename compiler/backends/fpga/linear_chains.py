@@ -79,7 +79,7 @@ def qlinear(c: Context, op: nn.QLinearOp) -> None:
     panels = [] if choice.resident or not chain.by_column else _panels(c, weight)
     tasks = -(-tokens // choice.rows)
     if panels and (width >> COLS.bits or _moved_by(panels, inputs * tokens) <= weight.stored_bytes * tasks):
-        _by_panel(c, chain, panels, tokens, moved)
+        _by_panel(c, chain, panels, tokens, inputs, moved - inputs)
     else:
         _by_token(c, chain, weight, choice, tokens)
     for consumed in (chain.norm, *_chain_ops(op)):
@@ -148,15 +148,18 @@ def _moved_by(panels: Sequence[WeightPlan], inputs: int) -> int:
     return sum(panel.stored_bytes + inputs for panel in panels)
 
 
-def _by_panel(c: Context, chain: Chain, panels: Sequence[WeightPlan], tokens: int, moved: int) -> None:
-    """Panel of columns by panel of columns: each weight is loaded once, whatever their number is."""
-    layer = chain.layer
+def _by_panel(c: Context, chain: Chain, panels: Sequence[WeightPlan], tokens: int, inputs: int, outputs: int) -> None:
+    """Panel of columns by panel of columns: each weight is loaded once, whatever the number of tokens is.
+
+    `inputs` and `outputs` are the bytes that a token moves between DRAM and temporaries, over all columns."""
+    layer, width = chain.layer, sum(panel.outs for panel in panels)
     widest = max(panel.outs for panel in panels)
+    moved = inputs + outputs * widest // width
     fitting = c.target.accelerator.acc_bytes // (SLOTS * widest * ACCUMULATOR)
     most = max(min(c.plan.rows(c.plan.tokens, SLOTS * moved), fitting), 1)
     for panel, place in zip(panels, _region(c, panels), strict=True):
         loaded = _load_weight(c, panel, place, layer)
-        columns = c.columns(layer, sum(panel.outs for panel in panels), chain.keys, panel.first, panel.outs)
+        columns = c.columns(layer, width, chain.keys, panel.first, panel.outs)
         for first, rows in c.b.tiles(tokens, most, "tile"):
             acc = c.b.alloc("acc", Memory.ACC, rows, panel.outs, i32, SLOTS)
             c.multiply(c.read(chain.x.codes, first, rows, layer, "x.tile"), loaded, acc, panel, layer)
