@@ -134,7 +134,8 @@ def _slice(model: ir.Model, borders: set[ir.Value], wanted: list[ir.Value]) -> t
 
 
 def _value_info(value: ir.Value) -> onnx.ValueInfoProto:
-    assert value.dtype is not None
+    if value.dtype is None:
+        raise InputError("HPCC1010", f"the host part needs tensor {value.name!r}, whose type the ONNX graph does not say")
     shape = None if value.shape is None else [dim if isinstance(dim, int) else None for dim in value.shape]
     return helper.make_tensor_value_info(str(value.name), int(value.dtype), shape)
 
