@@ -347,8 +347,8 @@ def _structure(random: Random, model: onnx.ModelProto) -> None:
         node.output.append("y")
         graph.node.add(op_type="Mine", domain="mine").output.append("mine")
     elif kind == "subgraph" and graph.node:
-        attribute = random.choice(graph.node).attribute.add(name="body", type=onnx.AttributeProto.GRAPH)
-        attribute.g.CopyFrom(graph) if random.random() < 0.5 else attribute.g.SetInParent()
+        body = onnx.GraphProto.FromString(graph.SerializeToString()) if random.random() < 0.5 else onnx.GraphProto()
+        random.choice(graph.node).attribute.add(name="body", type=onnx.AttributeProto.GRAPH).g.CopyFrom(body)
     elif kind == "rename" and graph.node:
         old, new = random.choice(_names(graph)), random.choice(TEXTS)
         for node in graph.node:
