@@ -300,7 +300,7 @@ def cpu_sections(path: Path) -> str:
 
     bundle = load_cpu_bundle(path)
     manifest = bundle.manifest
-    built = f"{bundle.build['compiler']} {' '.join(bundle.build['flags'])}" if bundle.build else "not built"
+    built = f"{bundle.build.compiler} {' '.join(bundle.build.flags)}" if bundle.build else "not built"
     lines = [
         f"model {manifest.model.name} ({manifest.model.pattern})",
         f"target {manifest.target['name']} ({manifest.target['isa']})",

@@ -154,7 +154,11 @@ def from_text(path: Path, tokenizer: Path, specs: Sequence[InputSpec], max_lengt
     encoder.no_padding()
     encoder.enable_truncation(min(length, max_length or length))
     arrays = {spec.name: np.zeros((len(lines), length), spec.dtype) for spec in specs}
-    for row, encoding in enumerate(encoder.encode_batch(lines)):
+    try:
+        encodings = encoder.encode_batch(lines)
+    except Exception as error:  # the library raises plain Exception for every fault
+        raise InputError("HPCC1514", f"the tokenizer fails: {error}", where=str(tokenizer)) from error
+    for row, encoding in enumerate(encodings):
         count = len(encoding.ids)
         arrays[roles["ids"].name][row, :count] = encoding.ids
         arrays[roles["mask"].name][row, :count] = 1
