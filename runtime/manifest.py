@@ -21,7 +21,8 @@ TENSOR_LIMIT = 1 << 30
 
 Size = Annotated[int, Field(ge=0)]
 DType = Literal[
-    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool"
+    "float64", "float32", "float16", "bfloat16", "bool",
+    "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8",
 ]  # fmt: skip
 
 

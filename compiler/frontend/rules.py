@@ -13,7 +13,10 @@ import onnx_ir as ir
 
 from hw_targets.errors import InputError
 
-NOT_AS_THE_STANDARD_SAYS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+NOT_AS_THE_STANDARD_SAYS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
+    ir.serde.SerdeError,
+)
 """What reading a graph that nobody has checked raises: types, counts and sizes that an operator cannot have."""
 
 

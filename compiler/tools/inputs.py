@@ -66,7 +66,7 @@ def from_npz(path: Path, specs: Sequence[InputSpec]) -> InputSet:
         raise InputError("HPCC1502", "not an .npz file (a zip of arrays by name)", where=where, hint="numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files if name != "labels"}
+            arrays = {name: np.asarray(data[name]) for name in data.files if name != "labels"}
     except FileNotFoundError as error:
         raise InputError("HPCC1501", "there is no such file", where=where) from error
     except ValueError as error:  # what a pickled object raises

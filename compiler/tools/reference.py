@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compiler.frontend.rules import as_the_standard_says
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError, MissingToolError
 from runtime.host import import_onnxruntime
@@ -73,7 +74,8 @@ def with_weights(model: ir.Model, store: WeightStore, replaced: Mapping[str, str
             array = store.get(replaced[name]).reshape(value.shape.numpy())  # a kernel [o, i, 1] is a matrix to us
             stored[name].const_value = ir.tensor(np.ascontiguousarray(array), name=name)
         computed = {name: store.get(key) for name, key in replaced.items() if name not in saved}
-        return _with_constants(ir.to_proto(model), computed)
+        with as_the_standard_says("the model for ONNX Runtime"):
+            return _with_constants(ir.to_proto(model), computed)
     finally:
         for name, value in saved.items():
             stored[name].const_value = value

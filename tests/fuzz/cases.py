@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shutil
@@ -306,10 +307,8 @@ def libraries(shop: Workshop) -> Case:
     random = shop.random
     bundle = shop.take("cpu/*.hpcc", "program.hpcc")
     kind = random.choice(["manifest", "manifest", "manifest", "weights", "build", "bytes", "files"])
-    try:
+    with contextlib.suppress(OSError, ValueError, IndexError):
         _damage_bundle(random, bundle, kind)
-    except (OSError, ValueError, IndexError):
-        pass
     if kind in ("manifest", "weights") and random.random() < 0.9:
         resign_cpu(bundle)
     return _run_or_show(random)
@@ -376,10 +375,38 @@ def texts(shop: Workshop) -> Case:
 
 FLAGS: dict[str, list[str]] = {
     "--target": [FPGA, "fpga-u28", "cpu-avx2", "x.toml", "folder", ""],
-    "--shape": ["input_ids:2x7", "input_ids:1x-1", "input_ids:0x7", "x:1", ":", "input_ids:2x7x1", "input_ids:999999x7", "input_ids:2x17"],
-    "--sparsity": ["dense", "nm:2:4", "nm:0:4", "nm:4:2", "hp:0.75", "hp:2", "hp:", "hp:rows=0", "hp:rows=64,window=32,keep=99",
-                   "block:0x1:0.5", "block:4x1:nan", "unstructured:1", "unstructured:-1", "unstructured:1e-9", "circulant:8", "nm:1:99999999999",
-                   "hp:rows=64,window=32,keep=16,fine=9:4", "block:99999999999x1:0.5", "auto", ""],
+    "--shape": [
+        "input_ids:2x7",
+        "input_ids:1x-1",
+        "input_ids:0x7",
+        "x:1",
+        ":",
+        "input_ids:2x7x1",
+        "input_ids:999999x7",
+        "input_ids:2x17",
+    ],
+    "--sparsity": [
+        "dense",
+        "nm:2:4",
+        "nm:0:4",
+        "nm:4:2",
+        "hp:0.75",
+        "hp:2",
+        "hp:",
+        "hp:rows=0",
+        "hp:rows=64,window=32,keep=99",
+        "block:0x1:0.5",
+        "block:4x1:nan",
+        "unstructured:1",
+        "unstructured:-1",
+        "unstructured:1e-9",
+        "circulant:8",
+        "nm:1:99999999999",
+        "hp:rows=64,window=32,keep=16,fine=9:4",
+        "block:99999999999x1:0.5",
+        "auto",
+        "",
+    ],
     "--precision": ["int8", "fp32", "int4", ""],
     "--inputs": ["inputs.npz", "model.onnx", "nowhere", "folder", "/dev/null"],
     "--text": ["text.txt", "nowhere", "folder", "model.onnx"],
@@ -392,7 +419,7 @@ FLAGS: dict[str, list[str]] = {
     "--output": ["out.hpcc", "folder", "text.txt", "text.txt/x", "out.mlir", "", ".", "..", "/", "/proc/x", "x" * 300],
     "--dump-stages": ["stages", "text.txt", "text.txt/x", ""],
     "--explain": ["HPCC1004", "x", ""],
-}  # fmt: skip
+}
 SWITCHES = ["--verify", "--no-verify", "--verify-each", "--check", "--timing-only", "--time-passes", "--print-pipeline",
             "--list-targets", "--list-layers", "--json", "-v", "-q", "--version", "--nonsense", "--help"]  # fmt: skip
 

@@ -281,8 +281,8 @@ def _tensor(random: Random, model: onnx.ModelProto) -> None:
 
 
 LOCATIONS = [
-    "../outside.bin", "/etc/hostname", "/dev/zero", "/dev/stdin", "link.bin", "folder/../../outside.bin", "folder", "", ".", "a\nb",
-    "x" * 3000, "external.bin", "pipe", "model.onnx", "\x00", "file:///etc/hostname", "*",
+    "../outside.bin", "/etc/hostname", "/dev/zero", "/dev/stdin", "link.bin", "folder/../../outside.bin", "folder", "", ".",
+    "a\nb", "x" * 3000, "external.bin", "pipe", "model.onnx", "\x00", "file:///etc/hostname", "*",
 ]  # fmt: skip
 
 

@@ -98,7 +98,8 @@ def _be_the_child(case: Case, folder: Path, temporary: Path, out: Path, err: Pat
         ):
             resource.setrlimit(limit, (value, value))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        sys.stdin, sys.stdout, sys.stderr = (open(n, mode, encoding="utf-8", closefd=False) for n, mode in enumerate("rww"))
+        streams = [os.fdopen(number, mode, encoding="utf-8", closefd=False) for number, mode in enumerate("rww")]
+        sys.stdin, sys.stdout, sys.stderr = streams
         try:
             status = TOOLS[case.tool](list(case.arguments))
         except SystemExit as leave:
@@ -193,7 +194,8 @@ def keep(outcome: Outcome, case_folder: Path, failures: Path, traceback: str) ->
     text = (
         f"{outcome.case.tool} {words}\n\nagain: python -m tests.fuzz --case {outcome.case.name}\n"
         f"exit status {outcome.status}, {outcome.seconds:.1f} s, {outcome.resident >> 20} MB\n"
-        f"problems: {'; '.join(outcome.problems)}\n\n---- stderr\n{outcome.err[-8000:]}\n---- stdout\n{outcome.out[-2000:]}\n"
+        f"problems: {'; '.join(outcome.problems)}\n\n"
+        f"---- stderr\n{outcome.err[-8000:]}\n---- stdout\n{outcome.out[-2000:]}\n"
         f"---- with --debug\n{traceback[-8000:]}\n"
     )
     (place / "FAILURE.txt").write_text(text, encoding="utf-8")
