@@ -258,7 +258,9 @@ def _arguments(model: ir.Model, state: ModelImport) -> Block:
             types.append(value_type(value))
         except Unsupported as reason:
             raise InputError("HPCC1008", f"input {value.name!r}: {reason}", where=state.where) from reason
-        if value.shape is None or not value.shape.rank():
+        if not isinstance(types[-1], TensorType):
+            raise InputError("HPCC1008", f"input {value.name!r}: its shape is not known", where=state.where)
+        if not types[-1].get_num_dims():
             message = f"input {value.name!r} has no axes, of which the first would count samples"
             raise InputError("HPCC1017", message, where=state.where, hint="make it a constant of the model")
     block = Block(arg_types=types)
