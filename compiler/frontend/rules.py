@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -27,7 +28,7 @@ def check_attributes(model: ir.Model, where: str) -> None:
         if node.domain not in ("", "ai.onnx"):
             continue
         try:
-            known = onnx.defs.get_schema(node.op_type, version, "").attributes
+            known: Any = onnx.defs.get_schema(node.op_type, version, "").attributes
         except onnx.defs.SchemaError:
             continue  # what an unknown operator is, is said where it would run
         for attribute in node.attributes.values():
