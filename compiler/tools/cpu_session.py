@@ -36,6 +36,7 @@ from hw_targets.errors import UsageError
 from runtime.bundle import Room
 from runtime.cpu.bundle import load_cpu_bundle
 from runtime.cpu.program import CpuProgram, CpuRunResult
+from runtime.html.report import report_page
 from runtime.manifest import TensorEntry
 
 Array = NDArray[Any]
@@ -162,6 +163,8 @@ class CpuSession(Session):
             run_report = build_cpu_run_report(run, ran, report, model, where, self.options.model)
             room.write("report.json", text_of(report))
             room.write("run.json", text_of(run_report))
+            told, ran_as, described = (part.model_dump(mode="json") for part in (report, run_report, manifest))
+            room.write("report.html", report_page(told, ran_as, described))
             room.publish()
             bundle = replace(bundle, folder=room.folder)
         program = CpuProgram(bundle) if ran is None else ran.moved_to(bundle)

@@ -19,6 +19,7 @@ from compiler.tools.report import (
     RunReport,
     VerifyPart,
 )
+from runtime.figures import size_text
 
 CPU_STEPS = ("import", "fuse", "sparsify", "tile", "print", "build", "run", "verify")
 STEPS = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit", "simulate", "verify")
@@ -52,7 +53,7 @@ def print_summary(report: Report, run: RunReport, output: Path, *, verbose: bool
     _say_layers(console, report, verbose=verbose)
     _say_latency(console, report, run)
     _say_checks(console, report, run)
-    say(f"  written    {output}/  (program, weights, report.json, run.json, trace.json for ui.perfetto.dev)")
+    say(f"  written    {output}/  (program, weights, report.html, report.json, run.json, trace.json)")
 
 
 def say_zeros(console: Console, pruning: PruningPart) -> None:
@@ -188,10 +189,3 @@ def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
     for reason in reasons:
         console.print(f"  [dim]{reason.value}: {EXPLANATIONS[reason]}[/]")
     console.print()
-
-
-def size_text(count: int) -> str:
-    for unit, scale in (("MB", 1_000_000), ("kB", 1_000)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
