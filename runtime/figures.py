@@ -24,6 +24,11 @@ def ms_text(ms: float) -> str:
     return f"{ms:.3f}" if abs(ms) < 100 else f"{ms:,.1f}"
 
 
+def error_text(error: float) -> str:
+    """An error: four decimals, or its power of ten where these would be nothing."""
+    return f"{error:.4f}" if error >= 1e-4 or error == 0 else f"{error:.1e}"
+
+
 def ratio_text(ratio: float | None) -> str:
     """`1.64x`, or nothing where there is none."""
     return "" if ratio is None else f"{ratio:.2f}x"

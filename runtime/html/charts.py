@@ -75,10 +75,10 @@ def _decades(low: float, high: float) -> tuple[int, int]:
 
 
 def thinned(labels: Sequence[tuple[float, str]], least: float) -> list[Tick]:
-    """Labels at places in 0..1, without those closer than `least` to the one before."""
+    """Labels at places in 0..1, without those closer than `least` to the one before or to the end."""
     ticks: list[Tick] = []
     for at, label in labels:
-        if not ticks or at - ticks[-1].at >= least:
+        if at <= 1 - least and (not ticks or at - ticks[-1].at >= least):
             ticks.append(Tick(at, label))
     return ticks
 

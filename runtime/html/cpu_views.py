@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime.figures import count_text, ms_text, ratio_text, share_text, size_text
+from runtime.figures import count_text, ms_text, share_text, size_text
 from runtime.html import charts, views
 from runtime.html.parts import (
     Bars,
@@ -85,11 +85,6 @@ def _facts(report: Document, run: Document, ran: bool) -> Facts:
         ),
         Fact("multiplications done", _done(report), "", "", "of what a dense model has"),
     ]
-    if run["reference_ms"] and ran:
-        speed = ratio_text(run["reference_ms"] / total["ms"]) if total["ms"] else "n/a"
-        facts.append(
-            Fact("against ONNX Runtime", speed, "", "measured", f"{ms_text(run['reference_ms'])} ms, one run, same weights")
-        )
     return Facts(facts)
 
 

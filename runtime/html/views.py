@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from runtime.figures import share_text, size_text
+from runtime.figures import error_text, share_text, size_text
 from runtime.html.parts import Column, Group, Items, Pairs, Part, Row, Section, Statement, Statements, Table, Text
 
 Document = Mapping[str, Any]
@@ -103,7 +103,7 @@ def _verification(verify: Document | None) -> Statement:
         samples = f"{verify['samples']} sample{'s' if verify['samples'] != 1 else ''}"
         lines.append(
             f"{passed} of {len(outputs)} outputs within limits against {verify['reference']}: relative L2 at most"
-            f" {worst:.4f}, worst token cosine {cosine:.4f}, {samples}."
+            f" {error_text(worst)}, worst token cosine {cosine:.4f}, {samples}."
         )
     return Statement(title, "FAILED" if wrong else "ok", "bad" if wrong else "good", lines, limits)
 
@@ -140,7 +140,7 @@ def _outputs(verify: Document | None) -> list[Part]:
         Row(
             [
                 entry["name"],
-                f"{entry['relative_l2']:.4f}",
+                error_text(entry["relative_l2"]),
                 f"{entry['min_token_cosine']:.4f}",
                 f"{entry['mean_token_cosine']:.4f}",
                 f"{entry['max_abs_error']:.3g}",
