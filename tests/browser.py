@@ -29,7 +29,8 @@ function texts(doc) {
     for (const r of range.getClientRects()) {
       const c = clip ?? r, left = Math.max(r.left, c.left), right = Math.min(r.right, c.right);
       const top = Math.max(r.top, c.top), bottom = Math.min(r.bottom, c.bottom);
-      if (left < right && top < bottom) found.push({ node, r: { left, right, top, bottom }, text: node.data.trim().slice(0, 40) });
+      const text = node.data.trim().slice(0, 40);
+      if (left < right && top < bottom) found.push({ node, r: { left, right, top, bottom }, text });
     }
   }
   return found;

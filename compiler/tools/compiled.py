@@ -9,8 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from compiler.tools.baseline import COMPARISON, baseline_section, comparison_text
 from compiler.tools.report import Report, RunReport, text_of
 from hw_targets.errors import VerificationError
+from runtime.compare import Difference
 from runtime.html.report import report_page
 from runtime.program import Program, RunResult
 from runtime.timeline import stretches
@@ -29,6 +31,8 @@ class Compiled:
     outputs: Mapping[str, Array]
     failure: str = ""
     """What the verification found, empty if it found nothing."""
+    comparison: Difference | None = None
+    """With the baseline, if one was asked for and fits the target."""
 
     def run(self, inputs: Mapping[str, Array]) -> RunResult:
         """Simulate samples (arrays by input name, the first axis counting them). Raises InputError for what does not fit."""
@@ -48,8 +52,11 @@ class Compiled:
                 self.run_report.model_dump(mode="json"),
                 manifest.model_dump(mode="json"),
                 stretches(timing, manifest.layers),
+                baseline_section(self.comparison),
             ),
         }
+        if self.comparison is not None:
+            extras[COMPARISON] = comparison_text(self.comparison)
         self.program.save(path, extras)
 
     def raise_if_wrong(self, bundle: Path | None) -> None:
