@@ -442,7 +442,7 @@ def test_a_bundle_holds_what_the_page_says(bundle: Path) -> None:
     names = {path.name for path in bundle.iterdir()}
     assert names == {
         *("manifest.json", "model.c", "model.h", "libmodel.so", "build.json"),
-        *("weights.bin", "report.json", "run.json"),
+        *("weights.bin", "report.json", "run.json", "report.html"),
     }
     source = (bundle / "model.c").read_text(encoding="utf-8")
     assert "/* layer.0.ffn.up: 150 x 42, hp:rows=4" in source
