@@ -19,8 +19,8 @@ MASK_FILTER = -10000.0
 
 
 def spell_out(model: ir.Model) -> list[str]:
-    """Rewrite `model` in place; returns what to say about it."""
-    notes: dict[str, None] = {}
+    """Rewrite `model` in place; returns what to say about each node that was rewritten, mostly nothing."""
+    notes: list[str] = []
     for node in reversed(list(model.graph)):  # an attention looks at what makes its mask before that is rewritten
         rule = RULES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))
         if rule is None:
@@ -31,9 +31,8 @@ def spell_out(model: ir.Model) -> list[str]:
         except NotRewritten as reason:
             node.meta[REASON] = f"{node.op_type}: {reason}"
             continue
-        if note:
-            notes[note] = None
-    return list(notes)
+        notes.append(note or "")
+    return notes
 
 
 # ---- activations ----------------------------------------------------------------------------------------------------
