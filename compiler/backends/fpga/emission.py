@@ -148,11 +148,11 @@ def _weights(codes: Matrix, encoding: StorageAttr, parts: list[Part], size: int)
     format = encoding.format
     if not parts:
         return format.encode(codes, encoding.pattern)
-    slots = encoding.pattern.slots(codes) if isinstance(format, SlotFormat) else None
+    slots = format.mask_of(codes, encoding.pattern) if isinstance(format, SlotFormat) else None
     image = np.zeros(size, np.uint8)
     for part in parts:
         if isinstance(format, SlotFormat) and slots is not None:
-            data = format.encode_slots(codes[part.rows], slots_of_rows(slots, part.rows))
+            data = format.encode_slots(codes[part.rows], slots_of_rows(slots, part.rows), encoding.pattern)
         else:
             data = format.encode(codes[part.rows], encoding.pattern)
         image[part.offset : part.offset + len(data)] = data
