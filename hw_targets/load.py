@@ -154,8 +154,7 @@ def _target(form: TargetFile, accelerator: Accelerator, auto: tuple[str, ...]) -
         link=Link(gbytes_per_s=float(link.gbytes_per_s.value), latency_us=float(link.latency_us.value)),
         accelerator=accelerator,
         decoders=tuple(
-            Decoder(name, decoder.values_per_cycle, decoder.lut_per_value)
-            for name, decoder in form.decode.listed().items()
+            Decoder(name, decoder.values_per_cycle, decoder.lut_per_value) for name, decoder in form.decode.listed().items()
         ),
         sources=tuple(sources_of(form)),
         auto=auto,

@@ -6,7 +6,7 @@ Only the form: what the numbers mean is hw_targets/target.py, whether they fit a
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -176,13 +176,15 @@ class DecodeTable(Strict):
     cbr: DecoderTable | None = None
     circulant: DecoderTable | None = None
 
-    @model_validator(mode="after")
-    def _known(self) -> DecodeTable:
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, table: object) -> object:
         """Other keys are formats that another package brings."""
-        for name in self.__pydantic_extra__:
-            if name not in storage_formats():
+        names = list(cast("dict[str, object]", table)) if isinstance(table, dict) else []
+        for name in names:
+            if name not in cls.model_fields and name not in storage_formats():
                 raise PydanticCustomError("extra_forbidden", "{key}", {"key": name})
-        return self
+        return cast("object", table)
 
     def listed(self) -> dict[str, DecoderTable]:
         """The formats that are listed, those of other packages last."""

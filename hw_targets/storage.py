@@ -49,7 +49,6 @@ BUILT_IN = (
     StorageFormat("bcsr", 7, _UNSTRUCTURED, _UNSTRUCTURED, "blocks, their block columns, block row starts"),
     StorageFormat("cbr", 8, MatrixMode.HP, _UNSTRUCTURED, "kept lines of each tile, whole, and which they are"),
     StorageFormat("circulant", 9, MatrixMode.DENSE, MatrixMode.DENSE, "the first row of every circulant block"),
-    StorageFormat("butterfly", 10, _UNSTRUCTURED, _UNSTRUCTURED, "the slots of a butterfly factor, whose places are known"),
 )
 """The formats of docs/FORMATS.md."""
 

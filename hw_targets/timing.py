@@ -18,8 +18,8 @@ from hw_targets.codec import Resolved
 from hw_targets.extents import floor_sum, layout_of, transfer_rows
 from hw_targets.isa import MatrixMode, Memory, Queue
 from hw_targets.layout import Layout, ceil_div
-from hw_targets.storage import storage_of_code
 from hw_targets.resources import LANES_PER_DIVIDER
+from hw_targets.storage import storage_of_code
 from hw_targets.target import Accelerator, Target
 
 MATRIX_FILL = 12

@@ -89,19 +89,24 @@ class Lines(Pattern):
 
 @dataclass(frozen=True)
 class Row(Lines):
-    """ceil(keep x rows) rows (outputs) of each tile stay, by the sum of w^2 inside the tile; of equal ones the lower
-    index. A tail tile of t rows keeps ceil(keep x t)."""
+    """k = ceil(keep x rows) rows (outputs) of each tile stay, by the sum of w^2 inside the tile; of equal ones the lower
+    index. A tail tile of t rows keeps ceil(k t / rows)."""
 
     name: ClassVar[str] = "row"
     line: ClassVar[str] = "rows"
     FORM: ClassVar[str] = "as in row:0.5, which makes half of the outputs zero, or row:0.5:tile=16x64"
 
     def _sides(self, outs: int, ins: int) -> tuple[int, int]:
-        return min(self.tile.rows or outs, max(outs, 1)), min(self.tile.cols or ins, max(ins, 1))
+        """Rows and inputs of a whole tile."""
+        return self.tile.rows or outs, min(self.tile.cols or ins, ins)
+
+    def _quota(self, height: int, rows: int) -> int:
+        """Rows that stay of a tile of `height` <= the whole one's `rows`."""
+        return -(-share_of(rows, self.keep) * height // rows)
 
     def _quotas(self, outs: int, rows: int) -> list[int]:
-        """Rows that stay of the whole tiles (if there are any) and of a tail tile, one tile's each."""
-        return [share_of(min(rows, outs - first), self.keep) for first in range(0, outs, rows)]
+        """Rows that stay of each tile, from the first row down."""
+        return [self._quota(min(rows, outs - first), rows) for first in range(0, outs, rows)]
 
     def kept(self, outs: int, ins: int) -> int:
         return sum(self._quotas(outs, self._sides(outs, ins)[0])) * ins
@@ -111,16 +116,16 @@ class Row(Lines):
 
     def _choose(self, values: Scores) -> Mask:
         """The largest of values[out, tiles across] in each tile."""
-        outs, rows = len(values), self.tile.rows or len(values)
-        rows = max(min(rows, outs), 1)
+        outs = len(values)
+        rows = self.tile.rows or outs
         chosen = np.zeros(values.shape, np.bool_)
         body = outs // rows * rows
         if body:
             tiles = np.moveaxis(values[:body].reshape(body // rows, rows, -1), 1, -1)
-            stays = keep_largest(tiles, share_of(rows, self.keep))
+            stays = keep_largest(tiles, self._quota(rows, rows))
             chosen[:body] = np.moveaxis(stays, -1, 1).reshape(body, -1)
         if body < outs:
-            chosen[body:] = keep_largest(values[body:].T, share_of(outs - body, self.keep)).T
+            chosen[body:] = keep_largest(values[body:].T, self._quota(outs - body, rows)).T
         return chosen
 
     def _spread(self, chosen: Mask, ins: int) -> Mask:

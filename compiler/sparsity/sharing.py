@@ -99,7 +99,9 @@ class Circulant(Pattern):
         if wrong.any():
             down, across, diagonal, row = (int(i) for i in np.argwhere(wrong)[0])
             place = down * self.block + row, across * self.block + (row + diagonal) % self.block
-            raise violation(f"the entry at row {place[0]}, input {place[1]} differs from its diagonal in a {self.spec()} block")
+            raise violation(
+                f"the entry at row {place[0]}, input {place[1]} differs from its diagonal in a {self.spec()} block"
+            )
 
     def canonical(self) -> Pattern:
         return Dense() if self.block == 1 else self

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compiler.sparsity.base import Parameters, Pattern
-from compiler.sparsity.blocks import Block, kinds_of
+from compiler.sparsity.blocks import Block, spread
 from compiler.sparsity.composed import Composed
 from compiler.sparsity.lines import Row
 from compiler.sparsity.saliency import Mask, Matrix
-from compiler.storage.base import RowSlots, SlotFormat, StorageSize, kept_of, size_of, value_bytes
+from compiler.storage.base import Room, RowSlots, SlotFormat, StorageSize, filled, kept_of, size_of, value_bytes
 from compiler.storage.bits import Bytes, pack, width_of
 from compiler.storage.grouped import in_groups
 
@@ -22,15 +21,17 @@ class CSRFormat(SlotFormat):
 
     name: ClassVar[str] = "csr"
 
-    def slot_bits(self, outs: int, ins: int, kept: int, pattern: Pattern, value_bits: int = 8) -> StorageSize:
-        return size_of(kept, value_bits, kept * width_of(ins), (outs + 1) * width_of(kept + 1))
+    def slot_bits(self, outs: int, ins: int, room: Room, pattern: Pattern, value_bits: int = 8) -> StorageSize:
+        return size_of(room.kept, value_bits, room.kept * width_of(ins), (outs + 1) * width_of(room.kept + 1))
 
-    def encode_slots(self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8) -> Bytes:
+    def encode_slots(
+        self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8, room: Room | None = None
+    ) -> Bytes:
         values, places = kept_of(codes, mask)
+        kept, ins = room.kept if room else len(values), codes.shape[1]
         starts = np.concatenate([[0], np.cumsum(np.count_nonzero(mask, axis=1))])
-        ins = codes.shape[1]
-        sections = [value_bytes(values, value_bits), pack(places % ins, width_of(ins)), pack(starts, width_of(len(values) + 1))]
-        return np.concatenate(sections)
+        sections = [pack(filled(places % ins, kept), width_of(ins)), pack(starts, width_of(kept + 1))]
+        return np.concatenate([value_bytes(filled(values, kept), value_bits), *sections])
 
 
 class COOFormat(SlotFormat):
@@ -38,14 +39,17 @@ class COOFormat(SlotFormat):
 
     name: ClassVar[str] = "coo"
 
-    def slot_bits(self, outs: int, ins: int, kept: int, pattern: Pattern, value_bits: int = 8) -> StorageSize:
-        return size_of(kept, value_bits, kept * width_of(outs), kept * width_of(ins))
+    def slot_bits(self, outs: int, ins: int, room: Room, pattern: Pattern, value_bits: int = 8) -> StorageSize:
+        return size_of(room.kept, value_bits, room.kept * width_of(outs), room.kept * width_of(ins))
 
-    def encode_slots(self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8) -> Bytes:
+    def encode_slots(
+        self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8, room: Room | None = None
+    ) -> Bytes:
         values, places = kept_of(codes, mask)
-        rows, columns = np.divmod(places, codes.shape[1])
+        kept = room.kept if room else len(values)
+        rows, columns = (filled(place, kept) for place in np.divmod(places, codes.shape[1]))
         sections = [pack(rows, width_of(codes.shape[0])), pack(columns, width_of(codes.shape[1]))]
-        return np.concatenate([value_bytes(values, value_bits), *sections])
+        return np.concatenate([value_bytes(filled(values, kept), value_bits), *sections])
 
 
 class ELLFormat(SlotFormat):
@@ -56,10 +60,12 @@ class ELLFormat(SlotFormat):
     def holds(self, pattern: Pattern) -> bool:
         return super().holds(pattern) and bool(pattern.row_slots(1 << 20))
 
-    def slot_bits(self, outs: int, ins: int, kept: int, pattern: Pattern, value_bits: int = 8) -> StorageSize:
-        return size_of(kept, value_bits, kept * width_of(ins))
+    def slot_bits(self, outs: int, ins: int, room: Room, pattern: Pattern, value_bits: int = 8) -> StorageSize:
+        return size_of(room.kept, value_bits, room.kept * width_of(ins))
 
-    def encode_slots(self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8) -> Bytes:
+    def encode_slots(
+        self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8, room: Room | None = None
+    ) -> Bytes:
         values, places = kept_of(codes, mask)
         ins = codes.shape[1]
         return np.concatenate([value_bytes(values, value_bits), pack(places % ins, width_of(ins))])
@@ -77,13 +83,15 @@ class BitmapFormat(SlotFormat):
     def slots_kept(self, outs: int, ins: int, pattern: Pattern) -> int:
         return pattern.kept(outs, ins) if in_groups(pattern) is None else 0
 
-    def slot_bits(self, outs: int, ins: int, kept: int, pattern: Pattern, value_bits: int = 8) -> StorageSize:
-        nm = in_groups(pattern)
-        return size_of(kept if nm is None else nm.kept(outs, ins), value_bits, outs * ins)
+    def slot_bits(self, outs: int, ins: int, room: Room, pattern: Pattern, value_bits: int = 8) -> StorageSize:
+        return size_of(room.kept, value_bits, outs * ins)
 
-    def encode_slots(self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8) -> Bytes:
+    def encode_slots(
+        self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8, room: Room | None = None
+    ) -> Bytes:
+        values = kept_of(codes, mask)[0]
         marks = np.packbits(mask.reshape(-1), bitorder="little")
-        return np.concatenate([value_bytes(kept_of(codes, mask)[0], value_bits), marks])
+        return np.concatenate([value_bytes(filled(values, room.kept if room else 0), value_bits), marks])
 
 
 class BCSRFormat(SlotFormat):
@@ -110,33 +118,42 @@ class BCSRFormat(SlotFormat):
     def mask_of(self, codes: Matrix, pattern: Pattern) -> Mask:
         return pattern.block_slots(codes)
 
-    def slot_bits(self, outs: int, ins: int, kept: int, pattern: Pattern, value_bits: int = 8) -> StorageSize:
+    def room(self, outs: int, ins: int, pattern: Pattern) -> Room:
+        coarse = _coarse(pattern)
+        if isinstance(coarse, Block):
+            blocks = coarse.blocks(outs, ins)
+        else:
+            blocks = coarse.kept(outs, 1) * -(-ins // _block(coarse, outs, ins)[1])
+        return Room(coarse.kept(outs, ins), blocks)
+
+    def room_of(self, slots: RowSlots, ins: int, pattern: Pattern) -> Room:
+        rows, cols = _block(pattern, len(slots), ins)
+        blocks = int((-(-slots[::rows] // cols)).sum())  # all rows of a row of blocks have the same slots
+        return Room(max(int(slots.sum()), 1), max(blocks, 1))
+
+    def slot_bits(self, outs: int, ins: int, room: Room, pattern: Pattern, value_bits: int = 8) -> StorageSize:
         rows, cols = _block(pattern, outs, ins)
         down, across = -(-outs // rows), -(-ins // cols)
-        blocks = _blocks_kept(pattern, outs, ins)
-        return size_of(kept, value_bits, (down + 1) * width_of(down * across + 1), blocks * width_of(across))
+        return size_of(room.kept, value_bits, (down + 1) * width_of(down * across + 1), room.blocks * width_of(across))
 
-    def part_bits(self, slots: RowSlots, ins: int, kept: int, pattern: Pattern) -> StorageSize:
-        rows, cols = _block(pattern, len(slots), ins)
-        down, across = -(-len(slots) // rows), -(-ins // cols)
-        blocks = int((-(-slots[::rows] // cols)).sum())  # all rows of a row of blocks have the same slots
-        return size_of(kept, 8, (down + 1) * width_of(down * across + 1), max(blocks, 1) * width_of(across))
-
-    def encode_slots(self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8) -> Bytes:
+    def encode_slots(
+        self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8, room: Room | None = None
+    ) -> Bytes:
         outs, ins = codes.shape
         rows, cols = _block(pattern, outs, ins)
         down, across = -(-outs // rows), -(-ins // cols)
-        chosen = mask[::rows, ::cols]
+        chosen = np.logical_or.reduceat(np.logical_or.reduceat(mask, range(0, outs, rows)), range(0, ins, cols), axis=1)
         starts = np.concatenate([[0], np.cumsum(np.count_nonzero(chosen, axis=1))])
-        _, places = kept_of(codes, mask)
-        row, column = np.divmod(places, ins)
+        columns = np.nonzero(chosen)[1]
+        row, column = np.nonzero(spread(chosen, rows, cols, outs, ins))
         order = np.argsort(row // rows * across + column // cols, kind="stable")  # by block, inside of it row by row
-        values: NDArray[Any] = codes[row[order], column[order]]
+        values = codes[row[order], column[order]]
+        room = room or Room(len(values), len(columns))
         return np.concatenate(
             [
                 pack(starts, width_of(down * across + 1)),
-                pack(np.nonzero(chosen)[1], width_of(across)),
-                value_bytes(values, value_bits),
+                pack(filled(columns, room.blocks), width_of(across)),
+                value_bytes(filled(values, room.kept), value_bits),
             ]
         )
 
@@ -149,11 +166,3 @@ def _block(pattern: Pattern, outs: int, ins: int) -> tuple[int, int]:
     found = pattern.blocks_of(outs, ins)
     assert found is not None, "bcsr holds patterns of blocks"
     return found
-
-
-def _blocks_kept(pattern: Pattern, outs: int, ins: int) -> int:
-    """How many blocks stay."""
-    coarse = _coarse(pattern)
-    if isinstance(coarse, Block):
-        return sum(coarse.quota(kind) for kind in kinds_of(coarse.rows, coarse.cols, outs, ins))
-    return coarse.kept(outs, 1) * -(-ins // _block(coarse, outs, ins)[1])

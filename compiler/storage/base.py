@@ -7,8 +7,9 @@ are closed forms; the tests hold each encoder to them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,13 @@ def size_of(values: int, value_bits: int, *streams: int) -> StorageSize:
     """The size of `values` codes and of bit streams of metadata, each padded to whole bytes."""
     bits = values * value_bits
     return StorageSize(bits, padded(bits) - bits + sum(padded(stream) for stream in streams))
+
+
+class Room(NamedTuple):
+    """What is stored of slots that lie anywhere: their number, and that of their blocks where whole blocks are stored."""
+
+    kept: int
+    blocks: int = 0
 
 
 class Format(ABC):
@@ -107,7 +115,7 @@ class SlotFormat(Format):
 
     def size_bits(self, outs: int, ins: int, pattern: Pattern, value_bits: int = 8) -> StorageSize:
         self.expect(pattern)
-        return self.slot_bits(outs, ins, self.slots_kept(outs, ins, pattern), pattern, value_bits)
+        return self.slot_bits(outs, ins, self.room(outs, ins, pattern), pattern, value_bits)
 
     def encode(self, codes: Matrix, pattern: Pattern, value_bits: int = 8) -> Bytes:
         self.expect(pattern)
@@ -121,17 +129,23 @@ class SlotFormat(Format):
         """The slots of a matrix that obeys the pattern."""
         return pattern.slots(codes)
 
-    def part_bits(self, slots: RowSlots, ins: int, kept: int, pattern: Pattern) -> StorageSize:
-        """The size of some rows of a matrix, which have `slots` each and room for `kept` of them."""
-        return self.slot_bits(len(slots), ins, kept, pattern)
+    def room(self, outs: int, ins: int, pattern: Pattern) -> Room:
+        """The slots of a whole matrix."""
+        return Room(pattern.kept(outs, ins))
+
+    def room_of(self, slots: RowSlots, ins: int, pattern: Pattern) -> Room:
+        """The slots of some rows of a matrix, which have `slots` each; rows without any get one."""
+        return Room(max(int(slots.sum()), 1))
 
     @abstractmethod
-    def slot_bits(self, outs: int, ins: int, kept: int, pattern: Pattern, value_bits: int = 8) -> StorageSize:
-        """The size of an outs x ins matrix, or of some rows of one, with `kept` slots."""
+    def slot_bits(self, outs: int, ins: int, room: Room, pattern: Pattern, value_bits: int = 8) -> StorageSize:
+        """The size of an outs x ins matrix, or of some rows of one."""
 
     @abstractmethod
-    def encode_slots(self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8) -> Bytes:
-        """The bytes of codes whose slots are given; every code that is not zero lies in one."""
+    def encode_slots(
+        self, codes: Matrix, mask: Mask, pattern: Pattern, value_bits: int = 8, room: Room | None = None
+    ) -> Bytes:
+        """The bytes of codes whose slots are given; every code that is not zero lies in one. `room` may be larger."""
 
 
 def compute_mode(storage: Format, pattern: Pattern) -> MatrixMode:
@@ -151,6 +165,23 @@ def slots_of_rows(mask: Mask, outs: slice) -> Mask:
         part = part.copy()
         part[0, 0] = True
     return part
+
+
+def rooms_of(
+    storage: SlotFormat, slots: RowSlots, ins: int, pattern: Pattern, runs: Sequence[tuple[int, int]]
+) -> list[Room]:
+    """The room of each run (first, count) of rows: runs of equally many rows get that of the fullest."""
+    own = [storage.room_of(slots[first : first + count], ins, pattern) for first, count in runs]
+    most: dict[int, Room] = {}
+    for (_, count), room in zip(runs, own, strict=True):
+        other = most.get(count, room)
+        most[count] = Room(max(room.kept, other.kept), max(room.blocks, other.blocks))
+    return [most[count] for _, count in runs]
+
+
+def filled(fields: NDArray[Any], count: int) -> NDArray[Any]:
+    """The fields, and zeros behind them until there are `count`."""
+    return np.concatenate([fields, np.zeros(count - len(fields), fields.dtype)]) if count > len(fields) else fields
 
 
 def value_bytes(codes: NDArray[Any], value_bits: int) -> Bytes:

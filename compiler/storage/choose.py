@@ -34,8 +34,8 @@ def rank(
     rates: Mapping[str, float] | None = None,
     bytes_per_cycle: float = 0.0,
 ) -> tuple[Candidate, ...]:
-    """Candidates for an outs x ins matrix, best first: the layout that the array runs fastest, with the fewest values, then fewer
-    load cycles, then fewer bytes.
+    """Candidates for an outs x ins matrix, best first: the layout that the array runs fastest, with the fewest values, then
+    fewer load cycles, then fewer bytes.
 
     `rates` are the values per cycle of the formats that the target decodes (all formats, unlimited, if None).
     Raises InfeasibleError if it decodes none that can hold the pattern.

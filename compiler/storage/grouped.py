@@ -180,5 +180,3 @@ class CBRFormat(Format):
         # For each row block, for each tile across, its kept rows in ascending order.
         indices = np.nonzero(tiles.reshape(-1, rows, lines.shape[1]).transpose(0, 2, 1))[2]
         return np.concatenate([value_bytes(kept_of(codes, mask)[0], value_bits), pack(indices, width_of(rows))])
-
-

@@ -97,7 +97,7 @@ def decode_cbr(s: Stored) -> Bytes:
 def _decode_cbr_rows(s: Stored) -> Bytes:
     """Kept rows of tiles of block_rows x window."""
     expect_coarse("cbr", s.block_rows)
-    if not (1 <= s.keep <= s.block_rows and 1 <= s.window):
+    if not (1 <= s.keep <= s.block_rows and s.window >= 1):
         raise damaged(f"cbr: tiles of {s.block_rows} rows x {s.window} inputs cannot keep {s.keep} rows")
     across = -(-s.ins // s.window)
     heights = np.minimum(s.block_rows, s.outs - np.arange(0, s.outs, s.block_rows))
@@ -117,8 +117,8 @@ def _decode_cbr_rows(s: Stored) -> Bytes:
         raise damaged("cbr: the kept rows of a tile do not ascend")
     stays = np.zeros((s.outs, across), np.bool_)
     stays[tile // across * s.block_rows + rows, tile % across] = True
-    places = np.nonzero(np.repeat(stays, s.window, axis=1)[:, : s.ins])
-    return unstructured_layout(s.values("cbr", 0, kept), kept, *places, s.outs, s.ins)
+    slot_rows, columns = np.nonzero(np.repeat(stays, s.window, axis=1)[:, : s.ins])
+    return unstructured_layout(s.values("cbr", 0, kept), kept, slot_rows, columns, s.outs, s.ins)
 
 
 # ---- slots anywhere -------------------------------------------------------------------------------------------------

@@ -53,10 +53,12 @@ def expand_groups(layout: Bytes, outs: int, ins: int, m: int, window: int, shape
 
 def unstructured_layout(values: Bytes, kept: int, rows: Integers, columns: Integers, outs: int, ins: int) -> Bytes:
     """Section 4.4, of the slots in ascending order of row and column; room for more than there are is filled with 0."""
-    windows = -(-ins // LAYOUT_WINDOW)
+    windows, used = -(-ins // LAYOUT_WINDOW), len(columns)
+    if values[used * (values.size // kept) :].any():
+        raise damaged(f"behind the last of {used} slots stands a value")
     counts = np.bincount(rows * windows + columns // LAYOUT_WINDOW, minlength=outs * windows)
     local = np.zeros(kept, np.uint8)
-    local[: len(columns)] = columns % LAYOUT_WINDOW
+    local[:used] = columns % LAYOUT_WINDOW
     return np.concatenate([counts.astype(np.uint8), values, local])
 
 

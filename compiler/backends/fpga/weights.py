@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import lcm
 
@@ -12,6 +13,7 @@ from xdsl.ir import Attribute, SSAValue
 
 from compiler.dialects import nn
 from compiler.dialects.storage import StorageAttr
+from compiler.storage.base import Room, rooms_of
 from compiler.storage.formats import SlotFormat
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
@@ -40,10 +42,10 @@ class WeightPlan:
     encoding: Attribute | None = None
     pattern_fields: dict[str, int] = field(default_factory=lambda: dict(NO_PATTERN))
 
-    def rows(self, first: int, count: int, slots: Slots | None = None) -> WeightPlan:
+    def rows(self, first: int, count: int, room: Room | None = None) -> WeightPlan:
         """The plan of output rows [first, first + count) alone, which are whole row blocks of the pattern or lie in one.
 
-        `slots` are those of each row of an unstructured matrix: what a part of one takes depends on the data.
+        `room` is that for the slots of an unstructured matrix: what a part of one takes depends on the data.
         """
         if (first, count) == (0, self.outs):
             return self
@@ -52,11 +54,9 @@ class WeightPlan:
         part = replace(self, outs=count, first=self.first + first, part=True)
         storage, pattern = encoding.format, encoding.pattern
         if self.mode == MatrixMode.UNSTRUCTURED.value and isinstance(storage, SlotFormat):
-            assert slots is not None, "only the data says how many slots some rows of an unstructured matrix have"
-            own = slots[first : first + count]
-            kept = max(int(own.sum()), 1)
-            layout = replace(storage.layout(count, self.ins, pattern), kept=kept)
-            stored = storage.part_bits(own, self.ins, kept, pattern).total_bytes
+            assert room is not None, "only the data says how many slots some rows of an unstructured matrix have"
+            layout = replace(storage.layout(count, self.ins, pattern), kept=room.kept)
+            stored = storage.slot_bits(count, self.ins, room, pattern).total_bytes
         else:
             layout = storage.layout(count, self.ins, pattern)
             stored = storage.size_bits(count, self.ins, pattern).total_bytes
@@ -72,9 +72,8 @@ class WeightPlan:
         unit, least = self._units(step)
         count = -(-self.outs // unit)
         while True:
-            parts = [
-                self.rows(first, min(count * unit, self.outs - first), slots) for first in range(0, self.outs, count * unit)
-            ]
+            runs = [(first, min(count * unit, self.outs - first)) for first in range(0, self.outs, count * unit)]
+            parts = [self.rows(*run, room) for run, room in zip(runs, self._rooms(runs, slots), strict=True)]
             largest = max(part.compute_bytes for part in parts)
             halves = unit % 2 == 0 and unit // 2 % least == 0
             if largest <= limit or (count == 1 and not halves):
@@ -83,6 +82,13 @@ class WeightPlan:
                 unit //= 2
             else:
                 count = max(min(count * limit // largest, count - 1), 1)
+
+    def _rooms(self, runs: list[tuple[int, int]], slots: Slots | None) -> Sequence[Room | None]:
+        """The room of each run of rows, of an unstructured matrix whose rows have `slots`."""
+        encoding = self.encoding
+        if slots is None or not isinstance(encoding, StorageAttr) or not isinstance(encoding.format, SlotFormat):
+            return [None] * len(runs)
+        return rooms_of(encoding.format, slots, self.ins, encoding.pattern, runs)
 
     def _units(self, step: int) -> tuple[int, int]:
         """Rows of a run, and what they may be halved to."""
