@@ -68,11 +68,12 @@ class ResourceTable(Strict):
 
 
 class DeviceTable(Strict):
-    """[device]: the part, and what the die has and the shell leaves."""
+    """[device]: the part, and what the die has and the shell leaves; `slr_dsp` of the smallest SLR, where they differ."""
 
     part: str
     dsp_kind: Literal["dsp48e1", "dsp48e2"]
     slrs: PositiveCount
+    slr_dsp: PositiveCount | None = None
     die: ResourceTable
     usable: ResourceTable
 

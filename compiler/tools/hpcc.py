@@ -49,6 +49,13 @@ def build_parser() -> Parser:
         metavar="P",
         help="of products: fp32 (default on CPUs) or int8 (all that FPGAs have; on CPUs with VNNI)",
     )
+    what.add_argument(
+        "--storage",
+        default="auto",
+        metavar="FORMAT",
+        help="storage format of the weights that it can hold, as csr or hp_mark (docs/FORMATS.md). Default: auto, the best"
+        " of each by speed, load time and bytes",
+    )
     data = parser.add_argument_group("inputs")
     data.add_argument("--inputs", metavar="FILE.npz", help="arrays by input name, the first axis counting samples")
     data.add_argument("--text", metavar="FILE", help="one sentence per line, tokenised with --tokenizer")
@@ -75,6 +82,7 @@ def build_parser() -> Parser:
     output.add_argument("--print-pipeline", action="store_true", help="print the passes of every stage and stop")
     output.add_argument("--list-targets", action="store_true", help="list the shipped targets and stop")
     output.add_argument("--list-layers", action="store_true", help="list the model's layers by role and stop")
+    output.add_argument("--explain", metavar="CODE", help="say what the error of a code means, as HPCC1004, and stop")
     output.add_argument("--json", action="store_true", help="print results as JSON")
     output.add_argument("-v", "--verbose", action="store_true", help="say more")
     output.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -112,6 +120,11 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.list_targets:
         return _list_targets(as_json=options.json)
+    if options.explain is not None:
+        from hw_targets.error_catalogue import explain
+
+        print(explain(options.explain).text())
+        return 0
     if options.print_pipeline:
         return _print_pipeline(options)
     if options.model is None:
@@ -152,7 +165,7 @@ def _print_pipeline(options: argparse.Namespace) -> int:
 
     target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
     for stage in PIPELINES[load_any_target(target).kind]:
-        text = stage.pipeline(target=target, sparsity=sparsity, precision=options.precision or "fp32")
+        text = stage.pipeline(target=target, sparsity=sparsity, precision=options.precision or "fp32", storage=options.storage)
         print(f"{stage.name:<9} {text or '(the ONNX importer)'}")
     return 0
 
