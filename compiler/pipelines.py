@@ -11,7 +11,8 @@ from xdsl.passes import ModulePass
 
 @dataclass(frozen=True)
 class Stage:
-    """`passes` are specifications with {target}, {sparsity}, {precision} and {storage} to fill in; afterwards `name`'s rule holds."""
+    """`passes` are specifications with {target}, {sparsity}, {precision} and {storage} to fill in; afterwards `name`'s rule
+    holds."""
 
     name: str
     passes: tuple[str, ...] = ()

@@ -47,9 +47,10 @@ def compile(
     and verify the results.
 
     `shapes` binds inputs by name, as `--shape`; `sparsity` is a specification as for `--sparsity`, None changes no
-    weight; `precision` is "fp32" or "int8", as `--precision`; `storage` overrules the choice of formats, as `--storage`; `inputs` are arrays by name (the first axis counts
-    samples) or an .npz file, None makes one batch up. The bundle is written to `output`, nowhere if that is None. The
-    result has `program`, `report`, `run_report`, `outputs` (those of `inputs`, by name), `run` and `save`.
+    weight; `precision` is "fp32" or "int8", as `--precision`; `storage` overrules the choice of storage formats,
+    as `--storage`; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one
+    batch up. The bundle is written to `output`, nowhere if that is None. The result has
+    `program`, `report`, `run_report`, `outputs` (those of `inputs`, by name), `run` and `save`.
 
     Raises HpccError, as InputError (a file or the compilation is at fault), UsageError (an argument is),
     InfeasibleError (the target is too small), VerificationError or MissingToolError; each has a `code`.

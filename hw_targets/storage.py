@@ -85,5 +85,5 @@ def storage_of_code(code: int) -> StorageFormat:
     """The format of a number. Raises InputError."""
     found = formats_by_code().get(code)
     if found is None:
-        raise InputError("HPCC1820", f"storage format {code} is unknown")
+        raise InputError("HPCC1843", f"storage format {code} is unknown")
     return found

@@ -97,6 +97,11 @@ class Pattern(ABC):
         """Values of an outs x ins matrix that can be chosen: what stays, but for weight sharing fewer."""
         return self.kept(outs, ins)
 
+    @property
+    def tied_rows(self) -> int:
+        """Consecutive rows that share values, and so need one scale when they are quantised."""
+        return 1
+
     def row_slots(self, ins: int) -> int | None:
         """Entries that stay in every row of `ins` inputs, if they are equally many in all rows."""
         return None

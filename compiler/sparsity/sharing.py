@@ -47,6 +47,10 @@ class Circulant(Pattern):
     def sparsity(self) -> float:
         return 0.0
 
+    @property
+    def tied_rows(self) -> int:
+        return self.block
+
     def vectors(self, outs: int, ins: int) -> tuple[int, int, int]:
         """Blocks down, blocks across, entries of each vector."""
         return -(-outs // self.block), -(-ins // self.block), self.block

@@ -165,7 +165,9 @@ def _print_pipeline(options: argparse.Namespace) -> int:
 
     target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
     for stage in PIPELINES[load_any_target(target).kind]:
-        text = stage.pipeline(target=target, sparsity=sparsity, precision=options.precision or "fp32", storage=options.storage)
+        text = stage.pipeline(
+            target=target, sparsity=sparsity, precision=options.precision or "fp32", storage=options.storage
+        )
         print(f"{stage.name:<9} {text or '(the ONNX importer)'}")
     return 0
 

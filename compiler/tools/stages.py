@@ -65,9 +65,7 @@ class StageRunner:
         return module
 
     def _apply(self, stage: Stage, module: ModuleOp) -> None:
-        text = stage.pipeline(
-            target=self.target, sparsity=self.sparsity, precision=self.precision, storage=self.storage
-        )
+        text = stage.pipeline(target=self.target, sparsity=self.sparsity, precision=self.precision, storage=self.storage)
         if not text:
             return
         try:

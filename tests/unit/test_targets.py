@@ -61,7 +61,7 @@ def test_memory_is_in_whole_blocks_of_its_width() -> None:
     assert resources.memory_takes(512, 512 * 4096, "uram").uram == 57
 
 
-MORE = {"coo": 256, "ell": 256, "bcsr": 256, "cbr": 512, "circulant": 512}
+MORE = {"coo": 256, "ell": 256, "bcsr": 256, "cbr": 512, "circulant": 1024}
 
 
 def test_figures_derived_from_clock_and_memory(u280: Target) -> None:
