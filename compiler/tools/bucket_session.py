@@ -127,7 +127,7 @@ def _check(options: Options, target: object, buckets: Sequence[Shapes]) -> None:
     wrong = [name for name, used in given.items() if used]
     if wrong:
         hint = "give one shape, or --text in place of --inputs"
-        raise UsageError("HPCC2032", f"{wrong[0]} does not go with several shapes", hint=hint)
+        raise UsageError("HPCC2035", f"{wrong[0]} does not go with several shapes", hint=hint)
     if len({tuple(sorted(shapes.items())) for shapes in buckets}) < len(buckets):
         raise UsageError("HPCC2033", "--shape names a bucket twice", hint="give every length once")
 
