@@ -43,9 +43,14 @@ def by_onnx_runtime(model: Path, samples: Mapping[str, Array]) -> Array:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
-    count = len(samples["input_ids"])
-    parts = [session.run(["logits"], {n: samples[n][i : i + 50] for n in names})[0] for i in range(0, count, 50)]
-    return np.concatenate([np.asarray(part) for part in parts])
+    tokens = samples["attention_mask"].sum(1)
+    order = np.argsort(tokens, kind="stable")
+    logits: dict[int, Array] = {}
+    for start in range(0, len(order), 50):
+        rows = order[start : start + 50]  # sorted, and cut to the longest: padding changes no result
+        found = session.run(["logits"], {name: samples[name][rows, : tokens[rows].max()] for name in names})[0]
+        logits.update(zip(rows.tolist(), np.asarray(found), strict=True))
+    return np.stack([logits[row] for row in range(len(order))])
 
 
 def by_simulator(model: Path, samples: Mapping[str, Array], count: int) -> Array:
