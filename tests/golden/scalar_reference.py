@@ -217,6 +217,19 @@ LOG2E_256 = Fraction(0xB8AA3B, 2**15)
 """0x43B8AA3B: exponent field 0x87 is 2^8, and the significand 0xB8AA3B has 23 fraction bits."""
 
 
+def scores(
+    acc: list[list[int]], q_scale: Row, k_scale: Row, score_scale: Number, additive: Matrix | None
+) -> Matrix:
+    result: Matrix = []
+    for r, sums in enumerate(acc):
+        s: Row = []
+        for c, total in enumerate(sums):
+            value = mul(mul(from_int(total), q_scale[r]), mul(k_scale[c], score_scale))
+            s.append(value if additive is None else add(value, additive[r][c]))
+        result.append(s)
+    return result
+
+
 def softmax(
     acc: list[list[int]],
     q_scale: Row,
@@ -225,17 +238,29 @@ def softmax(
     mask: Sequence[int] | None,
     additive: Matrix | None,
 ) -> tuple[list[list[int]], list[int]]:
-    probabilities: list[list[int]] = []
-    for r, sums in enumerate(acc):
-        s: Row = []
-        for c, total in enumerate(sums):
-            value = mul(mul(from_int(total), q_scale[r]), mul(k_scale[c], score_scale))
-            s.append(value if additive is None else add(value, additive[r][c]))
-        probabilities.append(_probability_row(s, mask))
+    rows = scores(acc, q_scale, k_scale, score_scale, additive)
+    probabilities = [_probability_row(s, mask, 4095, 8) for s in rows]
     return probabilities, [sum(row) for row in probabilities]
 
 
-def _probability_row(s: Row, mask: Sequence[int] | None) -> list[int]:
+def wide_softmax(
+    acc: list[list[int]],
+    q_scale: Row,
+    k_scale: Row,
+    score_scale: Number,
+    mask: Sequence[int] | None,
+    additive: Matrix | None,
+) -> tuple[list[list[int]], list[list[int]], list[int]]:
+    """High bytes, low bytes and sums."""
+    rows = scores(acc, q_scale, k_scale, score_scale, additive)
+    probabilities = [_probability_row(s, mask, 4352, 0) for s in rows]
+    high = [[p // 256 for p in row] for row in probabilities]
+    low = [[p % 256 for p in row] for row in probabilities]
+    return high, low, [sum(row) for row in probabilities]
+
+
+def _probability_row(s: Row, mask: Sequence[int] | None, most: int, dropped: int) -> list[int]:
+    """E[f] >> (i + dropped), rounded half up, for T up to `most`."""
     live = [mask is None or bool(mask[c]) for c in range(len(s))]
     seen = [v for v, alive in zip(s, live, strict=True) if alive]
     if not seen or any(isnan(v) for v in seen) or isinf(max(seen)):
@@ -244,9 +269,10 @@ def _probability_row(s: Row, mask: Sequence[int] | None) -> list[int]:
     row: list[int] = []
     for v, alive in zip(s, live, strict=True):
         u = mul(sub(m, v), LOG2E_256)
-        t = min(max(nearest_even(u), 0), 4095) if isinstance(u, Fraction) else 4095
+        t = min(max(nearest_even(u), 0), most) if isinstance(u, Fraction) else most
         i, f = divmod(t, 256)
-        row.append((exp2_entry(f) + 2 ** (i + 7)) // 2 ** (i + 8) if alive else 0)
+        unit = 2 ** (i + dropped)
+        row.append((2 * exp2_entry(f) + unit) // (2 * unit) if alive else 0)
     return row
 
 
@@ -264,10 +290,22 @@ def exp2_entry(f: int) -> int:
 
 
 def context(acc: list[list[int]], sums: Sequence[int], v_scale: Number) -> Matrix:
+    return _context([[from_int(value) for value in row] for row in acc], sums, v_scale)
+
+
+def wide_context(high: list[list[int]], low: list[list[int]], sums: Sequence[int], v_scale: Number) -> Matrix:
+    totals = [
+        [add(mul(from_int(h), Fraction(256)), from_int(w)) for h, w in zip(upper, lower, strict=True)]
+        for upper, lower in zip(high, low, strict=True)
+    ]
+    return _context(totals, sums, v_scale)
+
+
+def _context(totals: Matrix, sums: Sequence[int], v_scale: Number) -> Matrix:
     result: Matrix = []
-    for row, total in zip(acc, sums, strict=True):
+    for row, total in zip(totals, sums, strict=True):
         factor = ZERO if total == 0 else div(v_scale, from_int(total))
-        result.append([bf16(mul(from_int(value), factor)) for value in row])
+        result.append([bf16(mul(value, factor)) for value in row])
     return result
 
 
