@@ -1,6 +1,13 @@
-"""Attention: four instructions per head and row tile; V is quantised per sequence and head."""
+"""Attention, head by head: scores, probabilities and contexts of blocks of query rows.
+
+Where keys and values do not all fit on chip they come in pieces; attention_planning.py says how they are cut. V is
+quantised per sequence and head: at once, head by head, or, where not even a head fits, in pieces that go back to DRAM.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from xdsl.dialects.builtin import (
     bf16,
@@ -10,95 +17,223 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import SSAValue
 
+from compiler.backends.fpga.allocation import SUMS
+from compiler.backends.fpga.attention_planning import (
+    PIECE,
+    Attention,
+    cut_attention,
+    keys_at_once,
+    values_at_once,
+)
 from compiler.backends.fpga.builder import Buffer, Index
 from compiler.backends.fpga.context import (
     Context,
     Quantised,
     follower_of,
     in_dram,
-    location_name,
     origin_of,
 )
 from compiler.backends.fpga.planning import SLOTS
 from compiler.backends.fpga.weights import WeightPlan
 from compiler.dialects import nn
-from hw_targets.errors import InputError
 from hw_targets.isa import Memory
 
 
 def qattention(c: Context, op: nn.QAttentionOp) -> None:
-    layer = op.role.data
     batch, queries, width = nn.shape_of(op.q)
-    keys = nn.shape_of(op.k)[1]
-    heads = op.heads.value.data
-    size = width // heads
-    if keys > 512:
-        raise InputError(
-            "HPCC1401",
-            f"attention over {keys} keys is longer than the 512 that 8-bit probabilities allow",
-            where=location_name(op),
-            hint="compile a shorter sequence with --shape",
-        )
-    q, k = c.quantised_of(op.q), c.quantised_of(op.k)
-    mask = c.mask_of(op.mask) if op.mask is not None else None
+    if op.mask is not None:
+        c.mask_of(op.mask)
     follower = follower_of(op, op.result, nn.CastOp)
     c.done.add(follower)
-    context = c.tensor(f"{layer}.context", batch * queries, width, bf16)
+    context = c.tensor(f"{op.role.data}.context", batch * queries, width, bf16)
     c.buffers[follower.result] = context
-    score_weight = WeightPlan.dense("", keys, size)
-    value_weight = WeightPlan.dense("", size, keys, x_unsigned=True)
-    with c.b.loop(batch, "sequence") as sequence, c.b.loop(heads, "head") as head:
-        k_rows = c.read(k.codes, sequence * keys, keys, layer, "k.head", col=head * size, cols=size, memory=Memory.WEIGHTS)
-        v_rows, v_scale = _values_of(c, op.v, sequence, head, size, layer)
-        most = _query_rows(c, q.codes, context, keys, size)
-        for first, rows in c.b.tiles(queries, most, "block"):
-            row = sequence * queries + first
-            q_rows = c.read(q.codes, row, rows, layer, "q.tile", col=head * size, cols=size)
-            scores = c.b.alloc("scores", Memory.ACC, rows, keys, i32, SLOTS)
-            p = c.b.alloc("p", Memory.ACT, rows, keys, i8, SLOTS)
-            total = c.b.alloc("l", Memory.ACT, 1, rows, i32, SLOTS)
-            c.multiply(q_rows, k_rows, scores, score_weight, layer)
-            c.b.run(
-                "vector.softmax",
-                {
-                    "acc": scores,
-                    "row_scale": c.b.view(q.scale, row, head, rows, 1),
-                    "col_scale": c.b.view(k.scale, sequence * keys, head, keys, 1),
-                    "mask": c.b.view(mask, sequence, 0, 1, keys) if mask is not None else None,
-                    "p": p,
-                    "l": total,
-                },
-                {"rows": rows, "cols": keys, "score_scale": op.scale.value.data},
-                layer,
-            )
-            acc = c.b.alloc("acc", Memory.ACC, rows, size, i32, SLOTS)
-            c.multiply(p, v_rows, acc, value_weight, layer, stage=1)
-            place = {"col": head * size, "cols": size}
-            with c.writing(context, row, rows, layer, "context.tile", stage=1, **place) as out:
+    attention = _attention_of(c, op, context)
+    with c.b.loop(batch, "sequence") as sequence, c.b.loop(op.heads.value.data, "head") as head:
+        _Head(c, op, attention, sequence, head, context).lower()
+
+
+def _attention_of(c: Context, op: nn.QAttentionOp, context: Buffer | None) -> Attention:
+    """What the planning must know; `context` is None before it has a place, when only keys and values count."""
+    _, queries, width = nn.shape_of(op.q)
+    keys = nn.shape_of(op.k)[1]
+    size = width // op.heads.value.data
+    rows = SLOTS * 4
+    if context is not None:
+        rows += SLOTS * (size * in_dram(c.quantised_of(op.q).codes) + 2 * size * in_dram(context))
+    streamed = in_dram(c.quantised_of(op.k).codes) or origin_of(op.v) in c.values
+    return Attention(queries, keys, size, streamed, rows)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """One head of one sequence: its buffers, and the instructions of its blocks."""
+
+    c: Context
+    op: nn.QAttentionOp
+    attention: Attention
+    sequence: Index
+    head: Index
+    context: Buffer
+
+    @property
+    def layer(self) -> str:
+        return self.op.role.data
+
+    def lower(self) -> None:
+        c, a = self.c, self.attention
+        cut = cut_attention(c.target, c.plan, a)
+        keys = self._keys()
+        scales = self._key_scales()
+        values, value_scale = self._values()
+        q = c.quantised_of(self.op.q)
+        for first, rows in c.b.tiles(a.queries, cut.rows, "block"):
+            row = self.sequence * a.queries + first
+            q_rows = c.read(q.codes, row, rows, self.layer, "q.tile", col=self.head * a.size, cols=a.size)
+            q_scales = c.read(q.scale, row, rows, self.layer, "q.scale", col=self.head, cols=1)
+            block = _Block(self, rows, q_rows, q_scales, scales, keys, values)
+            acc, total = block.two_passes(cut.keys) if cut.two_pass else block.one_pass(cut.keys)
+            place = {"col": self.head * a.size, "cols": a.size}
+            with c.writing(self.context, row, rows, self.layer, "context.tile", stage=1, **place) as out:
                 c.b.run(
                     "vector.context",
-                    {"acc": acc, "l": total, "v_scale": v_scale, "out": out},
-                    {"rows": rows, "cols": size},
-                    layer,
+                    {"acc": acc, "l": total, "v_scale": value_scale, "out": out},
+                    {"rows": rows, "cols": a.size, "wide": a.planes - 1},
+                    self.layer,
                     stage=1,
                 )
 
+    def _keys(self) -> Buffer:
+        """K of the head, [keys, size]: on chip, or in DRAM where it comes in pieces."""
+        c, a = self.c, self.attention
+        codes = c.quantised_of(self.op.k).codes
+        row, place = self.sequence * a.keys, {"col": self.head * a.size, "cols": a.size}
+        if in_dram(codes) and keys_at_once(c.plan, a) < a.keys:
+            return c.b.view(codes, row, place["col"], a.keys, a.size)
+        return c.read(codes, row, a.keys, self.layer, "k.head", memory=Memory.WEIGHTS, **place)
 
-def _query_rows(c: Context, codes: Buffer, context: Buffer, keys: int, size: int) -> int:
-    """Query rows of one task: their probabilities and sums, beside what comes from DRAM or goes there for a head."""
-    row_bytes = SLOTS * (keys + 4 + size * in_dram(codes) + 2 * size * in_dram(context))
-    return c.plan.rows(c.plan.queries, row_bytes, SLOTS * 2 * keys * size * in_dram(context))
+    def _key_scales(self) -> Buffer:
+        scale = self.c.quantised_of(self.op.k).scale
+        return self.c.read(
+            scale, self.sequence * self.attention.keys, self.attention.keys, self.layer, "k.scale", col=self.head, cols=1
+        )
 
-
-def _values_of(c: Context, value: SSAValue, sequence: Index, head: Index, size: int, layer: str) -> tuple[Buffer, Buffer]:
-    """V^T of one sequence and head in the weight memory, and its scale. Where V lies in DRAM it is quantised here."""
-    value = origin_of(value)
-    if value in c.quantised:
+    def _values(self) -> tuple[Buffer, Buffer]:
+        """V^T of the head, [size, keys], and its scale: on chip, or in DRAM where it comes in pieces."""
+        c, a = self.c, self.attention
+        value = origin_of(self.op.v)
+        if value in c.values:
+            return _quantised_head(c, c.values[value], self.sequence, self.head, self.layer)
         v = c.quantised[value]
-        rows = c.b.view(v.codes, sequence * (v.codes.rows // v.scale.rows) + head * size, 0, size, v.codes.cols)
-        return rows, c.b.view(v.scale, sequence, head, 1, 1)
-    op = c.values[value]
-    tokens = nn.shape_of(value)[1]
+        row = self.sequence * (v.codes.rows // v.scale.rows) + self.head * a.size
+        scale = c.b.view(v.scale, self.sequence, self.head, 1, 1)
+        if in_dram(v.codes) and keys_at_once(c.plan, a) < a.keys:
+            return c.b.view(v.codes, row, 0, a.size, a.keys), scale
+        return c.read(v.codes, row, a.size, self.layer, "v.codes", memory=Memory.WEIGHTS), scale
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some query rows of a head."""
+
+    head: _Head
+    rows: int
+    q_rows: Buffer
+    q_scales: Buffer
+    k_scales: Buffer
+    keys: Buffer
+    values: Buffer
+
+    @property
+    def c(self) -> Context:
+        return self.head.c
+
+    @property
+    def layer(self) -> str:
+        return self.head.layer
+
+    def one_pass(self, piece: int) -> tuple[Buffer, Buffer]:
+        """The scores of all keys stay in the accumulators; the context's sums and the probabilities' sums."""
+        b, a = self.c.b, self.head.attention
+        scores = b.alloc("scores", Memory.ACC, self.rows, a.keys, i32, SLOTS)
+        p = b.alloc("p", Memory.ACT, self.rows * a.planes, a.keys, i8, SLOTS)
+        total = b.alloc("l", Memory.ACT, 1, self.rows, i32, SLOTS)
+        for first, count, _ in self._pieces(piece):
+            self._scores(first, count, b.view(scores, 0, first, self.rows, count))
+        self._softmax(scores, Index(), p, total)
+        acc = b.alloc("acc", Memory.ACC, self.rows * a.planes, a.size, i32, SLOTS)
+        for first, count, continued in self._pieces(piece):
+            self._contexts(b.view(p, 0, first, p.rows, count), first, acc, continued)
+        return acc, total
+
+    def two_passes(self, piece: int) -> tuple[Buffer, Buffer]:
+        """Scores are made once for the maxima and once more for the probabilities."""
+        b, a = self.c.b, self.head.attention
+        maximum = b.alloc("maximum", Memory.ACT, 1, self.rows, f32, SLOTS)
+        total = b.alloc("l", Memory.ACT, 1, self.rows, i32, SLOTS)
+        acc = b.alloc(SUMS, Memory.ACC, self.rows * a.planes, a.size, i32, SLOTS)
+        for first, count, continued in self._pieces(piece):
+            scores = b.alloc("scores", Memory.ACC, self.rows, count, i32, SLOTS)
+            self._scores(first, count, scores)
+            operands, fields = self._score_operands(scores, first)
+            b.run("vector.maximum", {**operands, "maximum": maximum}, {**fields, "continued": continued}, self.layer)
+        for first, count, continued in self._pieces(piece):
+            scores = b.alloc("scores", Memory.ACC, self.rows, count, i32, SLOTS)
+            p = b.alloc("p", Memory.ACT, self.rows * a.planes, count, i8, SLOTS)
+            self._scores(first, count, scores)
+            self._softmax(scores, first, p, total, maximum, continued)
+            self._contexts(p, first, acc, continued)
+        return acc, total
+
+    def _pieces(self, size: int) -> Iterator[tuple[Index, int, int]]:
+        """(first key, count, whether others came before) of pieces of all keys; a loop body each time it yields."""
+        keys = self.head.attention.keys
+        first = min(size, keys)
+        yield Index(), first, 0
+        for start, count in self.c.b.tiles(keys - first, size, "keys"):
+            yield start + first, count, 1
+
+    def _scores(self, first: Index, count: int, acc: Buffer) -> None:
+        size = self.head.attention.size
+        keys = self.c.read(self.keys, first, count, self.layer, "k.head", memory=Memory.WEIGHTS)
+        self.c.multiply(self.q_rows, keys, acc, WeightPlan.dense("", count, size), self.layer)
+
+    def _score_operands(self, scores: Buffer, first: Index) -> tuple[dict[str, Buffer | None], dict[str, int | float]]:
+        """What makes fp32 scores of a piece of keys."""
+        c, op = self.c, self.head.op
+        count = scores.cols
+        mask = c.mask_of(op.mask) if op.mask is not None else None
+        operands = {
+            "acc": scores,
+            "row_scale": self.q_scales,
+            "col_scale": c.b.view(self.k_scales, first, 0, count, 1),
+            "mask": c.b.view(mask, self.head.sequence, first, 1, count) if mask is not None else None,
+        }
+        fields = {"rows": self.rows, "cols": count, "score_scale": op.scale.value.data, "bias_rows": 0}
+        return operands, fields
+
+    def _softmax(
+        self, scores: Buffer, first: Index, p: Buffer, total: Buffer, maximum: Buffer | None = None, continued: int = 0
+    ) -> None:
+        operands, fields = self._score_operands(scores, first)
+        fields |= {"wide": self.head.attention.planes - 1, "continued": continued}
+        self.c.b.run("vector.softmax", {**operands, "maximum": maximum, "p": p, "l": total}, fields, self.layer)
+
+    def _contexts(self, p: Buffer, first: Index, acc: Buffer, continued: int) -> None:
+        c, a = self.c, self.head.attention
+        weight = WeightPlan.dense("", a.size, p.cols, x_unsigned=True)
+        values = c.read(
+            self.values, Index(), a.size, self.layer, "v.codes", col=first, cols=p.cols, memory=Memory.WEIGHTS, stage=1
+        )
+        c.multiply(p, values, acc, weight, self.layer, stage=1, accumulate=continued)
+
+
+# ---- V --------------------------------------------------------------------------------------------------------------
+
+
+def _quantised_head(c: Context, op: nn.QuantizeOp, sequence: Index, head: Index, layer: str) -> tuple[Buffer, Buffer]:
+    """V^T of one sequence and head in the weight memory, and its scale, quantised here."""
+    _, tokens, width = nn.shape_of(op.codes)
+    size = width // op.groups
     source = c.buffer_of(op.x)
     x = c.read(source, sequence * tokens, tokens, layer, "v.head", col=head * size, cols=size)
     codes = c.b.alloc("v.codes", Memory.WEIGHTS, size, tokens, i8, SLOTS)
@@ -107,35 +242,34 @@ def _values_of(c: Context, value: SSAValue, sequence: Index, head: Index, size: 
     return codes, scale
 
 
+def _mask_of(c: Context, op: nn.QuantizeOp, sequence: Index, first: Index | int, rows: int) -> Buffer | None:
+    return None if op.mask is None else c.b.view(c.mask_of(op.mask), sequence, first, 1, rows)
+
+
 def _quantize_columns(
     c: Context, op: nn.QuantizeOp, x: Buffer, codes: Buffer, scale: Buffer, sequence: Index, layer: str
 ) -> None:
-    mask = c.mask_of(op.mask) if op.mask is not None else None
     c.b.run(
         "vector.quantize_columns",
-        {
-            "x": x,
-            "mask": c.b.view(mask, sequence, 0, 1, x.rows) if mask is not None else None,
-            "codes": codes,
-            "scale": scale,
-        },
-        {"rows": x.rows, "cols": x.cols},
+        {"x": x, "mask": _mask_of(c, op, sequence, 0, x.rows), "codes": codes, "scale": scale},
+        {"rows": x.rows, "cols": x.cols, "codes_in_act": 0},
         layer,
     )
 
 
 def quantize_values(c: Context, op: nn.QuantizeOp, source: Buffer, layer: str) -> None:
     """V of every sequence and head, or later head by head where it lies in DRAM."""
-    if in_dram(source):
-        c.values[op.codes] = op
-        if op.mask is not None:
-            c.mask_of(op.mask)
-        return
     batch, tokens, width = nn.shape_of(op.codes)
     heads = op.groups
     size = width // heads
     if op.mask is not None:
         c.mask_of(op.mask)
+    if in_dram(source):
+        if values_at_once(c.plan, Attention(tokens, tokens, size, True)):
+            c.values[op.codes] = op
+        else:
+            _store_values(c, op, source, layer)
+        return
     codes = c.b.alloc(f"{layer}.values", Memory.WEIGHTS, batch * width, tokens, i8)
     scale = c.b.alloc(f"{layer}.value_scale", Memory.ACT, batch, heads, f32)
     c.quantised[op.codes] = Quantised(codes, scale)
@@ -149,3 +283,36 @@ def quantize_values(c: Context, op: nn.QuantizeOp, source: Buffer, layer: str) -
             sequence,
             layer,
         )
+
+
+def _store_values(c: Context, op: nn.QuantizeOp, source: Buffer, layer: str) -> None:
+    """V^T in DRAM, [batch * width, tokens]: the largest magnitude of a head's pieces first, then the codes of each."""
+    batch, tokens, width = nn.shape_of(op.codes)
+    size = width // op.groups
+    region = c.b.dram("scratch", f"{layer}.values", batch * width, tokens, i8)
+    scales = c.b.alloc(f"{layer}.value_scale", Memory.ACT, batch, op.groups, f32)
+    c.quantised[op.codes] = Quantised(region, scales)
+    rows = c.plan.rows(tokens, SLOTS * 3 * size)
+    rows = rows - rows % PIECE if rows > PIECE else rows
+    with c.b.loop(batch, "sequence") as sequence, c.b.loop(op.groups, "head") as head:
+        absmax = c.b.alloc("absmax", Memory.ACT, 1, 1, f32, SLOTS)
+        first_rows = min(rows, tokens)
+
+        def piece(first: Index, count: int) -> Buffer:
+            row = sequence * tokens + first  # noqa: B023 - used at once
+            return c.read(source, row, count, layer, "v.tile", col=head * size, cols=size)  # noqa: B023
+
+        def largest(first: Index, count: int, continued: int) -> None:
+            operands = {"x": piece(first, count), "mask": _mask_of(c, op, sequence, first, count), "absmax": absmax}  # noqa: B023
+            c.b.run("vector.absmax", operands, {"rows": count, "cols": size, "continued": continued}, layer)
+
+        largest(Index(), first_rows, 0)
+        for first, count in c.b.tiles(tokens - first_rows, rows, "tile"):
+            largest(first + first_rows, count, 1)
+        for first, count in c.b.tiles(tokens, rows, "tile"):
+            row = sequence * width + head * size
+            with c.writing(region, row, size, layer, "v.codes.tile", col=first, cols=count) as codes:
+                operands = {"x": piece(first, count), "absmax": absmax, "codes": codes}
+                operands["scale"] = c.b.view(scales, sequence, head, 1, 1)
+                fields = {"rows": count, "cols": size, "codes_in_act": 1}
+                c.b.run("vector.quantize_columns", operands, fields, layer)

@@ -52,7 +52,7 @@ def qlinear(c: Context, op: nn.QLinearOp) -> None:
         out, quantised, group = c.chain_targets(last, layer)
     residual = c.buffer_of(op.residual) if op.residual is not None else None
 
-    codes = quantised.codes if quantised else None
+    codes, scale = (quantised.codes, quantised.scale) if quantised else (None, None)
     moved = sum(row_bytes(buffer) for buffer in (x.codes, residual, out, codes) if buffer is not None and in_dram(buffer))
     passes = 1 + 2 * (norm is not None) + (codes is not None)
     inputs = row_bytes(x.codes) if in_dram(x.codes) else 0
@@ -64,6 +64,7 @@ def qlinear(c: Context, op: nn.QLinearOp) -> None:
     for first, rows in c.b.tiles(tokens, choice.rows, "tile"):
         acc = c.b.alloc("acc", Memory.ACC, rows, width, i32, choice.slots)
         x_tile = c.read(x.codes, first, rows, layer, "x.tile", slots=choice.slots)
+        x_scale = c.read(x.scale, first, rows, layer, "x.scale")
         for part, place in zip(parts, places, strict=True):
             loaded = whole or _load_weight(c, part, place, layer)
             c.multiply(x_tile, loaded, c.b.view(acc, 0, part.first, acc.rows, part.outs), part, layer)
@@ -71,17 +72,18 @@ def qlinear(c: Context, op: nn.QLinearOp) -> None:
         with (
             c.writing(out, first, rows, layer, "out.tile") as out_tile,
             c.writing(codes, first, rows, layer, "codes.tile") as code_tile,
+            c.writing(scale, first, rows, layer, "scale.tile") as scale_tile,
         ):
             c.b.run(
                 "vector.finish",
                 {
                     "acc": acc,
-                    "row_scale": c.rows(x.scale, first, rows),
+                    "row_scale": x_scale,
                     "columns": columns,
                     "residual": residual_tile,
                     "out": out_tile,
                     "codes": code_tile,
-                    "scale": c.rows(quantised.scale if quantised else None, first, rows),
+                    "scale": scale_tile,
                 },
                 {
                     "rows": rows,

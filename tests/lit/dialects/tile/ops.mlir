@@ -49,10 +49,10 @@ func.func @run() {
   %x = hpcc_tile.alloc "x" : memref<4x64xi8, "act">
   %w = hpcc_tile.alloc "w" : memref<8x64xi8, "weights">
   %acc = hpcc_tile.alloc "acc" slots 2 : memref<4x8xi32, "acc">
-  // CHECK: hpcc_tile.run "matrix.multiply" (x = %{{.*}} : memref<4x64xi8, "act">, w = %{{.*}} : memref<8x64xi8, "weights">, acc = %{{.*}} : memref<4x8xi32, "acc">) {block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 8 : i64, rows = 4 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "layer.0.attn" stage 1 wait [0, 2] signal [1]
-  // GENERIC: "hpcc_tile.run"(%{{.*}}, %{{.*}}, %{{.*}}) <{function = "matrix.multiply", names = ["x", "w", "acc"], immediates = {block_rows = 0 : i64
+  // CHECK: hpcc_tile.run "matrix.multiply" (x = %{{.*}} : memref<4x64xi8, "act">, w = %{{.*}} : memref<8x64xi8, "weights">, acc = %{{.*}} : memref<4x8xi32, "acc">) {accumulate = 0 : i64, block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 8 : i64, rows = 4 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "layer.0.attn" stage 1 wait [0, 2] signal [1]
+  // GENERIC: "hpcc_tile.run"(%{{.*}}, %{{.*}}, %{{.*}}) <{function = "matrix.multiply", names = ["x", "w", "acc"], immediates = {accumulate = 0 : i64, block_rows = 0 : i64
   // GENERIC-SAME: layer = "layer.0.attn", stage = 1 : i64, waits = array<i64: 0, 2>, signals = array<i64: 1>}>
-  hpcc_tile.run "matrix.multiply" (x = %x : memref<4x64xi8, "act">, w = %w : memref<8x64xi8, "weights">, acc = %acc : memref<4x8xi32, "acc">) {block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 8 : i64, rows = 4 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "layer.0.attn" stage 1 wait [0, 2] signal [1]
+  hpcc_tile.run "matrix.multiply" (x = %x : memref<4x64xi8, "act">, w = %w : memref<8x64xi8, "weights">, acc = %acc : memref<4x8xi32, "acc">) {accumulate = 0 : i64, block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 8 : i64, rows = 4 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "layer.0.attn" stage 1 wait [0, 2] signal [1]
   %l = hpcc_tile.alloc "l" : memref<1x4xi32, "act">
   %s = hpcc_tile.alloc "s" : memref<1x1xf32, "act">
   %out = hpcc_tile.alloc "out" : memref<4x8xbf16, "act">
