@@ -280,7 +280,7 @@ def _expect_bundle_or_nothing(path: Path) -> None:
             return
         if _identity(path) == seen:
             message = "there is something here that is no bundle; it is left alone"
-            raise InputError("HPCC1243", message, where=str(path), hint="name another folder with -o")
+            raise InputError("HPCC1257", message, where=str(path), hint="name another folder with -o")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -349,13 +349,13 @@ def _read(path: Path, name: str) -> bytes:
         check_plain(path / name)
         return (path / name).read_bytes()
     except OSError as error:
-        raise InputError("HPCC1244", f"cannot read: {error.strerror}", where=str(path / name)) from error
+        raise InputError("HPCC1249", f"cannot read: {error.strerror}", where=str(path / name)) from error
 
 
 def check_plain(file: Path) -> None:
     """Raises InputError for what is no file: a pipe or a device has no end. What is missing raises OSError."""
     if not stat.S_ISREG(file.stat().st_mode):
-        raise InputError("HPCC1244", "cannot read: this is no file", where=str(file))
+        raise InputError("HPCC1249", "cannot read: this is no file", where=str(file))
 
 
 def _map_weights(path: Path) -> Bytes:
@@ -366,7 +366,7 @@ def _map_weights(path: Path) -> Bytes:
             return np.zeros(0, np.uint8)
         mapped: Any = np.memmap(file, np.uint8, "r")
     except OSError as error:
-        raise InputError("HPCC1244", f"cannot read: {error.strerror}", where=str(file)) from error
+        raise InputError("HPCC1249", f"cannot read: {error.strerror}", where=str(file)) from error
     return mapped
 
 

@@ -28,7 +28,7 @@ from compiler.interpreters.evaluate import node_name
 from compiler.module import main_function, names_of
 from compiler.weights import WeightStore
 from hw_targets.cpu import CpuTarget
-from hw_targets.errors import InfeasibleError
+from hw_targets.errors import InfeasibleError, InputError
 
 KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector", "layout", "threads", "linear", "attention", "elementwise", "interface")
@@ -278,7 +278,7 @@ class CPrinter:
             return f"      {{{self._stored(table)}, IDS_OF({slot}), m->tokens}},\n"
         stored = np.atleast_2d(stored_array(ids, self.store))
         if stored.size and (stored.min() < 0 or stored.max() >= rows):
-            raise InfeasibleError("HPCC3305", f"a stored id lies outside its table of {rows} rows")
+            raise InputError("HPCC1436", f"a stored id lies outside its table of {rows} rows")
         step = self.tokens if len(stored) > 1 and not (stored == stored[0]).all() else 0
         kept = stored if step else stored[0]
         return f"      {{{self._stored(table)}, AT(int32_t, {self.image.place(kept.astype(np.int32))}), {step}}},\n"
