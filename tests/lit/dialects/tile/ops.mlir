@@ -56,8 +56,8 @@ func.func @run() {
   %l = hpcc_tile.alloc "l" : memref<1x4xi32, "act">
   %s = hpcc_tile.alloc "s" : memref<1x1xf32, "act">
   %out = hpcc_tile.alloc "out" : memref<4x8xbf16, "act">
-  // CHECK: hpcc_tile.run "vector.context" ({{.*}}) {cols = 8 : i64, rows = 4 : i64} layer "a \22quoted\22 layer" attributes {note = 1 : i64}
-  hpcc_tile.run "vector.context" (acc = %acc : memref<4x8xi32, "acc">, l = %l : memref<1x4xi32, "act">, v_scale = %s : memref<1x1xf32, "act">, out = %out : memref<4x8xbf16, "act">) {cols = 8 : i64, rows = 4 : i64} layer "a \22quoted\22 layer" attributes {note = 1 : i64}
+  // CHECK: hpcc_tile.run "vector.context" ({{.*}}) {cols = 8 : i64, rows = 4 : i64, wide = 0 : i64} layer "a \22quoted\22 layer" attributes {note = 1 : i64}
+  hpcc_tile.run "vector.context" (acc = %acc : memref<4x8xi32, "acc">, l = %l : memref<1x4xi32, "act">, v_scale = %s : memref<1x1xf32, "act">, out = %out : memref<4x8xbf16, "act">) {cols = 8 : i64, rows = 4 : i64, wide = 0 : i64} layer "a \22quoted\22 layer" attributes {note = 1 : i64}
   // An optional operand is left out; an immediate may move an operand to another memory.
   // CHECK: hpcc_tile.run "vector.quantize" (x = %{{.*}}, codes = %{{.*}} : memref<4x8xi8, "weights">, scale = %{{.*}}) {codes_in_weights = 1 : i64,
   %k = hpcc_tile.alloc "k" : memref<4x8xi8, "weights">
