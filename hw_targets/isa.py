@@ -261,7 +261,7 @@ FUNCTIONS: tuple[Function, ...] = (
         Queue.VECTOR,
         (
             *SCORES,
-            Operand("maximum", Memory.ACT, "r", "f32[rows]: that of the whole rows, of which these columns are a part", True),
+            Operand("maximum", Memory.ACT, "r", "f32[rows]: of the whole rows, of which these columns are a part", True),
             Operand("p", Memory.ACT, "w", "u8[rows, cols]; wide: rows of high bytes, then rows of low ones"),
             Operand("l", Memory.ACT, "w", "i32[rows]", updates="continued"),
         ),

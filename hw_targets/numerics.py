@@ -245,9 +245,7 @@ def layer_norm(y: AnyArray, gamma: AnyArray, beta: AnyArray, eps: float) -> F32:
         return bf16(centred)
 
 
-def scores(
-    acc: AnyArray, q_scale: AnyArray, k_scale: AnyArray, score_scale: float, additive: AnyArray | None = None
-) -> F32:
+def scores(acc: AnyArray, q_scale: AnyArray, k_scale: AnyArray, score_scale: float, additive: AnyArray | None = None) -> F32:
     """s = (f32(acc) * q_scale) * (k_scale * score_scale) (+ additive), fp32 [R, C] of score sums acc i32 [R, C].
 
     `additive` broadcasts to [R, C]. Nothing is flushed: it could only move a difference that rounds to T = 0 anyway.

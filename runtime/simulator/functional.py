@@ -277,15 +277,15 @@ def _multiply(sim: Simulator, i: Resolved) -> Step:
     matrix = None if sim.options.from_bytes else sim.resident(operand_extents(i, "w")[0], layout)
     if matrix is not None and not i.integer("accumulate"):
         return sim.multiplication(matrix, operand_extents(i, "x")[0], x, acc)
-    if layout.mode is MatrixMode.DENSE:
-        w = sim.memories.view(i.operands["w"], np.int8, (layout.outs, layout.ins))
-        product: Callable[[], AnyArray] = lambda: numerics.matmul_i32(x, w)  # noqa: E731
-    else:
-        packed = sim.memories.view(i.operands["w"], np.uint8, (layout.bytes,))
-        product = lambda: numerics.matmul_i32(x, expand_layout(packed, layout))  # noqa: E731
-    if i.integer("accumulate"):
-        return lambda: np.copyto(acc, acc + product())
-    return lambda: np.copyto(acc, product())
+    shape = (layout.outs, layout.ins) if layout.mode is MatrixMode.DENSE else (layout.bytes,)
+    packed = sim.memories.view(i.operands["w"], np.uint8, shape)
+    accumulate = i.integer("accumulate")
+
+    def step() -> None:
+        product = numerics.matmul_i32(x, expand_layout(packed, layout))
+        np.copyto(acc, acc + product if accumulate else product)
+
+    return step
 
 
 def _columns(sim: Simulator, i: Resolved) -> AnyArray | None:

@@ -217,9 +217,7 @@ LOG2E_256 = Fraction(0xB8AA3B, 2**15)
 """0x43B8AA3B: exponent field 0x87 is 2^8, and the significand 0xB8AA3B has 23 fraction bits."""
 
 
-def scores(
-    acc: list[list[int]], q_scale: Row, k_scale: Row, score_scale: Number, additive: Matrix | None
-) -> Matrix:
+def scores(acc: list[list[int]], q_scale: Row, k_scale: Row, score_scale: Number, additive: Matrix | None) -> Matrix:
     result: Matrix = []
     for r, sums in enumerate(acc):
         s: Row = []

@@ -15,7 +15,6 @@ from xdsl.dialects.builtin import (
     i8,
     i32,
 )
-from xdsl.ir import SSAValue
 
 from compiler.backends.fpga.allocation import SUMS
 from compiler.backends.fpga.attention_planning import (
@@ -37,6 +36,14 @@ from compiler.backends.fpga.planning import SLOTS
 from compiler.backends.fpga.weights import WeightPlan
 from compiler.dialects import nn
 from hw_targets.isa import Memory
+
+
+def pieces(c: Context, total: int, size: int) -> Iterator[tuple[Index, int, int]]:
+    """(first, count, whether others came before) of pieces of `total`; a loop body each time it yields."""
+    first = min(size, total)
+    yield Index(), first, 0
+    for start, count in c.b.tiles(total - first, size, "pieces"):
+        yield start + first, count, 1
 
 
 def qattention(c: Context, op: nn.QAttentionOp) -> None:
@@ -157,11 +164,11 @@ class _Block:
         scores = b.alloc("scores", Memory.ACC, self.rows, a.keys, i32, SLOTS)
         p = b.alloc("p", Memory.ACT, self.rows * a.planes, a.keys, i8, SLOTS)
         total = b.alloc("l", Memory.ACT, 1, self.rows, i32, SLOTS)
-        for first, count, _ in self._pieces(piece):
+        for first, count, _ in pieces(self.c, a.keys, piece):
             self._scores(first, count, b.view(scores, 0, first, self.rows, count))
         self._softmax(scores, Index(), p, total)
         acc = b.alloc("acc", Memory.ACC, self.rows * a.planes, a.size, i32, SLOTS)
-        for first, count, continued in self._pieces(piece):
+        for first, count, continued in pieces(self.c, a.keys, piece):
             self._contexts(b.view(p, 0, first, p.rows, count), first, acc, continued)
         return acc, total
 
@@ -171,26 +178,18 @@ class _Block:
         maximum = b.alloc("maximum", Memory.ACT, 1, self.rows, f32, SLOTS)
         total = b.alloc("l", Memory.ACT, 1, self.rows, i32, SLOTS)
         acc = b.alloc(SUMS, Memory.ACC, self.rows * a.planes, a.size, i32, SLOTS)
-        for first, count, continued in self._pieces(piece):
+        for first, count, continued in pieces(self.c, a.keys, piece):
             scores = b.alloc("scores", Memory.ACC, self.rows, count, i32, SLOTS)
             self._scores(first, count, scores)
             operands, fields = self._score_operands(scores, first)
             b.run("vector.maximum", {**operands, "maximum": maximum}, {**fields, "continued": continued}, self.layer)
-        for first, count, continued in self._pieces(piece):
+        for first, count, continued in pieces(self.c, a.keys, piece):
             scores = b.alloc("scores", Memory.ACC, self.rows, count, i32, SLOTS)
             p = b.alloc("p", Memory.ACT, self.rows * a.planes, count, i8, SLOTS)
             self._scores(first, count, scores)
             self._softmax(scores, first, p, total, maximum, continued)
             self._contexts(p, first, acc, continued)
         return acc, total
-
-    def _pieces(self, size: int) -> Iterator[tuple[Index, int, int]]:
-        """(first key, count, whether others came before) of pieces of all keys; a loop body each time it yields."""
-        keys = self.head.attention.keys
-        first = min(size, keys)
-        yield Index(), first, 0
-        for start, count in self.c.b.tiles(keys - first, size, "keys"):
-            yield start + first, count, 1
 
     def _scores(self, first: Index, count: int, acc: Buffer) -> None:
         size = self.head.attention.size
@@ -296,23 +295,14 @@ def _store_values(c: Context, op: nn.QuantizeOp, source: Buffer, layer: str) -> 
     rows = rows - rows % PIECE if rows > PIECE else rows
     with c.b.loop(batch, "sequence") as sequence, c.b.loop(op.groups, "head") as head:
         absmax = c.b.alloc("absmax", Memory.ACT, 1, 1, f32, SLOTS)
-        first_rows = min(rows, tokens)
-
-        def piece(first: Index, count: int) -> Buffer:
-            row = sequence * tokens + first  # noqa: B023 - used at once
-            return c.read(source, row, count, layer, "v.tile", col=head * size, cols=size)  # noqa: B023
-
-        def largest(first: Index, count: int, continued: int) -> None:
-            operands = {"x": piece(first, count), "mask": _mask_of(c, op, sequence, first, count), "absmax": absmax}  # noqa: B023
+        place = {"col": head * size, "cols": size}
+        for first, count, continued in pieces(c, tokens, rows):
+            x = c.read(source, sequence * tokens + first, count, layer, "v.tile", **place)
+            operands = {"x": x, "mask": _mask_of(c, op, sequence, first, count), "absmax": absmax}
             c.b.run("vector.absmax", operands, {"rows": count, "cols": size, "continued": continued}, layer)
-
-        largest(Index(), first_rows, 0)
-        for first, count in c.b.tiles(tokens - first_rows, rows, "tile"):
-            largest(first + first_rows, count, 1)
         for first, count in c.b.tiles(tokens, rows, "tile"):
+            x = c.read(source, sequence * tokens + first, count, layer, "v.tile", **place)
             row = sequence * width + head * size
             with c.writing(region, row, size, layer, "v.codes.tile", col=first, cols=count) as codes:
-                operands = {"x": piece(first, count), "absmax": absmax, "codes": codes}
-                operands["scale"] = c.b.view(scales, sequence, head, 1, 1)
-                fields = {"rows": count, "cols": size, "codes_in_act": 1}
-                c.b.run("vector.quantize_columns", operands, fields, layer)
+                operands = {"x": x, "absmax": absmax, "codes": codes, "scale": c.b.view(scales, sequence, head, 1, 1)}
+                c.b.run("vector.quantize_columns", operands, {"rows": count, "cols": size, "codes_in_act": 1}, layer)
