@@ -245,6 +245,17 @@ def layer_norm(y: AnyArray, gamma: AnyArray, beta: AnyArray, eps: float) -> F32:
         return bf16(centred)
 
 
+def attended_columns(shape: tuple[int, ...], mask: AnyArray | None, *, causal: bool) -> NDArray[np.bool_] | None:
+    """Which columns each row attends to: [C], [R, C] if `causal`, None if all do. Column c of row r is causally masked
+    where c > r + C - R, so that the last row sees all columns."""
+    attended = None if mask is None else np.asarray(mask) != 0
+    if not causal:
+        return attended
+    rows, cols = shape
+    reach = np.tri(rows, cols, cols - rows, dtype=np.bool_)
+    return reach if attended is None else reach & attended
+
+
 def scores(acc: AnyArray, q_scale: AnyArray, k_scale: AnyArray, score_scale: float, additive: AnyArray | None = None) -> F32:
     """s = (f32(acc) * q_scale) * (k_scale * score_scale) (+ additive), fp32 [R, C] of score sums acc i32 [R, C].
 
@@ -259,11 +270,13 @@ def scores(acc: AnyArray, q_scale: AnyArray, k_scale: AnyArray, score_scale: flo
     return s
 
 
-def row_maximum(s: F32, mask: AnyArray | None = None, start: AnyArray | None = None) -> F32:
-    """The maximum [R] of scores [R, C] over the unmasked columns and of `start` [R]; -inf where there is nothing."""
-    seen = s if mask is None else s[:, np.asarray(mask) != 0]
+def row_maximum(s: F32, attended: NDArray[np.bool_] | None = None, start: AnyArray | None = None) -> F32:
+    """The maximum [R] of scores [R, C] over the attended columns and of `start` [R]; -inf where there is nothing."""
     with np.errstate(invalid="ignore"):
-        maximum = seen.max(axis=1, initial=-np.inf)
+        if attended is not None and attended.ndim == 2:
+            maximum = s.max(axis=1, initial=-np.inf, where=attended)
+        else:
+            maximum = (s if attended is None else s[:, attended]).max(axis=1, initial=-np.inf)
         return maximum if start is None else np.maximum(maximum, start)
 
 
@@ -280,19 +293,19 @@ def _steps(s: F32, maximum: F32, most: int) -> NDArray[np.intp]:
     return distance.astype(np.intp)
 
 
-def probabilities(s: F32, maximum: F32, mask: AnyArray | None = None) -> U8:
+def probabilities(s: F32, maximum: F32, attended: NDArray[np.bool_] | None = None) -> U8:
     """p = round(255 * 2^(-T/256)) of scores [R, C], which are overwritten, and their row maxima [R]; 0 where masked."""
     p = _narrow_table()[_steps(s, maximum, _T_MAX)]
-    if mask is not None:
-        p *= np.asarray(mask) != 0
+    if attended is not None:
+        p *= attended
     return p
 
 
-def wide_probabilities(s: F32, maximum: F32, mask: AnyArray | None = None) -> U16:
+def wide_probabilities(s: F32, maximum: F32, attended: NDArray[np.bool_] | None = None) -> U16:
     """p = round(65280 * 2^(-T/256)) of scores [R, C], which are overwritten, and their row maxima [R]; 0 where masked."""
     p = _wide_table()[_steps(s, maximum, _T_MAX_WIDE)]
-    if mask is not None:
-        p *= np.asarray(mask) != 0
+    if attended is not None:
+        p *= attended
     return p
 
 
@@ -308,22 +321,25 @@ def softmax(
     score_scale: float,
     mask: AnyArray | None = None,
     additive: AnyArray | None = None,
+    *,
+    causal: bool = False,
 ) -> tuple[U8, I32]:
     """Probabilities of score sums acc i32 [R, C] and their integer row sums l [R].
 
     Up to NARROW_KEYS columns p is u8 [R, C]; above it has two bytes, and `high_and_low` of them is returned. Masked
-    columns (mask [C] = 0) have p = 0 and do not enter the row maximum. A row whose maximum is not finite has p = 0
-    everywhere. Raises ValueError for more than MAX_KEYS columns.
+    columns (mask [C] = 0, and the future if `causal`) have p = 0 and do not enter the row maximum. A row whose maximum is
+    not finite has p = 0 everywhere. Raises ValueError for more than MAX_KEYS columns.
     """
     keys = acc.shape[-1]
     if keys > MAX_KEYS:
         raise ValueError(f"a softmax row of {keys} keys exceeds {MAX_KEYS}")
     s = scores(acc, q_scale, k_scale, score_scale, additive)
-    maximum = row_maximum(s, mask)
+    attended = attended_columns(acc.shape, mask, causal=causal)
+    maximum = row_maximum(s, attended)
     if keys <= NARROW_KEYS:
-        p = probabilities(s, maximum, mask)
+        p = probabilities(s, maximum, attended)
         return p, p.sum(axis=1, dtype=np.int32)
-    wide = wide_probabilities(s, maximum, mask)
+    wide = wide_probabilities(s, maximum, attended)
     return high_and_low(wide), wide.sum(axis=1, dtype=np.int32)
 
 

@@ -17,9 +17,9 @@ from xdsl.ir import Block, Operation, SSAValue
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, row_stride
 from compiler.module import main_function
 from compiler.weights import WeightStore
-from hw_targets import numerics
+from hw_targets import decoder_numerics, numerics
 from hw_targets.errors import InputError
-from hw_targets.isa import Activation, MatrixMode
+from hw_targets.isa import Activation, MatrixMode, Norm
 
 Array = NDArray[Any]
 ELEMENTS: dict[str, type[np.generic]] = {"i8": np.int8, "i32": np.int32, "f32": np.float32, "bf16": np.float32}
@@ -156,13 +156,32 @@ def _gather(o: Operands, v: Values) -> None:
 def _finish(o: Operands, v: Values) -> None:
     columns = o["columns"]
     y = numerics.finish(o["acc"], o["row_scale"].reshape(-1), columns[0], columns[1], o.get("residual"))
+    if "gate" in o:
+        y = decoder_numerics.gated(y, o["gate"])
     if v["out_f32"]:
         o["out"][...] = y
         return
     if v["norm"]:
-        y = numerics.layer_norm(y, columns[2], columns[3], float(v["eps"]))
+        y = _normalised(v, y, columns[2:])
     else:
         y = ACTIVATIONS[list(Activation)[int(v["activation"])].value](numerics.bf16(y))
+    if "out" in o:
+        o["out"][...] = y
+    _quantise(o, v, y)
+
+
+def _normalised(v: Values, y: Array, parameters: Array) -> Array:
+    if list(Norm)[int(v["norm"])] is Norm.RMS:
+        return decoder_numerics.rms_norm(y, parameters[0], float(v["eps"]))
+    return numerics.layer_norm(y, parameters[0], parameters[1], float(v["eps"]))
+
+
+def _heads(o: Operands, v: Values) -> None:
+    y = o["x"]
+    if "columns" in o:
+        y = decoder_numerics.rms_norm(y, o["columns"][0], float(v["eps"]))
+    if "table" in o:
+        y = decoder_numerics.rotate(y, o["table"], int(v["group"]), interleaved=bool(v["interleaved"]))
     if "out" in o:
         o["out"][...] = y
     _quantise(o, v, y)
@@ -172,7 +191,7 @@ def _embed(o: Operands, v: Values) -> None:
     tables, rows = int(v["tables"]), int(v["rows"])
     y = numerics.embed(o["rows_in"].reshape(tables, rows, -1))
     if v["norm"]:
-        y = numerics.layer_norm(y, o["columns"][0], o["columns"][1], float(v["eps"]))
+        y = _normalised(v, y, o["columns"])
     else:
         y = numerics.bf16(y)
     if "out" in o:
@@ -181,24 +200,25 @@ def _embed(o: Operands, v: Values) -> None:
 
 
 def _scores(o: Operands, v: Values) -> tuple[Array, Array | None]:
-    """The fp32 scores of an instruction and its mask."""
+    """The fp32 scores of an instruction, and which of them count."""
     row_scale, col_scale = o["row_scale"].reshape(-1), o["col_scale"].reshape(-1)
     mask = o["mask"].reshape(-1) if "mask" in o else None
-    return numerics.scores(o["acc"], row_scale, col_scale, float(v["score_scale"]), o.get("bias")), mask
+    attended = numerics.attended_columns(o["acc"].shape, mask, causal=bool(v["causal"]))
+    return numerics.scores(o["acc"], row_scale, col_scale, float(v["score_scale"]), o.get("bias")), attended
 
 
 def _softmax(o: Operands, v: Values) -> None:
-    s, mask = _scores(o, v)
-    maximum = o["maximum"].reshape(-1) if "maximum" in o else numerics.row_maximum(s, mask)
-    p: Array = (numerics.wide_probabilities if v["wide"] else numerics.probabilities)(s, maximum, mask)
+    s, attended = _scores(o, v)
+    maximum = o["maximum"].reshape(-1) if "maximum" in o else numerics.row_maximum(s, attended)
+    p: Array = (numerics.wide_probabilities if v["wide"] else numerics.probabilities)(s, maximum, attended)
     o["p"][...] = (numerics.high_and_low(p) if v["wide"] else p).view(np.int8)
     total = p.sum(axis=1, dtype=np.int32)
     o["l"][...] = o["l"] + total if v["continued"] else total
 
 
 def _maximum(o: Operands, v: Values) -> None:
-    s, mask = _scores(o, v)
-    o["maximum"][...] = numerics.row_maximum(s, mask, o["maximum"].reshape(-1) if v["continued"] else None)
+    s, attended = _scores(o, v)
+    o["maximum"][...] = numerics.row_maximum(s, attended, o["maximum"].reshape(-1) if v["continued"] else None)
 
 
 def _context(o: Operands, v: Values) -> None:
@@ -235,4 +255,5 @@ FUNCTIONS: dict[str, Callable[[Operands, Values], None]] = {
     "vector.quantize": lambda o, v: _quantise(o, v, o["x"]),
     "vector.quantize_columns": _quantize_columns,
     "vector.pool": _pool,
+    "vector.heads": _heads,
 }

@@ -213,6 +213,37 @@ def layer_norm(y: Matrix, gamma: Row, beta: Row, eps: Number) -> Matrix:
     return result
 
 
+def rms_norm(y: Matrix, gamma: Row, eps: Number) -> Matrix:
+    size = len(gamma)
+    result: Matrix = []
+    for row in y:
+        normal: Row = []
+        for start in range(0, len(row), size):
+            group = row[start : start + size]
+            mean_square = div(tree([mul(v, v) for v in group]), Fraction(size))
+            r = div(Fraction(1), root(add(mean_square, eps)))
+            normal += [bf16(mul(mul(v, r), g)) for v, g in zip(group, gamma, strict=True)]
+        result.append(normal)
+    return result
+
+
+def rotate(x: Matrix, angles: Matrix, size: int, interleaved: bool) -> Matrix:
+    result: Matrix = []
+    for values, row_angles in zip(x, angles, strict=True):
+        row, half = list(values), len(row_angles) // 2
+        for head in range(0, len(row), size):
+            for i in range(half):
+                first, second = (head + 2 * i, head + 2 * i + 1) if interleaved else (head + i, head + i + half)
+                a, b, c, s = values[first], values[second], row_angles[i], row_angles[i + half]
+                row[first], row[second] = bf16(sub(mul(a, c), mul(b, s))), bf16(add(mul(b, c), mul(a, s)))
+        result.append(row)
+    return result
+
+
+def gated(y: Matrix, gate: Matrix) -> Matrix:
+    return [[mul(a, b) for a, b in zip(x, g, strict=True)] for x, g in zip(y, gate, strict=True)]
+
+
 LOG2E_256 = Fraction(0xB8AA3B, 2**15)
 """0x43B8AA3B: exponent field 0x87 is 2^8, and the significand 0xB8AA3B has 23 fraction bits."""
 
@@ -235,9 +266,10 @@ def softmax(
     score_scale: Number,
     mask: Sequence[int] | None,
     additive: Matrix | None,
+    causal: bool = False,
 ) -> tuple[list[list[int]], list[int]]:
     rows = scores(acc, q_scale, k_scale, score_scale, additive)
-    probabilities = [_probability_row(s, mask, 4095, 8) for s in rows]
+    probabilities = [_probability_row(s, _live(r, len(acc), len(s), mask, causal), 4095, 8) for r, s in enumerate(rows)]
     return probabilities, [sum(row) for row in probabilities]
 
 
@@ -248,18 +280,23 @@ def wide_softmax(
     score_scale: Number,
     mask: Sequence[int] | None,
     additive: Matrix | None,
+    causal: bool = False,
 ) -> tuple[list[list[int]], list[list[int]], list[int]]:
     """High bytes, low bytes and sums."""
     rows = scores(acc, q_scale, k_scale, score_scale, additive)
-    probabilities = [_probability_row(s, mask, 4352, 0) for s in rows]
+    probabilities = [_probability_row(s, _live(r, len(acc), len(s), mask, causal), 4352, 0) for r, s in enumerate(rows)]
     high = [[p // 256 for p in row] for row in probabilities]
     low = [[p % 256 for p in row] for row in probabilities]
     return high, low, [sum(row) for row in probabilities]
 
 
-def _probability_row(s: Row, mask: Sequence[int] | None, most: int, dropped: int) -> list[int]:
+def _live(r: int, rows: int, columns: int, mask: Sequence[int] | None, causal: bool) -> list[bool]:
+    """Which columns row r attends to."""
+    return [(not causal or c <= r + columns - rows) and (mask is None or bool(mask[c])) for c in range(columns)]
+
+
+def _probability_row(s: Row, live: Sequence[bool], most: int, dropped: int) -> list[int]:
     """E[f] >> (i + dropped), rounded half up, for T up to `most`."""
-    live = [mask is None or bool(mask[c]) for c in range(len(s))]
     seen = [v for v, alive in zip(s, live, strict=True) if alive]
     if not seen or any(isnan(v) for v in seen) or isinf(max(seen)):
         return [0] * len(s)

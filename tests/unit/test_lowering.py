@@ -31,12 +31,16 @@ def assert_same_bits(
     seed: int = 0,
     target: str = "fpga-u280",
     functions: Counter[str] | None = None,
+    *,
+    causal: bool = False,
 ) -> int:
     """Quantise, tile, schedule and emit one block, comparing bits on the way; the number of instructions."""
     store = tp.block_store(width, seed)
     ctx = tp.context(store)
     inputs = tp.block_inputs(batch, tokens, seed)
-    module = tp.apply(ctx, tp.parse(tp.block_text(batch, tokens, width, heads), ctx), "quantize", "encode-storage")
+    module = tp.apply(
+        ctx, tp.parse(tp.block_text(batch, tokens, width, heads, causal=causal), ctx), "quantize", "encode-storage"
+    )
     expected = evaluate(module, store, inputs)["y"].reshape(batch * tokens, width)
     for stage in ("tile", "schedule"):
         tp.apply(ctx, module, stage, target=target)
@@ -125,6 +129,15 @@ def small_board(folder: Path, **sizes: int) -> str:
     board = folder / "tiny.toml"
     board.write_text(text)
     return str(board)
+
+
+@pytest.mark.parametrize(("tokens", "memories"), [(100, {"acc_bytes": 8192}), (300, {"acc_bytes": 16384})])
+def test_causal_keys_in_pieces(tokens: int, memories: dict[str, int], tmp_path: Path) -> None:
+    """Only the last piece of a block's keys holds what some of its queries do not see."""
+    functions = Counter[str]()
+    board = small_board(tmp_path, **memories)
+    assert_same_bits(1, tokens, 16, 1, target=board, functions=functions, causal=True)
+    assert functions["vector.maximum"]
 
 
 @pytest.mark.parametrize(("tokens", "target"), [(513, "fpga-u280"), (640, "fpga-zcu104"), (600, "fpga-pynq-z2")])

@@ -267,10 +267,10 @@ def test_softmax(data):
     if data.draw(st.booleans()):
         values = data.draw(st.lists(fill, min_size=rows * cols, max_size=rows * cols))
         additive = numerics.ftz(np.array(values, np.float32)).reshape(rows, cols)
-    p, total = numerics.softmax(acc, q, k, 0.125, None if mask is None else np.array(mask), additive)
-    expected = scalar.softmax(
-        acc.tolist(), numbers(q), numbers(k), Fraction(1, 8), mask, None if additive is None else numbers(additive)
-    )
+    causal = data.draw(st.booleans()) and rows <= cols
+    p, total = numerics.softmax(acc, q, k, 0.125, None if mask is None else np.array(mask), additive, causal=causal)
+    added = None if additive is None else numbers(additive)
+    expected = scalar.softmax(acc.tolist(), numbers(q), numbers(k), Fraction(1, 8), mask, added, causal)
     assert (p.tolist(), total.tolist()) == expected
 
 
@@ -321,14 +321,16 @@ def test_two_byte_probabilities(data):
     def part_of(array, part):
         return None if array is None else np.asarray(array)[..., part]
 
+    attended = None if mask is None else np.array(mask) != 0
+
     maximum = None
     for part in pieces:
         s = numerics.scores(acc[:, part], q, k[part], 0.125, part_of(additive, part))
-        maximum = numerics.row_maximum(s, part_of(mask, part), maximum)
+        maximum = numerics.row_maximum(s, part_of(attended, part), maximum)
     made = []
     for part in pieces:
         s = numerics.scores(acc[:, part], q, k[part], 0.125, part_of(additive, part))
-        made.append(numerics.wide_probabilities(s, maximum, part_of(mask, part)))
+        made.append(numerics.wide_probabilities(s, maximum, part_of(attended, part)))
     p = np.concatenate(made, axis=1)
     high, low, total = scalar.wide_softmax(
         acc.tolist(), numbers(q), numbers(k), Fraction(1, 8), mask, None if additive is None else numbers(additive)

@@ -170,7 +170,7 @@ class Lowering:
         residual: SSAValue | None = None
         activation = cpu.Activation.NONE
         user = result.get_user_of_unique_use()
-        if isinstance(user, nn.BinaryOp) and user.lhs.type == user.rhs.type:
+        if isinstance(user, nn.BinaryOp) and user.kind.data is nn.BinaryKind.ADD and user.lhs.type == user.rhs.type:
             other = user.rhs if user.lhs is result else user.lhs
             if other in self.values and isinstance(self.values[other].type, cpu.BufferType):
                 residual, result = self.values[other], user.result
@@ -211,6 +211,8 @@ class Lowering:
             raise _infeasible(op, "the mask of an attention is not boolean")
         if not op.scale.value.data > 0:
             raise _infeasible(op, "the scale of an attention is not positive")
+        if op.causal is not None:
+            raise _infeasible(op, "the CPU library has no step for causal attention")
         if nn.shape_of(op.q) != nn.shape_of(op.k):
             raise _infeasible(op, "queries and keys are of different sequences")
         step = cpu.AttentionOp(
@@ -234,6 +236,8 @@ class Lowering:
         self._add_step(op, step, op.result)
 
     def _add(self, op: nn.BinaryOp) -> None:
+        if op.kind.data is not nn.BinaryKind.ADD:
+            raise _infeasible(op, f"the CPU library has no step for {op.kind.data.value}")
         left, right = self._buffer(op, op.lhs), self._buffer(op, op.rhs)
         step = cpu.PointwiseOp(left, right, cpu.Activation.NONE, self._type(op, op.result))
         self._add_step(op, step, op.result)

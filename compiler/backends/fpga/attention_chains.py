@@ -37,193 +37,234 @@ from compiler.backends.fpga.weights import WeightPlan
 from compiler.dialects import nn
 from hw_targets.isa import Memory
 
+CAUSAL_QUERIES = 32
+"""Queries of a causal block at least: below, an instruction's fill outweighs the keys that it leaves out."""
+CAUSAL_BLOCKS = 16
+"""Blocks of a long causal sequence: more would leave out less than 1 / 32 of the work and make the program long."""
 
-def pieces(c: Context, total: int, size: int) -> Iterator[tuple[Index, int, int]]:
-    """(first, count, whether others came before) of pieces of `total`; a loop body each time it yields."""
-    first = min(size, total)
-    yield Index(), first, 0
-    for start, count in c.b.tiles(total - first, size, "pieces"):
-        yield start + first, count, 1
+
+@dataclass(frozen=True)
+class Piece:
+    """Some of the keys of a block; `continued` says that others came before, `last` that none follows."""
+
+    first: Index
+    count: int
+    continued: int
+    last: bool
+
+
+def pieces(c: Context, total: int, size: int) -> Iterator[Piece]:
+    """Pieces of `total`, all but the first of `size`; a loop body each time it yields."""
+    count = -(-total // size)
+    first = total - (count - 1) * size
+    yield Piece(Index(), first, 0, count == 1)
+    if count > 2:
+        with c.b.loop(count - 2, "pieces") as index:
+            yield Piece(index * size + first, size, 1, False)
+    if count > 1:
+        yield Piece(Index(total - size), size, 1, True)
 
 
 def qattention(c: Context, op: nn.QAttentionOp) -> None:
     batch, queries, width = nn.shape_of(op.q)
+    heads = op.heads.value.data
     if op.mask is not None:
         c.mask_of(op.mask)
     follower = follower_of(op, op.result, nn.CastOp)
     c.done.add(follower)
     context = c.tensor(f"{op.role.data}.context", batch * queries, width, bf16)
     c.buffers[follower.result] = context
-    attention = _attention_of(c, op, context)
-    with c.b.loop(batch, "sequence") as sequence, c.b.loop(op.heads.value.data, "head") as head:
-        _Head(c, op, attention, sequence, head, context).lower()
+    with c.b.loop(batch, "sequence") as sequence, c.b.loop(op.groups, "group") as index:
+        group = _Group(c, op, _attention_of(c, op, context), sequence, index)
+        keys, scales, (values, value_scale) = group.keys(), group.key_scales(), group.values()
+        with c.b.loop(heads // op.groups, "head") as member:
+            head = index * (heads // op.groups) + member
+            _lower_head(group, head, _Operands(keys, scales, values, value_scale), context)
 
 
-def _attention_of(c: Context, op: nn.QAttentionOp, context: Buffer | None) -> Attention:
-    """What the planning must know; `context` is None before it has a place, when only keys and values count."""
+def _attention_of(c: Context, op: nn.QAttentionOp, context: Buffer) -> Attention:
+    """What the planning must know."""
     _, queries, width = nn.shape_of(op.q)
-    keys = nn.shape_of(op.k)[1]
     size = width // op.heads.value.data
-    rows = SLOTS * 4
-    if context is not None:
-        rows += SLOTS * (size * in_dram(c.quantised_of(op.q).codes) + 2 * size * in_dram(context))
+    rows = SLOTS * (4 + size * in_dram(c.quantised_of(op.q).codes) + 2 * size * in_dram(context))
     streamed = in_dram(c.quantised_of(op.k).codes) or origin_of(op.v) in c.values
-    return Attention(queries, keys, size, streamed, rows)
+    return Attention(queries, nn.shape_of(op.k)[1], size, streamed, rows)
 
 
 @dataclass(frozen=True)
-class _Head:
-    """One head of one sequence: its buffers, and the instructions of its blocks."""
+class _Operands:
+    """K [keys, size] of a head, its scales, V^T [size, keys] and its scale. What comes in pieces lies in DRAM."""
+
+    keys: Buffer
+    key_scales: Buffer
+    values: Buffer
+    value_scale: Buffer
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A head of keys and values of one sequence, which one or more heads of queries read."""
 
     c: Context
     op: nn.QAttentionOp
     attention: Attention
     sequence: Index
-    head: Index
-    context: Buffer
+    group: Index
 
     @property
     def layer(self) -> str:
         return self.op.role.data
 
-    def lower(self) -> None:
-        c, a = self.c, self.attention
-        cut = cut_attention(c.target, c.plan, a)
-        keys = self._keys()
-        scales = self._key_scales()
-        values, value_scale = self._values()
-        q = c.quantised_of(self.op.q)
-        for first, rows in c.b.tiles(a.queries, cut.rows, "block"):
-            row = self.sequence * a.queries + first
-            q_rows = c.read(q.codes, row, rows, self.layer, "q.tile", col=self.head * a.size, cols=a.size)
-            q_scales = c.read(q.scale, row, rows, self.layer, "q.scale", col=self.head, cols=1)
-            block = _Block(self, rows, q_rows, q_scales, scales, keys, values)
-            acc, total = block.two_passes(cut.keys) if cut.two_pass else block.one_pass(cut.keys)
-            place = {"col": self.head * a.size, "cols": a.size}
-            with c.writing(self.context, row, rows, self.layer, "context.tile", stage=1, **place) as out:
-                c.b.run(
-                    "vector.context",
-                    {"acc": acc, "l": total, "v_scale": value_scale, "out": out},
-                    {"rows": rows, "cols": a.size, "wide": a.planes - 1},
-                    self.layer,
-                    stage=1,
-                )
-
-    def _keys(self) -> Buffer:
-        """K of the head, [keys, size]: on chip, or in DRAM where it comes in pieces."""
+    def keys(self) -> Buffer:
         c, a = self.c, self.attention
         codes = c.quantised_of(self.op.k).codes
-        row, place = self.sequence * a.keys, {"col": self.head * a.size, "cols": a.size}
+        row, place = self.sequence * a.keys, {"col": self.group * a.size, "cols": a.size}
         if in_dram(codes) and keys_at_once(c.plan, a) < a.keys:
             return c.b.view(codes, row, place["col"], a.keys, a.size)
         return c.read(codes, row, a.keys, self.layer, "k.head", memory=Memory.WEIGHTS, **place)
 
-    def _key_scales(self) -> Buffer:
-        scale = self.c.quantised_of(self.op.k).scale
-        return self.c.read(
-            scale, self.sequence * self.attention.keys, self.attention.keys, self.layer, "k.scale", col=self.head, cols=1
-        )
+    def key_scales(self) -> Buffer:
+        keys, scale = self.attention.keys, self.c.quantised_of(self.op.k).scale
+        return self.c.read(scale, self.sequence * keys, keys, self.layer, "k.scale", col=self.group, cols=1)
 
-    def _values(self) -> tuple[Buffer, Buffer]:
-        """V^T of the head, [size, keys], and its scale: on chip, or in DRAM where it comes in pieces."""
+    def values(self) -> tuple[Buffer, Buffer]:
         c, a = self.c, self.attention
         value = origin_of(self.op.v)
         if value in c.values:
-            return _quantised_head(c, c.values[value], self.sequence, self.head, self.layer)
+            return _quantised_head(c, c.values[value], self.sequence, self.group, self.layer)
         v = c.quantised[value]
-        row = self.sequence * (v.codes.rows // v.scale.rows) + self.head * a.size
-        scale = c.b.view(v.scale, self.sequence, self.head, 1, 1)
+        row = self.sequence * (v.codes.rows // v.scale.rows) + self.group * a.size
+        scale = c.b.view(v.scale, self.sequence, self.group, 1, 1)
         if in_dram(v.codes) and keys_at_once(c.plan, a) < a.keys:
             return c.b.view(v.codes, row, 0, a.size, a.keys), scale
         return c.read(v.codes, row, a.size, self.layer, "v.codes", memory=Memory.WEIGHTS), scale
 
 
+def _lower_head(group: _Group, head: Index, operands: _Operands, context: Buffer) -> None:
+    c, op, a, layer = group.c, group.op, group.attention, group.layer
+    cut = cut_attention(c.target, c.plan, a)
+    q, place = c.quantised_of(op.q), {"col": head * a.size, "cols": a.size}
+    for first, rows, seen in _blocks(c, op, cut.rows):
+        row = group.sequence * a.queries + first
+        q_rows = c.read(q.codes, row, rows, layer, "q.tile", **place)
+        q_scales = c.read(q.scale, row, rows, layer, "q.scale", col=head, cols=1)
+        block = _Block(group, operands, rows, seen, q_rows, q_scales)
+        acc, total = block.two_passes(cut.keys) if cut.two_pass else block.one_pass(cut.keys)
+        with c.writing(context, row, rows, layer, "context.tile", stage=1, **place) as out:
+            c.b.run(
+                "vector.context",
+                {"acc": acc, "l": total, "v_scale": operands.value_scale, "out": out},
+                {"rows": rows, "cols": a.size, "wide": a.planes - 1},
+                layer,
+                stage=1,
+            )
+
+
+def _blocks(c: Context, op: nn.QAttentionOp, most: int) -> Iterator[tuple[Index, int, int]]:
+    """(first query, queries, keys that any of them sees) of the tasks of one head.
+
+    Causal attention is cut finer, each block with the keys up to its last query: what no query of it sees is left out.
+    """
+    queries, keys = nn.shape_of(op.q)[1], nn.shape_of(op.k)[1]
+    if op.causal is None:
+        for first, rows in c.b.tiles(queries, most, "block"):
+            yield first, rows, keys
+        return
+    step = min(max(CAUSAL_QUERIES, -(-queries // CAUSAL_BLOCKS)), most)
+    for start in range(0, queries, step):
+        rows = min(step, queries - start)
+        yield Index(start), rows, start + rows
+
+
 @dataclass(frozen=True)
 class _Block:
-    """Some query rows of a head."""
+    """Some query rows of a head, and the first `seen` keys, which are all that they see."""
 
-    head: _Head
+    group: _Group
+    operands: _Operands
     rows: int
+    seen: int
     q_rows: Buffer
     q_scales: Buffer
-    k_scales: Buffer
-    keys: Buffer
-    values: Buffer
 
     @property
     def c(self) -> Context:
-        return self.head.c
+        return self.group.c
 
     @property
     def layer(self) -> str:
-        return self.head.layer
+        return self.group.layer
 
-    def one_pass(self, piece: int) -> tuple[Buffer, Buffer]:
+    def one_pass(self, size: int) -> tuple[Buffer, Buffer]:
         """The scores of all keys stay in the accumulators; the context's sums and the probabilities' sums."""
-        b, a = self.c.b, self.head.attention
-        scores = b.alloc("scores", Memory.ACC, self.rows, a.keys, i32, SLOTS)
-        p = b.alloc("p", Memory.ACT, self.rows * a.planes, a.keys, i8, SLOTS)
+        b, a = self.c.b, self.group.attention
+        scores = b.alloc("scores", Memory.ACC, self.rows, self.seen, i32, SLOTS)
+        p = b.alloc("p", Memory.ACT, self.rows * a.planes, self.seen, i8, SLOTS)
         total = b.alloc("l", Memory.ACT, 1, self.rows, i32, SLOTS)
-        for first, count, _ in pieces(self.c, a.keys, piece):
-            self._scores(first, count, b.view(scores, 0, first, self.rows, count))
-        self._softmax(scores, Index(), p, total)
+        for piece in self._pieces(size):
+            self._scores(piece, b.view(scores, 0, piece.first, self.rows, piece.count))
+        self._softmax(Piece(Index(), self.seen, 0, True), scores, p, total)
         acc = b.alloc("acc", Memory.ACC, self.rows * a.planes, a.size, i32, SLOTS)
-        for first, count, continued in pieces(self.c, a.keys, piece):
-            self._contexts(b.view(p, 0, first, p.rows, count), first, acc, continued)
+        for piece in self._pieces(size):
+            self._contexts(piece, b.view(p, 0, piece.first, p.rows, piece.count), acc)
         return acc, total
 
-    def two_passes(self, piece: int) -> tuple[Buffer, Buffer]:
+    def two_passes(self, size: int) -> tuple[Buffer, Buffer]:
         """Scores are made once for the maxima and once more for the probabilities."""
-        b, a = self.c.b, self.head.attention
+        b, a = self.c.b, self.group.attention
         maximum = b.alloc("maximum", Memory.ACT, 1, self.rows, f32, SLOTS)
         total = b.alloc("l", Memory.ACT, 1, self.rows, i32, SLOTS)
         acc = b.alloc(SUMS, Memory.ACC, self.rows * a.planes, a.size, i32, SLOTS)
-        for first, count, continued in pieces(self.c, a.keys, piece):
-            scores = b.alloc("scores", Memory.ACC, self.rows, count, i32, SLOTS)
-            self._scores(first, count, scores)
-            operands, fields = self._score_operands(scores, first)
-            b.run("vector.maximum", {**operands, "maximum": maximum}, {**fields, "continued": continued}, self.layer)
-        for first, count, continued in pieces(self.c, a.keys, piece):
-            scores = b.alloc("scores", Memory.ACC, self.rows, count, i32, SLOTS)
-            p = b.alloc("p", Memory.ACT, self.rows * a.planes, count, i8, SLOTS)
-            self._scores(first, count, scores)
-            self._softmax(scores, first, p, total, maximum, continued)
-            self._contexts(p, first, acc, continued)
+        for piece in self._pieces(size):
+            scores = b.alloc("scores", Memory.ACC, self.rows, piece.count, i32, SLOTS)
+            self._scores(piece, scores)
+            operands, fields = self._score_operands(piece, scores)
+            fields["continued"] = piece.continued
+            b.run("vector.maximum", {**operands, "maximum": maximum}, fields, self.layer)
+        for piece in self._pieces(size):
+            scores = b.alloc("scores", Memory.ACC, self.rows, piece.count, i32, SLOTS)
+            p = b.alloc("p", Memory.ACT, self.rows * a.planes, piece.count, i8, SLOTS)
+            self._scores(piece, scores)
+            self._softmax(piece, scores, p, total, maximum)
+            self._contexts(piece, p, acc)
         return acc, total
 
-    def _scores(self, first: Index, count: int, acc: Buffer) -> None:
-        size = self.head.attention.size
-        keys = self.c.read(self.keys, first, count, self.layer, "k.head", memory=Memory.WEIGHTS)
-        self.c.multiply(self.q_rows, keys, acc, WeightPlan.dense("", count, size), self.layer)
+    def _pieces(self, size: int) -> Iterator[Piece]:
+        """Pieces of the keys. In the last one alone a causal mask has work: it is not shorter than the block."""
+        causal = self.group.op.causal is not None
+        return pieces(self.c, self.seen, max(size, min(self.rows, self.seen)) if causal else size)
 
-    def _score_operands(self, scores: Buffer, first: Index) -> tuple[dict[str, Buffer | None], dict[str, int | float]]:
+    def _scores(self, piece: Piece, acc: Buffer) -> None:
+        a = self.group.attention
+        keys = self.c.read(self.operands.keys, piece.first, piece.count, self.layer, "k.head", memory=Memory.WEIGHTS)
+        self.c.multiply(self.q_rows, keys, acc, WeightPlan.dense("", piece.count, a.size), self.layer)
+
+    def _score_operands(self, piece: Piece, scores: Buffer) -> tuple[dict[str, Buffer | None], dict[str, int | float]]:
         """What makes fp32 scores of a piece of keys."""
-        c, op = self.c, self.head.op
-        count = scores.cols
+        c, op = self.c, self.group.op
         mask = c.mask_of(op.mask) if op.mask is not None else None
         operands = {
             "acc": scores,
             "row_scale": self.q_scales,
-            "col_scale": c.b.view(self.k_scales, first, 0, count, 1),
-            "mask": c.b.view(mask, self.head.sequence, first, 1, count) if mask is not None else None,
+            "col_scale": c.b.view(self.operands.key_scales, piece.first, 0, piece.count, 1),
+            "mask": c.b.view(mask, self.group.sequence, piece.first, 1, piece.count) if mask is not None else None,
         }
-        fields = {"rows": self.rows, "cols": count, "score_scale": op.scale.value.data, "bias_rows": 0}
-        return operands, fields
+        fields = {"rows": self.rows, "cols": piece.count, "score_scale": op.scale.value.data, "bias_rows": 0}
+        return operands, {**fields, "causal": int(op.causal is not None and piece.last)}
 
-    def _softmax(
-        self, scores: Buffer, first: Index, p: Buffer, total: Buffer, maximum: Buffer | None = None, continued: int = 0
-    ) -> None:
-        operands, fields = self._score_operands(scores, first)
-        fields |= {"wide": self.head.attention.planes - 1, "continued": continued}
+    def _softmax(self, piece: Piece, scores: Buffer, p: Buffer, total: Buffer, maximum: Buffer | None = None) -> None:
+        operands, fields = self._score_operands(piece, scores)
+        fields |= {"wide": self.group.attention.planes - 1, "continued": piece.continued}
         self.c.b.run("vector.softmax", {**operands, "maximum": maximum, "p": p, "l": total}, fields, self.layer)
 
-    def _contexts(self, p: Buffer, first: Index, acc: Buffer, continued: int) -> None:
-        c, a = self.c, self.head.attention
-        weight = WeightPlan.dense("", a.size, p.cols, x_unsigned=True)
+    def _contexts(self, piece: Piece, p: Buffer, acc: Buffer) -> None:
+        c, a = self.c, self.group.attention
+        place = {"col": piece.first, "cols": piece.count}
         values = c.read(
-            self.values, Index(), a.size, self.layer, "v.codes", col=first, cols=p.cols, memory=Memory.WEIGHTS, stage=1
+            self.operands.values, Index(), a.size, self.layer, "v.codes", memory=Memory.WEIGHTS, stage=1, **place
         )
-        c.multiply(p, values, acc, weight, self.layer, stage=1, accumulate=continued)
+        weight = WeightPlan.dense("", a.size, piece.count, x_unsigned=True)
+        c.multiply(p, values, acc, weight, self.layer, stage=1, accumulate=piece.continued)
 
 
 # ---- V --------------------------------------------------------------------------------------------------------------
@@ -296,10 +337,11 @@ def _store_values(c: Context, op: nn.QuantizeOp, source: Buffer, layer: str) -> 
     with c.b.loop(batch, "sequence") as sequence, c.b.loop(op.groups, "head") as head:
         absmax = c.b.alloc("absmax", Memory.ACT, 1, 1, f32, SLOTS)
         place = {"col": head * size, "cols": size}
-        for first, count, continued in pieces(c, tokens, rows):
-            x = c.read(source, sequence * tokens + first, count, layer, "v.tile", **place)
-            operands = {"x": x, "mask": _mask_of(c, op, sequence, first, count), "absmax": absmax}
-            c.b.run("vector.absmax", operands, {"rows": count, "cols": size, "continued": continued}, layer)
+        for piece in pieces(c, tokens, rows):
+            x = c.read(source, sequence * tokens + piece.first, piece.count, layer, "v.tile", **place)
+            operands = {"x": x, "mask": _mask_of(c, op, sequence, piece.first, piece.count), "absmax": absmax}
+            fields = {"rows": piece.count, "cols": size, "continued": piece.continued}
+            c.b.run("vector.absmax", operands, fields, layer)
         for first, count in c.b.tiles(tokens, rows, "tile"):
             x = c.read(source, sequence * tokens + first, count, layer, "v.tile", **place)
             row = sequence * width + head * size

@@ -104,7 +104,7 @@ def _two_passes(target: Target, plan: TilePlan, attention: Attention) -> Iterato
         left = plan.stage_bytes - _fixed_bytes(plan, a) - rows * (a.row_bytes + SLOTS * ACCUMULATOR)
         by_activations = left // (SLOTS * rows * (a.planes + a.bias_bytes))
         limit = min(by_accumulators, by_activations, keys_at_once(plan, a))
-        if fits and min(PIECE, a.keys) <= limit:
+        if fits and min(max(PIECE, rows), a.keys) <= limit:
             yield AttentionCut(_whole_rows(rows, array.tokens), _piece(a.keys, limit), True)
         rows //= 2
 
