@@ -155,3 +155,18 @@ def test_keys_in_pieces(batch: int, tokens: int, memories: dict[str, int], tmp_p
     assert_same_bits(batch, tokens, 48, 2, target=small_board(tmp_path, **memories), functions=functions)
     assert functions["vector.maximum"]
     assert bool(functions["vector.absmax"]) == ("weight_bytes" in memories)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "target"), [(9, 14, "fpga-u280"), (20, 6, "fpga-u280"), (5, 600, "fpga-pynq-z2")]
+)
+def test_keys_of_another_sequence(queries: int, keys: int, target: str) -> None:
+    store = tp.block_store(16)
+    ctx = tp.context(store)
+    own = np.random.default_rng(5).integers(0, 50, (2, queries))
+    inputs = {**tp.block_inputs(2, keys), "own": own}
+    module = tp.apply(ctx, tp.parse(tp.cross_text(2, queries, keys, 16, 2), ctx), "quantize", "encode-storage")
+    expected = evaluate(module, store, inputs)["y"].reshape(2 * queries, 16)
+    for stage in ("tile", "schedule"):
+        tp.apply(ctx, module, stage, target=target)
+        np.testing.assert_array_equal(evaluate_tiles(module, store, inputs)["y"], expected, err_msg=stage)

@@ -69,6 +69,28 @@ def block_text(batch: int, tokens: int, width: int, heads: int, *, causal: bool 
     }}"""
 
 
+def cross_text(batch: int, queries: int, keys: int, width: int, heads: int) -> str:
+    """Attention whose keys come from a sequence of another length: inputs `own` and `ids`, `mask` over the keys."""
+    x, m, w = f"tensor<{batch}x{queries}x{width}xf32>", f"tensor<{batch}x{queries}xi64>", f"tensor<{width}x{width}xf32>"
+    other, mask = f"tensor<{batch}x{keys}x{width}xf32>", f"tensor<{batch}x{keys}xi64>"
+    table = f"tensor<50x{width}xf32>"
+    names = 'input_names = ["own", "ids", "mask"], output_names = ["y"]'
+    return f"""
+    func.func @main(%own: {m}, %ids: {mask}, %mask: {mask}) -> {x} attributes {{{names}}} {{
+      %t = hpcc_nn.weight "t" digest "0" : {table}
+      %w = hpcc_nn.weight "w" digest "0" : {w}
+      %x = hpcc_nn.embedding %own of %t : {m} of {table} -> {x}
+      %e = hpcc_nn.embedding %ids of %t : {mask} of {table} -> {other}
+      %q = hpcc_nn.linear "layer.0.cross.q" %x, %w : {x}, {w} -> {x}
+      %k = hpcc_nn.linear "layer.0.cross.k" %e, %w : {other}, {w} -> {other}
+      %v = hpcc_nn.linear "layer.0.cross.v" %e, %w : {other}, {w} -> {other}
+      %a = hpcc_nn.attention "layer.0.cross" %q, %k, %v mask %mask kind "boolean" heads {heads} : i64 scale 0.25 : f32
+        : {x}, {other}, {other}, {mask} -> {x}
+      %o = hpcc_nn.linear "layer.0.cross.o" %a, %w : {x}, {w} -> {x}
+      func.return %o : {x}
+    }}"""
+
+
 def block_store(width: int, seed: int = 0) -> WeightStore:
     random = np.random.default_rng(seed)
     store = WeightStore()
