@@ -417,7 +417,7 @@ FLAGS: dict[str, list[str]] = {
     "--emit": ["import", "tile", "asm", "c", "program", "nonsense", ""],
     "--from": ["import", "tile", "nonsense"],
     "--output": ["out.hpcc", "folder", "text.txt", "text.txt/x", "out.mlir", "", ".", "..", "/", "/proc/x", "x" * 300],
-    "--dump-stages": ["stages", "text.txt", "text.txt/x", ""],
+    "--dump-stages": ["stages", "text.txt", "text.txt/x"],
     "--explain": ["HPCC1004", "x", ""],
 }
 SWITCHES = ["--verify", "--no-verify", "--verify-each", "--check", "--timing-only", "--time-passes", "--print-pipeline",
