@@ -50,6 +50,13 @@ def no_torch(place: Path, patch: pytest.MonkeyPatch) -> object:
 BERT: dict[str, object] = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
 LINE = "the other --exporter, a lower --opset, or --shape may help"
 
+DIFFERENT = VerificationError("HPCC4005", "the exported file is off by 0.3 of the rms from torch", where="model.onnx")
+
+
+def input_error(code: str, message: str, hint: str = "") -> InputError:
+    return InputError(code, message, where="model", hint=hint)
+
+
 CASES: dict[str, Case] = {
     "export: no configuration": export(None),
     "export: damaged configuration": export("{"),
@@ -69,13 +76,7 @@ CASES: dict[str, Case] = {
         BERT, fails=InputError("HPCC1046", "transformers cannot load it: no", where="model")
     ),
     "export: missing weights": export(
-        BERT,
-        fails=InputError(
-            "HPCC1047", "2 weights are missing for fill-mask, the first is 'cls.bias'", where="model", hint="another --task"
-        ),
+        BERT, fails=input_error("HPCC1047", "2 weights are missing for fill-mask, the first is 'cls.bias'", "another --task")
     ),
-    "export: other values": export(
-        BERT,
-        fails=VerificationError("HPCC4005", "the exported file is off by 0.3 of the rms from torch", where="model.onnx"),
-    ),
+    "export: other values": export(BERT, fails=DIFFERENT),
 }
