@@ -16,6 +16,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
 from compiler.dialects import nn
+from compiler.dialects.sparsity import pattern_of
 from compiler.interpreters.evaluate import walk
 from compiler.interpreters.probe import probe
 from compiler.weights import WeightStore
@@ -57,14 +58,14 @@ def balance(activations: Array, weights: Array) -> Array:
 
 
 def _readers(norm: nn.LayerNormOp | nn.RmsNormOp, store: WeightStore) -> list[Array]:
-    """The out x in weights of the linears that read a norm's result; empty if codes of the file must stay as they are."""
+    """The out x in weights of the linears that read a norm's result; empty if the codes of one must stay as they are."""
     found: list[Array] = []
     for use in norm.result.uses:
         if not isinstance(use.operation, nn.LinearOp):
             continue
         owner = use.operation.weight.owner
-        if not isinstance(owner, nn.WeightOp):
-            return []
+        if not isinstance(owner, nn.WeightOp) or pattern_of(owner.result.type).sharing:
+            return []  # a factor per column would part what is tied
         array = store.get(owner.key.data)
         found.append(array.T if owner.transposed else array)
     return found

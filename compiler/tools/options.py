@@ -30,6 +30,8 @@ class Options:
     sparsity: str | None = None
     precision: str | None = None
     """None is the one of the target's kind: int8 for an FPGA, fp32 for a CPU."""
+    storage: str = "auto"
+    """The storage format of the weights that it can hold; auto takes the best of each."""
     inputs: str | Mapping[str, NDArray[Any]] | None = None
     """An .npz file, or arrays by input name; the first axis counts samples."""
     text: str | None = None

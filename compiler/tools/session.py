@@ -93,6 +93,7 @@ class Session:
         self.precision = options.precision or self.default_precision
         self._check_stages()
         self._check_precision()
+        self._check_storage()
         self.baseline = read_baseline(options)  # before anything slow: it may be missing
         self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
         self.progress = Progress(quiet=options.quiet, steps=CPU_STEPS if self.kind == "cpu" else STEPS)
@@ -113,6 +114,12 @@ class Session:
         if self.precision != self.default_precision:
             message = f"target {self.machine.name!r} has no {self.precision} products"
             raise UsageError("HPCC2027", message, hint=f"--precision {self.default_precision}")
+
+    def _check_storage(self) -> None:
+        """Raises UsageError for a storage format where none is read."""
+        if self.options.storage != "auto" and self.kind != "fpga":
+            message = f"target {self.machine.name!r} reads no storage formats"
+            raise UsageError("HPCC2032", message, hint="leave --storage out")
 
     def _check_stages(self) -> None:
         """Raises UsageError for a stage or a form that targets of another kind have."""
@@ -238,7 +245,14 @@ class Session:
 
     def _stages(self, first: str, last: str) -> None:
         runner = StageRunner(
-            self.ctx, self.options.target, self.spec, (self._after_stage,), self.seconds, self.kind, self.precision
+            self.ctx,
+            self.options.target,
+            self.spec,
+            (self._after_stage,),
+            self.seconds,
+            self.kind,
+            self.precision,
+            self.options.storage,
         )
         for stage in stages_between(self.kind, first, last):
             self.progress.start(stage.name)

@@ -25,7 +25,7 @@ from compiler.dialects import nn
 from compiler.dialects.tile import Part, buffer_type, element_bytes, memory_of
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
-from hw_targets.isa import Activation, MatrixMode, Memory, Norm, StorageCode
+from hw_targets.isa import Activation, MatrixMode, Memory, Norm
 from hw_targets.target import Target
 
 Kind = TypeVar("Kind", bound=Operation)
@@ -42,7 +42,7 @@ class Quantised:
     scale: Buffer
 
 
-def enum_code(kind: type[Activation] | type[MatrixMode] | type[Norm] | type[StorageCode], name: str) -> int:
+def enum_code(kind: type[Activation] | type[MatrixMode] | type[Norm], name: str) -> int:
     """The field value of a StrEnum member: its position."""
     return [member.value for member in kind].index(name)
 

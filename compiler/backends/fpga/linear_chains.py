@@ -30,7 +30,8 @@ from compiler.backends.fpga.planning import Linear, cut
 from compiler.backends.fpga.weights import WeightPlan, plan_weight, slots_by_row
 from compiler.dialects import nn
 from compiler.dialects.tile import Part
-from hw_targets.isa import Activation, Memory, StorageCode
+from hw_targets.isa import Activation, Memory
+from hw_targets.storage import storage_formats
 from hw_targets.timing import NORM_PASSES
 
 
@@ -139,7 +140,7 @@ def _load_weight(c: Context, weight: WeightPlan, region: Buffer, layer: str) -> 
         "load.weights",
         {"src": region, "dst": loaded},
         {
-            "format": enum_code(StorageCode, weight.format),
+            "format": storage_formats()[weight.format].code,
             "outs": weight.outs,
             "ins": weight.ins,
             **weight.pattern_fields,
