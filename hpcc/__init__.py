@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from compiler.tools.compiled import Compiled
     from compiler.tools.cpu_session import CpuCompiled
+    from runtime.buckets import BucketProgram
     from runtime.cpu.program import CpuProgram
     from runtime.program import Program
 
@@ -75,15 +76,22 @@ def compile(
     return open_session(options).compile()
 
 
-def load(bundle: AnyPath) -> Program | CpuProgram:
-    """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged."""
+def load(bundle: AnyPath) -> Program | CpuProgram | BucketProgram:
+    """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged.
+
+    A bundle of several shapes gives a program whose `run` also returns which of them it took.
+    """
     from pathlib import Path
 
+    from runtime.buckets import BucketProgram, is_bucket_bundle
     from runtime.cpu.manifest import is_cpu_bundle
     from runtime.cpu.program import CpuProgram
     from runtime.program import Program
 
-    return (CpuProgram if is_cpu_bundle(Path(bundle)) else Program).load(Path(bundle))
+    path = Path(bundle)
+    if is_bucket_bundle(path):
+        return BucketProgram.load(path)
+    return (CpuProgram if is_cpu_bundle(path) else Program).load(path)
 
 
 def __getattr__(name: str) -> str:

@@ -38,6 +38,8 @@ class Options:
     tokenizer: str | None = None
     max_length: int | None = None
     verify: bool = True
+    length_histogram: str | None = None
+    """A file that says how often inputs of each length come, for a run with several shapes."""
     rtol: float = 0.0
     atol: float | None = None
     baseline: str | None = None

@@ -143,6 +143,13 @@ class Session:
         assert isinstance(self.machine, Target)
         return self.machine
 
+    def compiled(self) -> Compiled:
+        """The program with its reports, simulated and verified as the options ask; nothing is written, nothing raised for
+        results that are wrong."""
+        start = self._load()
+        self._stages(start, self.stage_names[-1])
+        return self._compiled(self._bundle(), None)
+
     def compile(self) -> Compiled | CpuCompiled:
         """The program with its reports, simulated and verified as the options ask; a bundle only where they name one.
 
@@ -150,7 +157,7 @@ class Session:
         """
         output = Path(self.options.output) if self.options.output is not None else None
         if output is not None:
-            _check_output(output)
+            check_output(output)
         start = self._load()
         self._stages(start, self.stage_names[-1])
         compiled = self._compiled(self._bundle(), output)
@@ -164,7 +171,7 @@ class Session:
         options = self.options
         output = Path(options.output or default_output(options, self.machine))
         if options.makes_program:
-            _check_output(output)
+            check_output(output)
         start = self._load()
         if start == "import" and options.emit != "import":
             self._stages("import", "fuse")
@@ -493,7 +500,7 @@ def default_output(options: Options, target: Target | CpuTarget) -> str:
     return f"{stem}.{target.name}.{spec}{asked}.hpcc"
 
 
-def _check_output(path: Path) -> None:
+def check_output(path: Path) -> None:
     """Raises InputError where something else than a bundle is in the way, or the place cannot be written to."""
     if path.exists() and not (path / MANIFEST).is_file():
         what = "is a folder but no bundle" if path.is_dir() else "is a file"
