@@ -8,7 +8,7 @@ references into a WeightStore over the mapped file: import moves no data.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -206,14 +206,17 @@ def _unique_node_names(model: ir.Model) -> None:
         seen.add(name)
 
 
-def import_onnx(path: Path, shapes: Shapes) -> Imported:
+def import_onnx(path: Path, shapes: Shapes, prepare: Callable[[ir.Model], None] | None = None) -> Imported:
     """Read an ONNX file into a verified module whose @main has the model's inputs and outputs.
 
-    `shapes` binds dynamic inputs by name; other inputs that share a symbolic dimension are bound with them.
+    `shapes` binds dynamic inputs by name; other inputs that share a symbolic dimension are bound with them. `prepare` may
+    change the opened graph, the file's own nodes and names, before anything else does.
     Raises InputError (HPCC10xx) for the file, UsageError (HPCC20xx) for shapes that do not fit the model.
     """
     source = open_onnx(Path(path))
     model, where = source.model, str(path)
+    if prepare is not None:
+        prepare(model)
     _refuse_cache(model, where)
     bind_shapes(model, shapes, where)
     notes = [*widen(model), *take_out_quantisation(model), *spell_out(model)]

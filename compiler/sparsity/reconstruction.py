@@ -1,0 +1,218 @@
+"""Second-order pruning of one matrix: which weights go, and what the others become so that the layer's results stay.
+
+Plain numpy, no IR. Minimises tr((W - V) H (W - V)^T) over the V[out, in] that obey a pattern, H = X^T X being the second
+moments of the layer's inputs. Sources: Optimal Brain Surgeon (Hassibi & Stork, 1993) for the saliency w^2 / [H^-1]_jj and
+the update; SparseGPT (Frantar & Alistarh, 2023) for the sweep over the columns, which shares one Cholesky factor among all
+rows and chooses the mask of a group when the sweep reaches it. The sweep only corrects columns that are still to come, so
+its mask is kept and the weights are then solved for: conjugate gradients inside the mask lead to what the full updates of
+OBS, one weight after the other, end with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.sparsity.base import Pattern
+from compiler.sparsity.patterns import HP, NM
+from compiler.sparsity.saliency import Mask, Matrix, keep_largest_of_all
+from compiler.sparsity.unbalanced import Block, Unstructured
+from hw_targets.errors import InputError
+
+Float64 = NDArray[np.float64]
+
+DAMPING = 0.01
+"""Added to the diagonal of H, as a share of its mean."""
+COLUMNS = 128
+"""Columns swept before the rest of the matrix is corrected: their errors are applied as one product."""
+RESIDUAL = 1e-7
+"""Relative gradient at which the solver stops; single precision resolves no more."""
+MOST_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Moments:
+    """H = X^T X of a layer's inputs, [in, in] in float64, over `tokens` rows of X that are no padding."""
+
+    gram: Float64
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(np.trace(self.gram)):
+            raise InputError("HPCC1840", "the calibration data makes inputs that are NaN or infinite")
+
+    @property
+    def energies(self) -> Float64:
+        """Squared norms of the inputs, [in]."""
+        return np.diagonal(self.gram)
+
+
+def damped(gram: Float64) -> Float64:
+    """H with DAMPING times its mean diagonal added: inputs that are always 0 get a curvature too, and stay uncoupled.
+
+    Where nothing but zeros came in, the identity: what is left is magnitude.
+    """
+    level = DAMPING * float(np.mean(np.diagonal(gram)))
+    result = gram.copy()
+    result[np.diag_indices_from(result)] += level if level > 0 else 1.0
+    return result
+
+
+def inverse_factor(h: Float64) -> Float64:
+    """U, upper triangular, with U^T U = H^-1. Rows k.. of U factor the inverse of H without its first k inputs."""
+    reverse = np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1]  # h = R R^T with R upper triangular
+    return np.linalg.inv(reverse)
+
+
+Rounding = Callable[[Float64, int], Float64]
+"""The numbers that a file can hold nearest to a column [out] of given index: codes times scale, or a short float."""
+
+
+def reconstruct(w: Matrix, moments: Moments, pattern: Pattern, rounded: Rounding | None = None) -> tuple[Float64, Mask]:
+    """The V[out, in] that obeys `pattern` and keeps V X close to W X, and the mask it was chosen with.
+
+    What rounding does to one column is made up for in the later ones. Raises InputError for a W that is not finite.
+    """
+    if not np.isfinite(w).all():
+        raise InputError("HPCC1802", "the weights hold NaN or infinity", hint="they cannot be ranked for pruning")
+    h = damped(moments.gram)
+    factor = inverse_factor(h)
+    target = w.astype(np.float64)
+    mask = choose_mask(target, factor, pattern)
+    values = solve_inside(target, h, mask)
+    return values if rounded is None else round_inside(values, factor, mask, rounded), mask
+
+
+# ---- masks ----------------------------------------------------------------------------------------------------------
+
+
+def obs_saliency(w: Float64, factor: Float64, start: int = 0, stop: int | None = None) -> Float64:
+    """w^2 / [H^-1]_jj of the columns start to stop, H without the inputs before `start`."""
+    stop = len(factor) if stop is None else stop
+    return w[:, start:stop] ** 2 / (factor[start:stop, start:stop] ** 2).sum(axis=0)
+
+
+def choose_mask(w: Float64, factor: Float64, pattern: Pattern) -> Mask:
+    """Sweep the columns: the mask of a strip is chosen when the sweep reaches it, on weights corrected until then."""
+    choose, strip = _chooser(w, factor, pattern)
+    if strip >= w.shape[1]:
+        return choose(obs_saliency(w, factor), 0)
+    mask = np.empty(w.shape, np.bool_)
+
+    def decide(current: Float64, start: int, stop: int) -> Mask:
+        mask[:, start:stop] = choose(obs_saliency_of(current, factor, start, stop), start)
+        return mask[:, start:stop]
+
+    _sweep(w, factor, strip, decide)
+    return mask
+
+
+def obs_saliency_of(current: Float64, factor: Float64, start: int, stop: int) -> Float64:
+    """`obs_saliency` of columns that stand alone in `current`."""
+    return current**2 / (factor[start:stop, start:stop] ** 2).sum(axis=0)
+
+
+def _chooser(w: Float64, factor: Float64, pattern: Pattern) -> tuple[Callable[[Float64, int], Mask], int]:
+    """What chooses the mask of a strip of columns from its saliency and first column, and the strips' width.
+
+    N:M and HP choose inside a group or a window. Where a whole tensor shares one budget, it is split over the strips by the
+    saliency at the start. What else there is chooses once, for the whole matrix.
+    """
+
+    def whole(scores: Float64, start: int) -> Mask:
+        return pattern.mask(scores, scores)
+
+    match pattern:
+        case NM() if pattern.along == "in":
+            return whole, pattern.m
+        case HP() if isinstance(pattern.window, int):
+            return whole, pattern.window
+        case NM():
+            return whole, 1
+        case Unstructured():
+            chosen = pattern.mask(w, obs_saliency(w, factor))
+            counts = np.add.reduceat(np.count_nonzero(chosen, axis=0), np.arange(0, w.shape[1], COLUMNS))
+            return lambda scores, start: keep_largest_of_all(scores, int(counts[start // COLUMNS])), COLUMNS
+        case Block() if pattern.cols <= COLUMNS:
+            strip = COLUMNS // pattern.cols * pattern.cols
+            used = pattern.used_blocks(pattern.mask(w, obs_saliency(w, factor)))
+            per_strip = np.add.reduceat(np.count_nonzero(used, axis=0), np.arange(0, used.shape[1], strip // pattern.cols))
+            return lambda scores, start: _blocks_of_count(pattern, scores, int(per_strip[start // strip])), strip
+        case _:
+            return whole, w.shape[1]
+
+
+def _blocks_of_count(pattern: Block, scores: Float64, count: int) -> Mask:
+    if not count:
+        return np.zeros(scores.shape, np.bool_)
+    blocks = -(-scores.shape[0] // pattern.rows) * -(-scores.shape[1] // pattern.cols)
+    return replace(pattern, keep=Fraction(count, blocks)).mask(scores, scores)
+
+
+Decide = Callable[[Float64, int, int], Mask]
+
+
+def _sweep(w: Float64, factor: Float64, strip: int, decide: Decide) -> Float64:
+    """SparseGPT's sweep: the weights that `decide` drops go to zero, later columns make up for it. Returns the result."""
+    current, ins = w.copy(), w.shape[1]
+    width = max(COLUMNS // strip, 1) * strip
+    for start in range(0, ins, width):
+        stop = min(start + width, ins)
+        errors = np.zeros((len(w), stop - start))
+        for column in range(start, stop):
+            if (column - start) % strip == 0:
+                first, last = column, min(column + strip, stop)
+                keep = decide(current[:, first:last], first, last)
+            dropped = np.where(keep[:, (column - start) % strip], 0.0, current[:, column])
+            errors[:, column - start] = dropped / factor[column, column]
+            current[:, column:stop] -= np.outer(errors[:, column - start], factor[column, column:stop])
+        current[:, stop:] -= errors @ factor[start:stop, stop:]
+    return current
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+def solve_inside(w: Float64, h: Float64, mask: Mask) -> Float64:
+    """argmin of tr((W - V) H (W - V)^T) over V that are zero outside the mask; all rows at once.
+
+    Conjugate gradients, scaled by the diagonal. They start from W inside the mask and never step out of it.
+    """
+    values = np.where(mask, w, 0.0)
+    inverse_diagonal = 1.0 / np.diagonal(h)
+    residual = np.where(mask, (w - values) @ h, 0.0)
+    direction = scaled = residual * inverse_diagonal
+    energy = (residual * scaled).sum(axis=1)
+    least = RESIDUAL**2 * np.einsum("ij,ij->i", w * np.diagonal(h), w)
+    for _ in range(min(MOST_STEPS, int(mask.sum(axis=1).max(initial=0)))):
+        busy = energy > least
+        if not busy.any():
+            break
+        curved = np.where(mask, direction @ h, 0.0)
+        step = np.where(busy, energy / _nonzero((direction * curved).sum(axis=1)), 0.0)
+        values += step[:, None] * direction
+        residual -= step[:, None] * curved
+        scaled = residual * inverse_diagonal
+        new = (residual * scaled).sum(axis=1)
+        direction = scaled + np.where(busy, new / _nonzero(energy), 0.0)[:, None] * direction
+        energy = np.where(busy, new, energy)
+    return values
+
+
+def _nonzero(values: Float64) -> Float64:
+    return np.where(values == 0, 1.0, values)
+
+
+def round_inside(values: Float64, factor: Float64, mask: Mask, rounded: Rounding) -> Float64:
+    """Round column by column as GPTQ does, each error made up for by the columns that follow."""
+    current = values.copy()
+    for column in range(values.shape[1]):
+        wanted = current[:, column].copy()
+        current[:, column] = np.where(mask[:, column], rounded(wanted, column), 0.0)
+        error = (wanted - current[:, column]) / factor[column, column]
+        current[:, column + 1 :] -= np.outer(error, factor[column, column + 1 :])
+    return current
