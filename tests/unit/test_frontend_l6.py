@@ -1,11 +1,10 @@
-"""all-MiniLM-L6 exported by both torch exporters: same roles, same operations, no MACs left to the host.
-
-The exports are made by tests/export_l6.py (fixture l6_exports).
-"""
+"""all-MiniLM-L6 exported by both torch exporters: same roles, same operations, no MACs left to the host."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +22,14 @@ from compiler.passes.partition import PartitionPass
 from compiler.weights import attach_store
 
 BATCH, TOKENS = 2, 48
-EXPORTS = [
-    f"{exporter}{attention}{kind}" for exporter in ("ts", "dynamo") for attention in ("", "-eager") for kind in ("", "-pool")
-]
+EXPORTS = list(product(("torchscript", "dynamo"), ("pooler", "pool"), ("sdpa", "eager")))
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", EXPORTS)
-def test_both_exporters_fuse_alike(l6_exports: Path, name: str) -> None:
-    path = l6_exports / f"{name}.onnx"
+@pytest.mark.parametrize(("exporter", "head", "attention"), EXPORTS)
+def test_both_exporters_fuse_alike(l6_export: Callable[..., Path], exporter: str, head: str, attention: str) -> None:
+    path = l6_export(exporter, head, attention)
     imported = import_onnx(path, {"input_ids": (BATCH, TOKENS)})
     ctx = Context()
     attach_store(ctx, imported.store)
@@ -51,7 +48,7 @@ def test_both_exporters_fuse_alike(l6_exports: Path, name: str) -> None:
     PartitionPass().apply(ctx, imported.module)
     assert preflight(imported.module).rows == ()
     ops = list(main_function(imported.module).body.block.ops)
-    has_pooler = "pool" not in name
+    has_pooler = head == "pooler"
     counts = Counter(op.name.removeprefix("hpcc_nn.") for op in ops)
     assert counts["linear"] == 36 + has_pooler
     assert (counts["attention"], counts["layer_norm"], counts["embedding"]) == (6, 13, 1)

@@ -1,0 +1,295 @@
+"""What all kinds of chains share while a program is selected: where every value lies, how tiles are read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import TypeVar
+
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    Float32Type,
+    NameLoc,
+    bf16,
+    f32,
+    i8,
+)
+from xdsl.ir import Attribute, Operation, SSAValue
+
+from compiler.backends.fpga.builder import Buffer, Index, TileBuilder
+from compiler.backends.fpga.planning import SLOTS, TilePlan
+from compiler.backends.fpga.weights import WeightPlan
+from compiler.dialects import nn
+from compiler.dialects.tile import Part, buffer_type, element_bytes, memory_of
+from compiler.weights import WeightStore
+from hw_targets.errors import InputError
+from hw_targets.isa import Activation, MatrixMode, Memory, StorageCode
+from hw_targets.target import Target
+
+Kind = TypeVar("Kind", bound=Operation)
+
+SMALL = 16384
+"""Bytes up to which a tensor stays on chip even where large ones do not (scales, masks, pooled vectors)."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Codes and scales of a tensor on chip; `codes` may lie in the weight memory (K)."""
+
+    codes: Buffer
+    scale: Buffer
+
+
+def enum_code(kind: type[Activation] | type[MatrixMode] | type[StorageCode], name: str) -> int:
+    """The field value of a StrEnum member: its position."""
+    return [member.value for member in kind].index(name)
+
+
+def location_name(op: Operation) -> str:
+    """The ONNX node an op comes from."""
+    return op.location.desc.data if isinstance(op.location, NameLoc) else ""
+
+
+class Context:
+    """The state of one selection. `buffers` maps bf16/f32 values, `quantised` quantize results, `values` those of V that
+    are made head by head, `masks` 0/1 inputs; `done` holds the ops that another one's instruction computes."""
+
+    def __init__(
+        self, builder: TileBuilder, input_names: dict[SSAValue, str], plan: TilePlan, target: Target, store: WeightStore
+    ) -> None:
+        self.b = builder
+        self.plan = plan
+        self.target = target
+        self.store = store
+        self.input_names = input_names
+        self.buffers: dict[SSAValue, Buffer] = {}
+        self.quantised: dict[SSAValue, Quantised] = {}
+        self.done: set[Operation] = set()
+        self.masks: dict[SSAValue, Buffer] = {}
+        self.values: dict[SSAValue, nn.QuantizeOp] = {}
+        self.regions: dict[str, tuple[Buffer, list[Part]]] = {}
+
+    # ---- values -----------------------------------------------------------------------------------------------------
+
+    def buffer_of(self, value: SSAValue) -> Buffer:
+        origin = origin_of(value)
+        if origin not in self.buffers:
+            owner = origin.owner
+            raise InputError(
+                "HPCC1406",
+                "the device has no place for a tensor that an instruction reads",
+                where=location_name(owner) if isinstance(owner, Operation) else "",
+                hint="ids, 0/1 masks and fp32 activations can enter the device",
+            )
+        return self.buffers[origin]
+
+    def mask_of(self, value: SSAValue) -> Buffer:
+        """A 0/1 input as bytes on chip, [batch, tokens], loaded at its first use."""
+        value = origin_of(value)
+        if value not in self.masks:
+            batch, tokens = nn.shape_of(value)
+            region = self.b.dram("input", self.input_names[value], batch, tokens, i8)
+            mask = self.b.alloc("mask", Memory.ACT, batch, tokens, i8)
+            self.copy_in(region, mask, "inputs")
+            self.masks[value] = mask
+        return self.masks[value]
+
+    def copy_in(self, region: Buffer, target: Buffer, layer: str, *, to_param: bool = False) -> None:
+        self.b.run(
+            "load.copy",
+            {"src": region, "dst": target},
+            {"rows": region.rows, "row_bytes": row_bytes(region), "to_param": int(to_param)},
+            layer,
+        )
+
+    def columns(self, layer: str, width: int, keys: list[str]) -> Buffer:
+        """Per-column fp32 parameters in the parameter memory, one row per key ("" = zeros)."""
+        region = self.b.dram("columns", f"{layer}.columns", len(keys), width, f32, keys)
+        columns = self.b.alloc(f"{layer}.columns", Memory.PARAM, len(keys), width, f32)
+        self.copy_in(region, columns, layer, to_param=True)
+        return columns
+
+    # ---- tensors on chip or in DRAM ---------------------------------------------------------------------------------
+
+    def tensor(self, label: str, rows: int, cols: int, element: Attribute, memory: Memory = Memory.ACT) -> Buffer:
+        """A whole tensor: on chip, or in DRAM where the plan says so and it is not small."""
+        size = rows * cols * element_bytes(buffer_type(memory, rows, cols, element))
+        if self.plan.spill and size > SMALL:
+            return self.b.dram("scratch", label, rows, cols, element)
+        return self.b.alloc(label, memory, rows, cols, element)
+
+    def read(
+        self,
+        buffer: Buffer,
+        row: Index,
+        rows: int,
+        layer: str,
+        label: str,
+        *,
+        col: Index | int = 0,
+        cols: int | None = None,
+        memory: Memory = Memory.ACT,
+        slots: int = SLOTS,
+    ) -> Buffer:
+        """A rectangle of a tensor on chip; from DRAM it is loaded into a temporary."""
+        view = self.b.view(buffer, row, col, rows, cols or buffer.cols)
+        if not in_dram(buffer):
+            return view
+        temporary = self.b.alloc(label, memory, rows, view.cols, buffer.type.element_type, slots)
+        if memory is Memory.WEIGHTS:
+            fields = {"rows": rows, "row_bytes": row_bytes(view)}
+            self.b.run("load.rows", {"src": view, "dst": temporary}, fields, layer)
+        else:
+            self.copy_in(view, temporary, layer)
+        return temporary
+
+    @contextmanager
+    def writing(
+        self,
+        buffer: Buffer | None,
+        row: Index,
+        rows: int,
+        layer: str,
+        label: str,
+        *,
+        col: Index | int = 0,
+        cols: int | None = None,
+        stage: int = 0,
+    ) -> Iterator[Buffer | None]:
+        """Where an instruction writes a rectangle of a tensor; to DRAM it goes through a temporary afterwards."""
+        if buffer is None:
+            yield None
+            return
+        view = self.b.view(buffer, row, col, rows, cols or buffer.cols)
+        if not in_dram(buffer):
+            yield view
+            return
+        temporary = self.b.alloc(label, Memory.ACT, rows, view.cols, buffer.type.element_type, SLOTS)
+        yield temporary
+        fields = {"rows": rows, "row_bytes": row_bytes(view)}
+        self.b.run("store.copy", {"src": temporary, "dst": view}, fields, layer, stage=stage)
+
+    # ---- chains -----------------------------------------------------------------------------------------------------
+
+    def chain_quantize(self, value: SSAValue) -> nn.QuantizeOp | None:
+        """The row-wise quantize op that a vector chain ending in `value` can do on its way."""
+        for use in value.uses:
+            op = use.operation
+            if isinstance(op, nn.QuantizeOp) and op.granularity.data is not nn.Granularity.SEQUENCE_HEAD:
+                return op
+        return None
+
+    def smooth_keys(self, value: SSAValue) -> list[str]:
+        """The key of the factors that smooth the codes of a norm's result; empty if they are not smoothed."""
+        quantize = self.chain_quantize(value)
+        return [] if quantize is None or quantize.smooth is None else [key_of(quantize.smooth)]
+
+    def quantised_target(self, op: nn.QuantizeOp, layer: str) -> Quantised:
+        """Buffers for a quantize op's results: K goes to the weight memory, where QK^T reads it."""
+        shape = nn.shape_of(op.codes)
+        tokens, width = prod(shape[:-1]), shape[-1]
+        is_key = any(isinstance(u.operation, nn.QAttentionOp) and u.operation.k is op.codes for u in op.codes.uses)
+        memory = Memory.WEIGHTS if is_key else Memory.ACT
+        return Quantised(
+            self.tensor(f"{layer}.codes", tokens, width, i8, memory),
+            self.b.alloc(f"{layer}.scale", Memory.ACT, tokens, op.groups, f32),
+        )
+
+    def chain_targets(self, value: SSAValue, layer: str) -> tuple[Buffer | None, Quantised | None, int]:
+        """Where a chain ending in the bf16 `value` writes: the bf16 tensor if anything else reads it, and the codes of
+        its first row-wise quantize op with the group width."""
+        shape = nn.shape_of(value)
+        tokens, width = prod(shape[:-1]), shape[-1]
+        quantize = self.chain_quantize(value)
+        quantised = None
+        group = width
+        if quantize is not None:
+            quantised = self.quantised_target(quantize, layer)
+            self.quantised[quantize.codes] = quantised
+            self.done.add(quantize)
+            group = width // quantize.groups
+        out = None
+        if any(use.operation is not quantize for use in value.uses):
+            out = self.tensor(f"{layer}.out", tokens, width, bf16)
+            self.buffers[value] = out
+        return out, quantised, group
+
+    def rows(self, buffer: Buffer | None, first: Index, rows: int) -> Buffer | None:
+        return None if buffer is None else self.b.view(buffer, first, 0, rows, buffer.cols)
+
+    # ---- one function per op ----------------------------------------------------------------------------------------
+
+    def multiply(self, x: Buffer, w: Buffer, acc: Buffer, weight: WeightPlan, layer: str, *, stage: int = 0) -> None:
+        self.b.run(
+            "matrix.multiply",
+            {"x": x, "w": w, "acc": acc},
+            {
+                "rows": x.rows,
+                "outs": weight.outs,
+                "ins": weight.ins,
+                "mode": enum_code(MatrixMode, weight.mode),
+                "x_unsigned": int(weight.x_unsigned),
+                **weight.pattern_fields,
+            },
+            layer,
+            stage=stage,
+        )
+
+    def quantised_of(self, codes: SSAValue) -> Quantised:
+        return self.quantised[origin_of(codes)]
+
+
+def origin_of(value: SSAValue) -> SSAValue:
+    """The value behind reshapes and integer casts, which keep the bytes' order."""
+    while isinstance(value.owner, nn.ReshapeOp) or (
+        isinstance(value.owner, nn.CastOp) and not isinstance(nn.element_type_of(value), BFloat16Type | Float32Type)
+    ):
+        value = value.owner.x
+    return value
+
+
+def follower_of(op: Operation, value: SSAValue, *kinds: type[Kind]) -> Kind:
+    """The one user of a value that its instruction computes too. Raises InputError where it is another."""
+    user = only_user(value)
+    if isinstance(user, kinds):
+        return user
+    names = " or ".join(kind.name for kind in kinds)
+    raise InputError(
+        "HPCC1407",
+        f"{op.name} writes no fp32: one {names} must follow it",
+        where=location_name(op),
+        hint="an intermediate tensor that is a model output can be left off the ONNX graph",
+    )
+
+
+def key_of(value: SSAValue) -> str:
+    owner = value.owner
+    assert isinstance(owner, nn.WeightOp)
+    return owner.key.data
+
+
+def in_weights(buffer: Buffer) -> bool:
+    return memory_of(buffer.type) is Memory.WEIGHTS
+
+
+def in_dram(buffer: Buffer) -> bool:
+    return memory_of(buffer.type) is Memory.DRAM
+
+
+def row_bytes(buffer: Buffer) -> int:
+    return buffer.cols * element_bytes(buffer.type)
+
+
+def only_user(value: SSAValue) -> Operation | None:
+    users = {use.operation for use in value.uses}
+    return users.pop() if len(users) == 1 else None
+
+
+def layer_of(op: nn.QuantizeOp) -> str:
+    """The layer a free-standing quantize op works for: its first consumer's."""
+    for use in op.codes.uses:
+        if isinstance(use.operation, nn.QAttentionOp | nn.QLinearOp):
+            return use.operation.role.data
+    return "quantize"
