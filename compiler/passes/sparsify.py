@@ -11,7 +11,7 @@ that the module names says how in `hpcc.not_as_named`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,23 +70,38 @@ class SparsifyPass(ModulePass):
 
 
 def sparsify(module: ModuleOp, store: WeightStore, pattern: Pattern) -> None:
-    """Prune every linear in scope. Tied weights are masked once; one that is also used out of scope stays as it is."""
+    """Prune every linear inside the blocks with one pattern."""
     linears = [op for op in module.walk() if isinstance(op, LinearOp) and PRUNABLE.fullmatch(op.role.data)]
-    shared = _digests_out_of_scope(module, store)
-    reasons = {op: _reason_to_stay_dense(op, pattern, shared) for op in linears}
-    weights = dict.fromkeys(stored_weight(op.weight) for op in linears if not reasons[op])
+    sparsify_each(module, store, dict.fromkeys(linears, pattern), pattern.spec())
+
+
+def sparsify_each(module: ModuleOp, store: WeightStore, patterns: Mapping[LinearOp, Pattern], what: str) -> None:
+    """Prune each linear with its pattern. Tied weights are masked once; one that other ops use too stays as it is."""
+    reasons = reasons_to_stay_dense(module, store, patterns)
+    weights: dict[WeightOp, Pattern] = {}
+    for op, pattern in patterns.items():
+        weight = stored_weight(op.weight)
+        if not reasons[op] and weight is not None:
+            weights.setdefault(weight, pattern)
     if not weights:
-        raise UsageError("HPCC2210", f"{pattern.spec()} applies to no layer of this model", hint=_why_none(reasons))
-    done: dict[tuple[str, bool, str], str] = {}
-    for weight in weights:
-        assert weight is not None
-        identity = weight.digest.data, weight.transposed, _scale_digest(weight)
+        raise UsageError("HPCC2210", f"{what} applies to no layer of this model", hint=_why_none(reasons))
+    done: dict[tuple[str, bool, str, str], str] = {}
+    for weight, pattern in weights.items():
+        identity = weight.digest.data, weight.transposed, _scale_digest(weight), pattern.spec()
         if identity not in done:
             done[identity] = _prune(weight, store, pattern)
         _replace(weight, done[identity], store, pattern)
     for op, reason in reasons.items():
         if reason:
             op.attributes[LEFT_DENSE] = StringAttr(reason)
+
+
+def reasons_to_stay_dense(
+    module: ModuleOp, store: WeightStore, patterns: Mapping[LinearOp, Pattern]
+) -> dict[LinearOp, str]:
+    """Why each linear cannot be pruned with its pattern; empty where it can."""
+    shared = _digests_out_of_scope(module, store, patterns)
+    return {op: _reason_to_stay_dense(op, pattern, patterns, shared) for op, pattern in patterns.items()}
 
 
 # ---- auto -----------------------------------------------------------------------------------------------------------
@@ -106,9 +121,10 @@ def named_pattern(module: ModuleOp, kind: str = "fpga") -> Pattern | None:
 def find_patterns(module: ModuleOp, store: WeightStore, named: Pattern | None = None) -> None:
     """Put the pattern that each weight inside the blocks already has into its type; no value changes."""
     found: dict[tuple[str, bool], tuple[Pattern, str]] = {}
-    for op in [op for op in module.walk() if isinstance(op, LinearOp) and PRUNABLE.fullmatch(op.role.data)]:
+    linears = {op: None for op in module.walk() if isinstance(op, LinearOp) and PRUNABLE.fullmatch(op.role.data)}
+    for op in linears:
         weight = op.weight.owner
-        if not isinstance(weight, WeightOp) or not _in_scope(weight) or not _is_plain_float(weight):
+        if not isinstance(weight, WeightOp) or not _in_scope(weight, linears) or not _is_plain_float(weight):
             continue
         identity = weight.digest.data, weight.transposed
         if identity not in found:
@@ -164,28 +180,28 @@ def _scale_digest(weight: WeightOp) -> str:
     return scale.digest.data if isinstance(scale, WeightOp) else ""
 
 
-def _is_pruned_use(operation: Operation, index: int) -> bool:
+def _is_pruned_use(operation: Operation, index: int, chosen: Container[Operation]) -> bool:
     if isinstance(operation, DequantizeOp):
-        return index == 0 and all(_is_pruned_use(use.operation, use.index) for use in operation.result.uses)
-    return isinstance(operation, LinearOp) and index == 1 and PRUNABLE.fullmatch(operation.role.data) is not None
+        return index == 0 and all(_is_pruned_use(use.operation, use.index, chosen) for use in operation.result.uses)
+    return isinstance(operation, LinearOp) and index == 1 and operation in chosen
 
 
-def _in_scope(weight: WeightOp) -> bool:
-    return all(_is_pruned_use(use.operation, use.index) for use in weight.result.uses)
+def _in_scope(weight: WeightOp, chosen: Container[Operation]) -> bool:
+    return all(_is_pruned_use(use.operation, use.index, chosen) for use in weight.result.uses)
 
 
-def _digests_out_of_scope(module: ModuleOp, store: WeightStore) -> set[str]:
+def _digests_out_of_scope(module: ModuleOp, store: WeightStore, chosen: Container[Operation]) -> set[str]:
     """Digests, as stored and transposed, of the matrices used out of scope that a linear's weight could be tied to."""
     weights = [op for op in module.walk() if isinstance(op, WeightOp) and len(shape_of(op.result)) == 2]
-    shapes = {tuple(sorted(shape_of(op.result))) for op in weights if _in_scope(op)}
+    shapes = {tuple(sorted(shape_of(op.result))) for op in weights if _in_scope(op, chosen)}
     digests: set[str] = set()
     for op in weights:
-        if not _in_scope(op) and tuple(sorted(shape_of(op.result))) in shapes:
+        if not _in_scope(op, chosen) and tuple(sorted(shape_of(op.result))) in shapes:
             digests |= {op.digest.data, content_digest(store.get(op.key.data).T)}
     return digests
 
 
-def _reason_to_stay_dense(op: LinearOp, pattern: Pattern, shared: set[str]) -> str:
+def _reason_to_stay_dense(op: LinearOp, pattern: Pattern, chosen: Container[Operation], shared: set[str]) -> str:
     """Empty if the linear can be pruned."""
     weight, ins = stored_weight(op.weight), shape_of(op.weight)[1]
     if weight is None:
@@ -193,7 +209,7 @@ def _reason_to_stay_dense(op: LinearOp, pattern: Pattern, shared: set[str]) -> s
     assert isinstance(op.weight.type, TensorType)
     if not isinstance(op.weight.type.element_type, AnyFloat):
         return f"its weights are {op.weight.type.element_type}, not floating point"
-    if not _in_scope(weight) or weight.digest.data in shared:
+    if not _in_scope(weight, chosen) or weight.digest.data in shared:
         return "its weight is used outside of the blocks' linears too"
     if ins < MIN_GROUPS * pattern.group:
         return f"its {ins} inputs are fewer than {MIN_GROUPS} groups of {pattern.group}"
