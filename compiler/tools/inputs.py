@@ -56,7 +56,7 @@ def given(inputs: str | Mapping[str, Array], specs: Sequence[InputSpec]) -> Inpu
     """Inputs as the user gave them: the path of an .npz file, or arrays by name."""
     if isinstance(inputs, str):
         return from_npz(Path(inputs), specs)
-    return _fitted("arrays", "arrays", {name: np.asarray(array) for name, array in inputs.items()}, specs, "inputs")
+    return fitted("arrays", "arrays", {name: np.asarray(array) for name, array in inputs.items()}, specs, "inputs")
 
 
 def from_npz(path: Path, specs: Sequence[InputSpec]) -> InputSet:
@@ -73,10 +73,10 @@ def from_npz(path: Path, specs: Sequence[InputSpec]) -> InputSet:
         raise InputError("HPCC1502", "not an .npz file of plain arrays", where=where, hint="numpy.savez") from error
     except Exception as error:  # zipfile and zlib have errors of their own for damaged archives
         raise InputError("HPCC1502", f"cannot read the arrays: {error}", where=where, hint="numpy.savez") from error
-    return _fitted("npz", path.name, arrays, specs, where)
+    return fitted("npz", path.name, arrays, specs, where)
 
 
-def _fitted(kind: str, source: str, arrays: Mapping[str, Array], specs: Sequence[InputSpec], where: str) -> InputSet:
+def fitted(kind: str, source: str, arrays: Mapping[str, Array], specs: Sequence[InputSpec], where: str) -> InputSet:
     """The arrays checked against the model's inputs; InputError for a wrong name, dtype, shape, count or id."""
     known = {spec.name: spec for spec in specs}
     for name in arrays:

@@ -46,7 +46,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not any(batch.real.any() for batch in self.batches):
-            raise InputError("HPCC1842", "the calibration data is padding only", hint="its mask needs tokens that are 1")
+            raise InputError("HPCC1862", "the calibration data is padding only", hint="its mask needs tokens that are 1")
 
     def linears(self) -> Iterator[tuple[LinearOp, list[Array]]]:
         """Every linear in graph order with its inputs in each batch, before it runs."""
@@ -86,7 +86,7 @@ class Calibration:
         except InputError as error:
             message = f"calibration cannot run it ({error.message})"
             hint = "--method magnitude needs no data"
-            raise InputError("HPCC1843", message, where=f"node {node_name(op)!r}", hint=hint) from error
+            raise InputError("HPCC1863", message, where=f"node {node_name(op)!r}", hint=hint) from error
 
     def rows(self, inputs: Sequence[Array]) -> Iterator[Array]:
         """The inputs [rows, in] of each batch without those of padding."""

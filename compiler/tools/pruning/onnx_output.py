@@ -62,7 +62,7 @@ class ModelFile:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(Path(staging) / name, target)
         except OSError as error:
-            raise InputError("HPCC1841", f"cannot write the model: {error.strerror}", where=str(output)) from error
+            raise InputError("HPCC1861", f"cannot write the model: {error.strerror}", where=str(output)) from error
 
     def _external_names(self, output: Path) -> dict[str, str]:
         """The files of external data and their names beside the output: the same, unless that is the model's own file."""
