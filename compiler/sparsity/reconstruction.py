@@ -79,11 +79,21 @@ class Curvature:
 
     h: Float64
     factor: Float64
+    gram_corner: float
 
     @classmethod
     def of(cls, moments: Moments) -> Curvature:
         h = damped(moments.gram)
-        return cls(h, inverse_factor(h))
+        return cls(h, inverse_factor(h), float(moments.gram[0, 0]))
+
+
+def corrected(w: Matrix, curvature: Curvature, products: Float64) -> Float64:
+    """The dense matrix whose results on the inputs X of now come closest to wanted ones Y: `products` is Y X^T, [out, in].
+
+    The damping pulls towards W, so that inputs which say little change little.
+    """
+    level = float(curvature.h[0, 0] - curvature.gram_corner)
+    return ((products + level * w) @ curvature.factor.T) @ curvature.factor
 
 
 def reconstruct(

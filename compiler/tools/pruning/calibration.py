@@ -16,7 +16,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Operation, SSAValue
 
-from compiler.dialects.nn import LinearOp, shape_of
+from compiler.dialects.nn import BinaryKind, BinaryOp, LinearOp, shape_of
 from compiler.interpreters import load_meanings
 from compiler.interpreters.evaluate import node_name, run_op
 from compiler.module import main_function, names_of
@@ -43,6 +43,9 @@ class Calibration:
     store: WeightStore
     batches: Sequence[Batch]
     replaced: dict[LinearOp, Array] = field(default_factory=dict[LinearOp, Array])
+    results: list[list[Array]] = field(default_factory=list[list[Array]])
+    """Of each batch, once `linears` has come to its end."""
+    _values: list[dict[SSAValue, Array]] = field(default_factory=list[dict[SSAValue, Array]])
 
     def __post_init__(self) -> None:
         if not any(batch.real.any() for batch in self.batches):
@@ -58,9 +61,11 @@ class Calibration:
         values: list[dict[SSAValue, Array]] = [
             {argument: batch.inputs[name] for name, argument in zip(names, block.args, strict=True)} for batch in self.batches
         ]
+        self._values = values
         left = {value: len(list(value.uses)) for op in block.ops for value in op.operands}
         for op in block.ops:
             if isinstance(op, ReturnOp):
+                self.results = [[constants[o] if o in constants else known[o] for o in op.operands] for known in values]
                 return
             if isinstance(op, LinearOp):
                 yield op, [known[op.x] for known in values]
@@ -76,6 +81,22 @@ class Calibration:
                     constants.pop(operand, None)
                     for known in values:
                         known.pop(operand, None)
+
+    def residual(self, op: LinearOp) -> list[Array] | None:
+        """What is added to the linear's result, in each batch, where that is known before it runs."""
+        user = op.result.get_user_of_unique_use()
+        if not isinstance(user, BinaryOp) or user.kind.data is not BinaryKind.ADD:
+            return None
+        other = user.rhs if user.lhs is op.result else user.lhs
+        if shape_of(other) != shape_of(op.result) or any(other not in known for known in self._values):
+            return None
+        return [known[other] for known in self._values]
+
+    def outputs(self) -> list[list[Array]]:
+        """The model's results in each batch."""
+        for _ in self.linears():
+            pass
+        return self.results
 
     def _run(self, op: Operation, arguments: list[Array]) -> list[Array]:
         if isinstance(op, LinearOp) and op in self.replaced:

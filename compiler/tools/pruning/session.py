@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import NameLoc
 
-from compiler.dialects.nn import LinearOp, shape_of
+from compiler.dialects.nn import LinearOp, shape_of, stored_weight
 from compiler.frontend.importer import Imported
 from compiler.passes.sparsify import PRUNABLE, reasons_to_stay_dense
 from compiler.sparsity.base import METADATA_KEY, METADATA_LAYERS_KEY, Dense, Pattern
@@ -201,7 +201,7 @@ class PruneSession:
         names = [self._names(op) for op in linears.values()]
         choices = self.recipe.choose(names, {role: PRUNABLE.fullmatch(role) is not None for role in linears})
         for role, choice in choices.items():
-            method = choice.method or self.options.method or "magnitude"
+            method = self.options.method or choice.method or ("second-order" if self.options.has_data else "magnitude")
             if method in NEED_DATA and not self.options.has_data and not self.options.list_layers:
                 raise missing_data(f"method {method!r}")
             choices[role] = Choice(choice.pattern, method)
@@ -209,11 +209,7 @@ class PruneSession:
 
     def _names(self, op: LinearOp) -> Linear:
         node = op.location.desc.data if isinstance(op.location, NameLoc) else ""
-        weight = op.weight.owner
-        from compiler.dialects.nn import stored_weight
-
         stored = stored_weight(op.weight)
-        del weight
         return Linear(op.role.data, node, () if stored is None else (stored.key.data,))
 
     def _sites(
@@ -264,7 +260,10 @@ class PruneSession:
         shared = self._shared_moments([site for site in sites if len(site.ops) > 1 and site.method in NEED_DATA])
         done: dict[int, Array] = {}
         last: tuple[object, Moments, list[Curvature]] | None = None
-        for op, inputs in calibration.linears():
+        import os
+        MODE = os.environ.get("MODE", "0")
+        dense = self._calibration()
+        for (op, inputs), (_, dinputs) in zip(calibration.linears(), dense.linears(), strict=True):
             site = by_op.get(op)
             if site is None:
                 continue
@@ -287,7 +286,20 @@ class PruneSession:
             else:
                 if not curvatures:
                     curvatures.append(Curvature.of(moments))
-                values, mask = _reconstructed(site, curvatures[0])
+                if MODE == "0":
+                    values, mask = _reconstructed(site, curvatures[0], site.matrix)
+                else:
+                    P = np.zeros(site.matrix.shape)
+                    rd, rp = dense.residual(op), calibration.residual(op)
+                    for i, (a, b) in enumerate(zip(dense.rows(dinputs), calibration.rows(inputs))):
+                        y = a @ site.matrix.T
+                        if MODE == "2" and rd is not None and rp is not None:
+                            from compiler.tools.pruning.calibration import real_rows
+                            real = calibration.batches[i].real
+                            y = y + real_rows(rd[i], real) - real_rows(rp[i], real)
+                        P += y.T @ b
+                    from compiler.sparsity.reconstruction import corrected
+                    values, mask = _reconstructed(site, curvatures[0], corrected(site.matrix, curvatures[0], P))
             done[id(site)] = calibration.replaced[op] = values
             yield site, values, mask
 
@@ -387,9 +399,9 @@ def _mask(site: Site, scores: Array | None) -> Array:
         raise InputError(error.code, error.message, where=site.role, hint=error.hint) from error
 
 
-def _reconstructed(site: Site, curvature: Curvature) -> tuple[Array, Array]:
+def _reconstructed(site: Site, curvature: Curvature, target: Array) -> tuple[Array, Array]:
     try:
-        values, mask = reconstruct(site.matrix, curvature, site.pattern, _rounding(site))
+        values, mask = reconstruct(target, curvature, site.pattern, _rounding(site))
     except InputError as error:
         raise InputError(error.code, error.message, where=site.role, hint=error.hint) from error
     return values.astype(np.float32), mask
