@@ -60,6 +60,7 @@ $(VENV)/.peers: | $(VENV)/.base
 bench: $(VENV)/.bench $(VENV)/.peers
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.accelerator
+	@$(BIN)/python -m benchmarks.boards
 	@$(BIN)/python -m benchmarks.cpu
 
 lint: $(VENV)/.dev

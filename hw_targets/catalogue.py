@@ -9,8 +9,8 @@ FOLDER = Path(__file__).parent
 
 
 def target_files() -> dict[str, Path]:
-    """The shipped target files by target name (the file's stem), in order of name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+    """The shipped target files by target name (the file's stem, which is KIND-NAME), in order of name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*-*.toml"))}
 
 
 def list_targets() -> list[tuple[str, str, str]]:

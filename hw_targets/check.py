@@ -162,8 +162,23 @@ def _check_fields(instruction: Resolved) -> None:
         raise _error("HPCC1225", "all activations but relu take the bf16 value, out_f32 does not round it", instruction)
     if instruction.immediates.get("smoothed") and not (instruction.integer("norm") and "codes" in instruction.operands):
         raise _error("HPCC1225", "smoothed without a norm and codes: only a norm's codes are smoothed", instruction)
+    if instruction.immediates.get("out_f32") and instruction.integer("norm"):
+        raise _error("HPCC1225", "a norm's result is bf16, out_f32 does not round it", instruction)
+    if instruction.name == "vector.heads":
+        _check_heads(instruction)
+    if instruction.immediates.get("causal") and instruction.integer("rows") > instruction.integer("cols"):
+        raise _error("HPCC1225", "a causal block has more rows than columns: its first rows see nothing", instruction)
     if instruction.name == "vector.embed" and instruction.integer("norm") and "columns" not in instruction.operands:
         raise _error("HPCC1225", "a norm without its columns operand", instruction)
+
+
+def _check_heads(instruction: Resolved) -> None:
+    cols, group, turned = (instruction.integer(name) for name in ("cols", "group", "turned"))
+    if not group or cols % group:
+        raise _error("HPCC1225", f"{cols} columns do not split into groups of {group}", instruction)
+    if turned % 2 or turned > group or bool(turned) != ("table" in instruction.operands):
+        message = f"a rotation of {turned} of {group} columns: an even number, 0 without a table"
+        raise _error("HPCC1225", message, instruction)
 
 
 def accesses(instruction: Resolved) -> Iterator[tuple[Extent, bool]]:

@@ -39,6 +39,7 @@ from hw_targets.isa import (
     Instruction,
     MatrixMode,
     Memory,
+    Norm,
     Queue,
     StorageCode,
 )
@@ -56,7 +57,7 @@ SLOTS_BIT = SEMAPHORE_BITS * MAX_WAITS
 UNSIGNED_LIMIT = 1 << 32
 SIGNED_LIMIT = 1 << 31
 
-ENUMS: Mapping[str, type[StrEnum]] = {"mode": MatrixMode, "format": StorageCode, "activation": Activation}
+ENUMS: Mapping[str, type[StrEnum]] = {"mode": MatrixMode, "format": StorageCode, "activation": Activation, "norm": Norm}
 """Immediates that stand for a word; the value order of the enumeration is the field's encoding."""
 
 

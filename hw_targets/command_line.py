@@ -23,4 +23,4 @@ def internal_error(error: BaseException) -> HpccError:
         return InputError("HPCC1902", "this needs more memory than the machine has")
     lines = str(error).strip().splitlines() or ["no message"]
     message = f"internal error: {type(error).__name__}: {lines[0]}"
-    return HpccError("HPCC5900", message, hint="this is a bug of hpcc; --debug shows where")
+    return HpccError("HPCC1900", message, hint="this is a bug of hpcc; --debug shows where")

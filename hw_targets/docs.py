@@ -10,8 +10,9 @@ from typing import Any
 from hw_targets import resources
 from hw_targets.catalogue import FOLDER, target_files
 from hw_targets.cpu import ISAS
-from hw_targets.load import load_target, parse_form, sources_of
+from hw_targets.load import load_any_target, load_target, parse_form, sources_of
 from hw_targets.schema import CpuTargetFile, TargetFile
+from hw_targets.target import Target
 
 PAGE = FOLDER.parent / "docs" / "TARGETS.md"
 
@@ -28,7 +29,8 @@ device, its memory, clock and link carries its source; `source = "unverified"` i
 the board's shell leaves) under the ceilings below; what a file fixes and does not fit ends with exit status 3 and says
 which resource is short and by how much. `load_target(name_or_path).explain()` tells why a target was sized as it is.
 
-* `cores` is the number of super logic regions; outputs are split over the cores, activations go to all of them.
+* `cores` is the number of super logic regions; outputs are split over the cores, activations go to all of them. A core lies
+  in one region and keeps to the ceiling of its DSPs (`device.slr_dsp`, where the smallest region has fewer than its share).
 * `tokens` and `outputs` are those of the fastest array that fits beside the smallest
   memories; an array whose tokens do not divide {tile_rows} rows is rated by what it does on {tile_rows} rows. `outputs` divides
   64 or is a multiple, so that a row block of a pattern is whole steps. Of equals, the one that reads fewest bytes wins.
@@ -59,7 +61,7 @@ the constants in `hw_targets/resources.py`.
 
 Ceilings for timing closure (FINN): {ceilings}; mean of BRAM, URAM and DSP {mean} %.
 Activation and weight memories lie in URAM where they fit, else in BRAM; accumulators and parameters in BRAM.
-Not modelled: wires between SLRs, placement inside an SLR, SLRs of different size.
+Not modelled: wires between SLRs, placement inside an SLR, SLRs that differ in anything but DSPs.
 """
 
 
@@ -73,8 +75,66 @@ def page() -> str:
         passes=resources.LANE_PASSES,
         limits=limits,
     )
-    sections = [introduction, _model(), _keys(), _cpus(), *(_target(name) for name in target_files())]
+    sections = [introduction, _boards(), _model(), _keys(), _cpus(), *(_target(name) for name in target_files())]
     return "\n".join(sections)
+
+
+BOARDS = """## Boards at a glance
+
+Resources as the die has them, as the shell leaves them and as the sized accelerator takes them (BRAM: 36 Kb blocks). `binds`
+is what the nearest faster array would have broken; sections below have the numbers.
+
+| board | part | SLRs | | DSP | LUT | FF | BRAM | URAM |
+|---|---|---|---|---|---|---|---|---|
+{resources}
+
+| board | off-chip memory | channels | peak GB/s | size GB | MHz | cores x T x O x L | MAC/cycle | lanes | act | weights | DSP used | binds |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
+{chosen}
+"""
+
+
+def _boards() -> str:
+    targets = [target for name in target_files() if isinstance(target := load_any_target(name), Target)]
+    rows = [row for target in targets for row in _resource_rows(target)]
+    return BOARDS.format(resources="\n".join(rows), chosen="\n".join(map(_chosen_row, targets)))
+
+
+def _resource_rows(target: Target) -> Iterator[str]:
+    names, device = ("dsp", "lut", "ff", "bram", "uram"), target.device
+    die, usable, used = device.die.as_dict(), device.usable.as_dict(), target.resources()
+    for head, kind, cells in (
+        (f"{target.name} | {device.part} | {device.slrs}", "die", [f"{die[name]:,}" for name in names]),
+        (" | | ", "usable", [f"{usable[name]:,}" for name in names]),
+        (" | | ", "used", [f"{used[name]['used']:,} ({_share(used[name])})" for name in names]),
+    ):
+        yield f"| {head} | {kind} | {' | '.join(cells)} |"
+
+
+def _share(entry: dict[str, int]) -> str:
+    return f"{entry['used'] / entry['usable']:.0%}" if entry["usable"] else "none"
+
+
+def _chosen_row(target: Target) -> str:
+    a, memory = target.accelerator, target.memory
+    bound = resources.limit(target)
+    binds = ", ".join(violation.name for violation in bound.broken) if bound else "the file fixes it"
+    cells = (
+        target.name,
+        memory.kind,
+        memory.channels,
+        f"{memory.gbytes_per_s:g}",
+        f"{memory.capacity_bytes / (1 << 30):g}",
+        f"{target.clock.mhz:g}",
+        f"{a.cores} x {a.tokens} x {a.outputs} x {a.multipliers}",
+        f"{a.macs_per_cycle:,}",
+        a.lanes,
+        f"{a.act_bytes / (1 << 20):.1f} MiB",
+        f"{a.weight_bytes / (1 << 20):.1f} MiB",
+        _share(target.resources()["dsp"]),
+        binds,
+    )
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _model() -> str:

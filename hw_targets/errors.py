@@ -1,6 +1,9 @@
 """The errors a user may see: one line saying where, what and what to do, with a stable code and an exit status.
 
 It stands in the lowest room because every other room raises these; it knows nothing about them.
+
+A new error takes the next free code of its area and an entry in errors.toml, which says how: docs/ERRORS.md and
+`hpcc --explain` are made from there. The code stands as a literal where it is raised, so that a search finds the place.
 """
 
 from __future__ import annotations

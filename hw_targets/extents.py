@@ -6,7 +6,7 @@ Checkers, both simulators and trace tools take the extents from here, so that no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -82,8 +82,12 @@ def _weights(i: Resolved) -> tuple[int, int]:
 
 
 def column_rows(i: Resolved) -> int:
-    """Rows of the operand `columns`: scale and bias of a linear, gamma and beta of a norm, smoothing of the codes."""
-    return 2 * (i.name == "vector.finish") + 2 * i.integer("norm") + i.integer("smoothed")
+    """Rows of the operand `columns`: scale and bias of a linear, gamma (and beta) of a norm, smoothing of the codes."""
+    return 2 * (i.name == "vector.finish") + NORM_ROWS[i.integer("norm")] + i.integer("smoothed")
+
+
+NORM_ROWS: Sequence[int] = (0, 2, 1)
+"""Parameters of the norms none, layer and rms."""
 
 
 SPECIAL: Mapping[tuple[str, str], Shape] = {

@@ -139,6 +139,7 @@ def _target(form: TargetFile, accelerator: Accelerator, auto: tuple[str, ...]) -
             part=device.part,
             dsp_kind=device.dsp_kind,
             slrs=device.slrs.value,
+            slr_dsp=device.slr_dsp.value if device.slr_dsp else max(1, device.usable.dsp.value // device.slrs.value),
             die=_resources(device.die),
             usable=_resources(device.usable),
         ),

@@ -230,6 +230,11 @@ def layer_norm(y: AnyArray, gamma: AnyArray, beta: AnyArray, eps: float) -> F32:
         return bf16(centred)
 
 
+def _reach(rows: int, cols: int) -> NDArray[np.bool_]:
+    """[R, C]: which columns each row of a causal block sees."""
+    return np.tri(rows, cols, cols - rows, dtype=np.bool_)
+
+
 def softmax(
     acc: AnyArray,
     q_scale: AnyArray,
@@ -237,12 +242,15 @@ def softmax(
     score_scale: float,
     mask: AnyArray | None = None,
     additive: AnyArray | None = None,
+    *,
+    causal: bool = False,
 ) -> tuple[U8, I32]:
     """uint8 probabilities p [R, C] and their integer row sums l [R] from scores acc i32 [R, C].
 
     s = (f32(acc) * q_scale) * (k_scale * score_scale) (+ additive [R, C]); masked columns (mask [C] = 0) have p = 0
     and do not enter the row maximum m. T = min(rne((m - s) * 256 log2 e), 4095), p = round(255 * 2^(-T/256)). A row
-    whose maximum is not finite has p = 0 everywhere. Raises ValueError for more than MAX_KEYS columns.
+    whose maximum is not finite has p = 0 everywhere. `causal` masks column c of row r where c > r + C - R, so that the last
+    row sees all columns. Raises ValueError for more than MAX_KEYS columns.
     """
     if acc.shape[-1] > MAX_KEYS:
         raise ValueError(f"a softmax row of {acc.shape[-1]} keys exceeds {MAX_KEYS}")
@@ -253,8 +261,12 @@ def softmax(
         if additive is not None:
             scores += np.asarray(additive, np.float32)
         attended = None if mask is None else np.asarray(mask) != 0
-        seen = scores if attended is None else scores[:, attended]
-        maximum = seen.max(axis=1, initial=-np.inf)
+        if causal:
+            seen = _reach(*acc.shape)
+            attended = seen if attended is None else seen & attended
+            maximum = scores.max(axis=1, initial=-np.inf, where=attended)
+        else:
+            maximum = (scores if attended is None else scores[:, attended]).max(axis=1, initial=-np.inf)
         # No flush above: it could only move a difference that rounds to T = 0 anyway.
         distance = np.subtract(maximum[:, None], scores, out=scores)
         distance *= _LOG2E_256

@@ -2,13 +2,13 @@
 
 Every constant below is an ESTIMATE of a pipelined implementation on 6-input LUTs, derived in its comment; none is a
 synthesis result. What the model leaves out: wires between SLRs (broadcasting activations takes tokens x window x 8 of
-them per crossing), placement of blocks inside one SLR, and the difference between the SLRs' sizes.
+them per crossing), placement of blocks inside one SLR, and the difference between the SLRs' sizes in all but DSPs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 
 from hw_targets.errors import InfeasibleError
@@ -83,6 +83,7 @@ LANE_PASSES = 35.9
 # Rows of the token tile by which arrays are compared: one whose tokens do not divide it idles in the last step.
 TILE_ROWS = 32
 
+FIELDS = tuple(field.name for field in fields(Accelerator) if field.name != "cores")
 MEMORIES = ("act", "weights", "acc", "param")
 FIELD_OF = {"act": "act_bytes", "weights": "weight_bytes", "acc": "acc_bytes", "param": "param_bytes"}
 # Shares by which the memories grow, and bytes beyond which more does not help a BERT-sized model.
@@ -100,12 +101,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Violation:
-    """A ceiling that is broken; `resource` is "mean" for the mean over BRAM, URAM and DSP (numbers in per cent)."""
+    """A ceiling that is broken; `resource` is "mean" for the mean over BRAM, URAM and DSP (numbers in per cent), "slr" for
+    the DSPs of one core, which lie in one super logic region."""
 
     resource: str
     used: int
     allowed: int
     usable: int
+
+    @property
+    def name(self) -> str:
+        """The resource in words."""
+        return {"mean": "mean of BRAM, URAM and DSP", "slr": "DSP of one SLR"}.get(self.resource, self.resource.upper())
 
     @property
     def over(self) -> int:
@@ -114,6 +121,11 @@ class Violation:
     def __str__(self) -> str:
         if self.resource == "mean":
             return f"the mean use of BRAM, URAM and DSP is {self.used} %, {self.over} above the limit of {self.allowed} %"
+        if self.resource == "slr":
+            return (
+                f"DSP of one core: {self.used:,} used, {self.over:,} more than the {self.allowed:,} "
+                f"({CEILINGS['dsp']} % of {self.usable:,} in its super logic region)"
+            )
         return (
             f"{self.resource.upper()}: {self.used:,} used, {self.over:,} more than the {self.allowed:,} "
             f"({CEILINGS[self.resource]} % of {self.usable:,} usable)"
@@ -228,9 +240,17 @@ def violations(used: Resources, device: Device) -> tuple[Violation, ...]:
     return tuple(broken)
 
 
-def overshoot(used: Resources, device: Device) -> float:
-    """How far `used` is beyond the ceilings: 0 where it fits, else the sum of the excesses relative to them."""
-    return sum(violation.over / max(violation.allowed, 1) for violation in violations(used, device))
+def core_violations(a: Accelerator, device: Device) -> tuple[Violation, ...]:
+    """The ceiling that one core breaks in its super logic region, if it does; one region alone is the device itself."""
+    if device.slrs == 1:
+        return ()
+    taken, allowed = matrix_takes(a, device.dsp_kind).dsp // a.cores, device.slr_dsp * CEILINGS["dsp"] // 100
+    return (Violation("slr", taken, allowed, device.slr_dsp),) if taken > allowed else ()
+
+
+def overshoot(broken: tuple[Violation, ...]) -> float:
+    """How far beyond the ceilings: 0 where everything fits, else the sum of the excesses relative to them."""
+    return sum(violation.over / max(violation.allowed, 1) for violation in broken)
 
 
 def bill(target: Target, a: Accelerator | None = None) -> tuple[Part, ...]:
@@ -238,7 +258,12 @@ def bill(target: Target, a: Accelerator | None = None) -> tuple[Part, ...]:
     accelerator = a or target.accelerator
     logic = tuple(logic_parts(target, accelerator))
     bills = [(*logic, *memory_parts(accelerator, placement)) for placement in PLACEMENTS]
-    return min(bills, key=lambda parts: overshoot(total(parts), target.device))
+    return min(bills, key=lambda parts: overshoot(violations(total(parts), target.device)))
+
+
+def broken_by(target: Target, a: Accelerator) -> tuple[Violation, ...]:
+    """Every ceiling of the device that the accelerator breaks."""
+    return (*violations(total(bill(target, a)), target.device), *core_violations(a, target.device))
 
 
 def used(target: Target) -> Resources:
@@ -259,7 +284,7 @@ def check_cores(target: Target, cores: int | None) -> None:
 
 def check(target: Target) -> None:
     """Raise InfeasibleError, saying which resource is short and by how much, unless the target fits its device."""
-    broken = violations(used(target), target.device)
+    broken = broken_by(target, target.accelerator)
     if broken:
         raise _infeasible(target, broken)
 
@@ -288,7 +313,7 @@ def size(target: Target, asked: dict[str, int | None]) -> Accelerator:
     least: tuple[float, Accelerator] | None = None
     for array in _arrays(target, asked):
         accelerator = _smallest_memories(array, asked, target)
-        over = overshoot(total(bill(target, accelerator)), target.device)
+        over = overshoot(broken_by(target, accelerator))
         if over:
             least = (over, accelerator) if least is None or over < least[0] else least
             continue
@@ -299,7 +324,7 @@ def size(target: Target, asked: dict[str, int | None]) -> Accelerator:
         return _grow_memories(best[1], asked, target)
     assert least is not None, "at least one array is tried"
     nearest = replace(target, accelerator=least[1])
-    raise _infeasible(nearest, violations(used(nearest), target.device))
+    raise _infeasible(nearest, broken_by(nearest, nearest.accelerator))
 
 
 def _arrays(target: Target, asked: dict[str, int | None]) -> Iterator[Accelerator]:
@@ -365,26 +390,60 @@ def _grow_memories(a: Accelerator, asked: dict[str, int | None], target: Target)
     return a
 
 
+@dataclass(frozen=True)
+class Limit:
+    """What stopped the array from being faster: the faster one that misses by least, and the ceilings that it breaks."""
+
+    accelerator: Accelerator
+    broken: tuple[Violation, ...]
+
+    def __str__(self) -> str:
+        a = self.accelerator
+        ceilings = "; ".join(map(str, self.broken))
+        return (
+            f"the nearest faster array, {a.tokens} x {a.outputs} x {a.multipliers} with {a.lanes} lanes, breaks {ceilings}"
+        )
+
+
+def limit(target: Target) -> Limit | None:
+    """What binds the sizing; None where nothing faster could be asked for with what the file fixes."""
+    asked = {name: None if name in target.auto else getattr(target.accelerator, name) for name in ("cores", *FIELDS)}
+    pace = _pace(target.accelerator)
+    found: list[tuple[float, int, Limit]] = []
+    for array in _arrays(target, asked):
+        if _pace(array) < pace:
+            larger = _smallest_memories(array, asked, target)
+            broken = broken_by(target, larger)
+            if broken:
+                found.append((overshoot(broken), len(found), Limit(larger, broken)))
+    return min(found)[2] if found else None
+
+
 def explain(target: Target) -> tuple[str, ...]:
-    """Short lines: the array and who chose it, the bill, what is closest to its ceiling, what no source backs."""
+    """Short lines: the array and who chose it, the bill, what is closest to its ceiling, what bound the sizing, what no
+    source backs."""
     a = target.accelerator
     chosen = f"sized: {', '.join(target.auto)}" if target.auto else "every field is fixed by the target file"
     taken, usable = used(target).as_dict(), target.device.usable.as_dict()
     shares = {name: 100 * taken[name] / usable[name] for name in taken if usable[name]}
     tightest = max(shares, key=lambda name: shares[name] / CEILINGS[name])
     lines = [
-        f"{a.cores} cores x {a.tokens} tokens x {a.outputs} outputs x {a.multipliers} multipliers = "
-        f"{a.macs_per_cycle:,} MAC per cycle at {target.clock.mhz:g} MHz, window {a.window}, selectors {a.selector}:1, "
+        f"{a.cores} core{'s' if a.cores > 1 else ''} x {a.tokens} tokens x {a.outputs} outputs x {a.multipliers} multipliers"
+        f" = {a.macs_per_cycle:,} MAC per cycle at {target.clock.mhz:g} MHz, window {a.window}, selectors {a.selector}:1, "
         f"{a.lanes} vector lanes",
         chosen,
         *(_part_line(part) for part in bill(target)),
         "in all " + ", ".join(f"{name.upper()} {share:.0f} % of {usable[name]:,}" for name, share in shares.items()),
         f"closest to its ceiling: {tightest.upper()}, {shares[tightest]:.1f} % of at most {CEILINGS[tightest]} %",
     ]
+    bound = limit(target)
+    if bound is not None:
+        lines.append(f"bound by: {bound}")
     if target.unverified():
         lines.append("no source for: " + ", ".join(target.unverified()))
     return tuple(lines)
 
 
 def _part_line(part: Part) -> str:
-    return f"{part.name}: " + ", ".join(f"{n:,} {name.upper()}" for name, n in part.takes.as_dict().items() if n)
+    takes = ", ".join(f"{n:,} {name.upper()}" for name, n in part.takes.as_dict().items() if n)
+    return f"{part.name}: {takes or 'nothing'}"

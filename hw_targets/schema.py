@@ -57,11 +57,12 @@ class ResourceTable(Strict):
 
 
 class DeviceTable(Strict):
-    """[device]: the part, and what the die has and the shell leaves."""
+    """[device]: the part, and what the die has and the shell leaves; `slr_dsp` of the smallest SLR, where they differ."""
 
     part: str
     dsp_kind: Literal["dsp48e1", "dsp48e2"]
     slrs: PositiveCount
+    slr_dsp: PositiveCount | None = None
     die: ResourceTable
     usable: ResourceTable
 
@@ -178,7 +179,7 @@ class TargetFile(Strict):
 class CpuTable(Strict):
     """[cpu]: the vector instruction set ("host": that of the machine, its caches too) and the data caches of a core."""
 
-    isa: Literal["avx512-vnni", "avx512", "avx2", "neon", "host"]
+    isa: Literal["avx512-vbmi", "avx512-vnni", "avx512", "avx2", "neon", "host"]
     l1_bytes: PositiveCount
     l2_bytes: PositiveCount
 

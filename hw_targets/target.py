@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from hw_targets.errors import InputError
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
 UNVERIFIED = "unverified"
 
 
@@ -44,11 +44,15 @@ NO_RESOURCES = Resources(0, 0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Device:
-    """The FPGA: `die` is what the silicon has, `usable` what the shell leaves, `slrs` the super logic regions."""
+    """The FPGA: `die` is what the silicon has, `usable` what the shell leaves, `slrs` the super logic regions.
+
+    `slr_dsp` are the usable DSPs of the smallest SLR: a core lies in one.
+    """
 
     part: str
     dsp_kind: str
     slrs: int
+    slr_dsp: int
     die: Resources
     usable: Resources
 
@@ -185,7 +189,7 @@ class Target:
         """The inverse of `snapshot`, also after a round trip through JSON. Raises InputError for anything else."""
         version = data.get("snapshot_version")
         if version != SNAPSHOT_VERSION:
-            raise InputError("HPCC1310", f"target snapshot of version {version!r}, expected 1", where=where)
+            raise InputError("HPCC1310", f"target snapshot of version {version!r}, expected {SNAPSHOT_VERSION}", where=where)
         try:
             device = dict(data["device"])
             device["die"] = _build(Resources, device["die"])

@@ -16,7 +16,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +167,17 @@ def _check_program_against_map(bundle: Bundle, expanded: Sequence[Resolved], reg
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
+DIGEST_BYTES = 32
+
+
 def digest(data: bytes | memoryview) -> str:
-    return hashlib.blake2b(data, digest_size=32).hexdigest()
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """`digest` of a file's content, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).hexdigest()
 
 
 def _own_digest(manifest: Manifest) -> str:
@@ -280,7 +289,7 @@ def _expect_bundle_or_nothing(path: Path) -> None:
             return
         if _identity(path) == seen:
             message = "there is something here that is no bundle; it is left alone"
-            raise InputError("HPCC1243", message, where=str(path), hint="name another folder with -o")
+            raise InputError("HPCC1257", message, where=str(path), hint="name another folder with -o")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -349,13 +358,13 @@ def _read(path: Path, name: str) -> bytes:
         check_plain(path / name)
         return (path / name).read_bytes()
     except OSError as error:
-        raise InputError("HPCC1244", f"cannot read: {error.strerror}", where=str(path / name)) from error
+        raise InputError("HPCC1249", f"cannot read: {error.strerror}", where=str(path / name)) from error
 
 
 def check_plain(file: Path) -> None:
     """Raises InputError for what is no file: a pipe or a device has no end. What is missing raises OSError."""
     if not stat.S_ISREG(file.stat().st_mode):
-        raise InputError("HPCC1244", "cannot read: this is no file", where=str(file))
+        raise InputError("HPCC1249", "cannot read: this is no file", where=str(file))
 
 
 def _map_weights(path: Path) -> Bytes:
@@ -366,7 +375,7 @@ def _map_weights(path: Path) -> Bytes:
             return np.zeros(0, np.uint8)
         mapped: Any = np.memmap(file, np.uint8, "r")
     except OSError as error:
-        raise InputError("HPCC1244", f"cannot read: {error.strerror}", where=str(file)) from error
+        raise InputError("HPCC1249", f"cannot read: {error.strerror}", where=str(file)) from error
     return mapped
 
 

@@ -308,5 +308,5 @@ def _join(entry: TensorEntry | BorderEntry, parts: list[AnyArray], batch: int, s
         return parts[0]
     if not entry.shape or entry.shape[0] != batch:
         message = f"output {entry.name!r} of shape {entry.shape} has no axis of samples"
-        raise InputError("HPCC1255", message, hint="give exactly one compiled batch of inputs")
+        raise InputError("HPCC1258", message, hint="give exactly one compiled batch of inputs")
     return np.concatenate(parts)[:samples]

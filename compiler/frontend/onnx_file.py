@@ -134,7 +134,8 @@ class OnnxFile:
 
 
 def open_onnx(path: Path) -> OnnxFile:
-    """Open `path`. Raises InputError HPCC1001 (no such file), 1002 (not ONNX), 1003 (truncated), 1006 (bad tensor)."""
+    """Open `path`. Raises InputError: HPCC1001 no such file, 1002 no ONNX file, 1003 truncated, 1006 external data out of
+    reach, 1014 a tensor of another size, 1015 a malformed graph."""
     data = _map(path)
     digest = hashlib.sha256(data).hexdigest()
     try:
@@ -150,7 +151,7 @@ def open_onnx(path: Path) -> OnnxFile:
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir reports broken protos by many exception types
-        raise InputError("HPCC1002", f"the ONNX graph is malformed: {error}", where=str(path)) from error
+        raise InputError("HPCC1015", f"the ONNX graph is malformed: {error}", where=str(path)) from error
     _attach(model, data, path)
     return OnnxFile(path, model, digest, data)
 
@@ -165,7 +166,7 @@ def _check_text(message: Message, path: Path) -> None:
                 _check_text(item, path)
             elif isinstance(item, bytes):
                 text = f"the ONNX graph is malformed: {item!r} is no UTF-8 text"
-                raise InputError("HPCC1002", text, where=str(path), hint="copy or download it again")
+                raise InputError("HPCC1015", text, where=str(path), hint="copy or download it again")
 
 
 def _not_onnx(path: Path) -> InputError:
@@ -200,7 +201,7 @@ def _attach(model: ir.Model, data: memoryview, path: Path) -> None:
         for attribute in list(node.attributes.values()):
             if attribute.type == ir.AttributeType.UNDEFINED:
                 message = f"the ONNX graph is malformed: attribute {attribute.name!r} of node {node.name!r} has no type"
-                raise InputError("HPCC1002", message, where=str(path))
+                raise InputError("HPCC1015", message, where=str(path))
             if attribute.type != ir.AttributeType.TENSOR:
                 continue
             if isinstance(attribute.value, ir.ExternalTensor):
@@ -216,7 +217,7 @@ def _check_inline(tensor: object, path: Path) -> None:
             tensor.numpy()
         except Exception as error:  # numpy's for what does not divide, onnx's for types that it does not know
             message = f"tensor {tensor.name!r} does not hold what its type and shape need: {error}"
-            raise InputError("HPCC1006", message, where=str(path)) from error
+            raise InputError("HPCC1014", message, where=str(path)) from error
 
 
 def _is_beside(location: str) -> bool:
@@ -246,7 +247,7 @@ def _resolve(tensor: ir.ExternalTensor, path: Path, files: dict[str, memoryview]
     offset, length = tensor.offset or 0, tensor.nbytes if tensor.length is None else tensor.length
     if length != tensor.nbytes:
         message = f"tensor {tensor.name!r} holds {length} bytes, its type and shape need {tensor.nbytes}"
-        raise InputError("HPCC1006", message, where=str(path))
+        raise InputError("HPCC1014", message, where=str(path))
     if not 0 <= offset <= len(data) - length:
         where = "" if tensor.location == _MAPPED else f" {str(tensor.location)!r}"
         message = f"the external data file{where} is truncated: tensor {tensor.name!r} lies behind its end"

@@ -1,4 +1,4 @@
-"""Static shapes: `--shape` specifications, and binding them to a model's inputs.
+"""Static shapes: binding the sizes of `--shape` to a model's inputs.
 
 A symbolic dimension is bound once for the whole model: inputs that share its name share its size.
 """
@@ -13,15 +13,6 @@ import onnx_ir as ir
 from hw_targets.errors import InputError, UsageError
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """`input_ids:1x128` -> ("input_ids", (1, 128)). ONNX names may hold colons, so the last one separates."""
-    name, colon, dims = text.rpartition(":")
-    sizes = dims.split("x")
-    if not colon or not name or not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise UsageError("HPCC2021", f"cannot read the shape {text!r}", hint="write --shape NAME:1x128")
-    return name, tuple(int(size) for size in sizes)
 
 
 def bind_shapes(model: ir.Model, shapes: Shapes, where: str) -> None:

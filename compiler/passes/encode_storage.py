@@ -7,6 +7,7 @@ bytes are made when the program is emitted (`encoded_bytes`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +51,23 @@ class EncodeStoragePass(ModulePass):
                 f"the target has no storage format {self.format!r}",
                 hint=f"formats: auto, {', '.join(rates or FORMATS)}",
             )
-        for weight in _quantised_weights(op):
-            outs, ins = shape_of(weight.result)
-            pattern = pattern_of(weight.result.type)
-            ranked = rank(pattern, outs, ins, rates, bytes_per_cycle)
-            asked = [candidate for candidate in ranked if candidate.format.name == self.format]
-            _set_format(weight, (asked or ranked)[0], pattern)
+        choose_formats(op, rates, bytes_per_cycle, self.format)
+
+
+def choose_formats(
+    module: ModuleOp, rates: Mapping[str, float] | None, bytes_per_cycle: float, format: str = "auto"
+) -> None:
+    """Give every quantised weight its storage format: `format` where that can store it, else the best of those in `rates`.
+
+    `rates` are values per cycle by format name (None: all formats, without limit), `bytes_per_cycle` the memory's, 0 if
+    unknown.
+    """
+    for weight in _quantised_weights(module):
+        outs, ins = shape_of(weight.result)
+        pattern = pattern_of(weight.result.type)
+        ranked = rank(pattern, outs, ins, dict(rates) if rates is not None else None, bytes_per_cycle)
+        asked = [candidate for candidate in ranked if candidate.format.name == format]
+        _set_format(weight, (asked or ranked)[0], pattern)
 
 
 def _rates(decode: tuple[str, ...]) -> dict[str, float] | None:

@@ -30,6 +30,7 @@ from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_
 from compiler.module import main_function
 from hw_targets.isa import LOOP_LEVELS, Memory
 from hw_targets.load import load_target
+from hw_targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,20 @@ class SchedulePass(ModulePass):
     target: str = "fpga-u280"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        function = main_function(op)
-        capacity = capacities(load_target(self.target))
-        tasks, used = allocate(flatten(function.body.block), capacity)
-        pairs = assign_semaphores(tasks)
-        block = _Writer().write(roll([_item(task) for task in tasks], LOOP_LEVELS))
-        block.add_op(ReturnOp())
-        function.body.detach_block(function.body.block)
-        function.body.add_block(block)
-        function.attributes["semaphores"] = ArrayAttr([_semaphore(pair) for pair in pairs])
-        function.attributes["sizes"] = DictionaryAttr(
-            {memory.value: IntegerAttr(used.get(memory, 0), i64) for memory in Memory}
-        )
+        schedule_module(op, load_target(self.target))
+
+
+def schedule_module(module: ModuleOp, target: Target) -> None:
+    """The pass for a target that need not be a file."""
+    function = main_function(module)
+    tasks, used = allocate(flatten(function.body.block), capacities(target))
+    pairs = assign_semaphores(tasks)
+    block = _Writer().write(roll([_item(task) for task in tasks], LOOP_LEVELS))
+    block.add_op(ReturnOp())
+    function.body.detach_block(function.body.block)
+    function.body.add_block(block)
+    function.attributes["semaphores"] = ArrayAttr([_semaphore(pair) for pair in pairs])
+    function.attributes["sizes"] = DictionaryAttr({memory.value: IntegerAttr(used.get(memory, 0), i64) for memory in Memory})
 
 
 def _semaphore(pair: SemaphorePair) -> DictionaryAttr:

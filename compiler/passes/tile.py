@@ -41,7 +41,7 @@ def _extent(function: FuncOp) -> Extent:
 
 def _head_bytes(op: nn.QAttentionOp) -> int:
     _, keys, width = nn.shape_of(op.k)
-    return keys * width // op.heads.value.data
+    return keys * width // op.groups
 
 
 def _first_that_fits(function: FuncOp, target: Target, store: WeightStore) -> Block:
@@ -82,17 +82,21 @@ class TilePass(ModulePass):
     target: str = "fpga-u280"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        target = load_target(self.target)
-        function = main_function(op)
-        block = _first_that_fits(function, target, store_of(ctx, op))
-        block.add_op(ReturnOp())
-        tiled = FuncOp(function.sym_name.data, FunctionType.from_lists([], []), Region(block))
-        tiled.attributes.update(function.attributes)
-        tiled.attributes["target"] = StringAttr(self.target)
-        tiled.attributes["borders"] = ArrayAttr(
-            [*(arg.type for arg in function.body.block.args), *function.function_type.outputs]
-        )
-        assert function.parent is not None
-        function.parent.insert_op_before(tiled, function)
-        function.detach()
-        function.erase()
+        tile_module(op, load_target(self.target), store_of(ctx, op), self.target)
+
+
+def tile_module(module: ModuleOp, target: Target, store: WeightStore, name: str = "") -> None:
+    """The pass for a target that need not be a file; `name` is what later stages find it by."""
+    function = main_function(module)
+    block = _first_that_fits(function, target, store)
+    block.add_op(ReturnOp())
+    tiled = FuncOp(function.sym_name.data, FunctionType.from_lists([], []), Region(block))
+    tiled.attributes.update(function.attributes)
+    tiled.attributes["target"] = StringAttr(name or target.name)
+    tiled.attributes["borders"] = ArrayAttr(
+        [*(arg.type for arg in function.body.block.args), *function.function_type.outputs]
+    )
+    assert function.parent is not None
+    function.parent.insert_op_before(tiled, function)
+    function.detach()
+    function.erase()

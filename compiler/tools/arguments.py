@@ -9,7 +9,8 @@ from math import prod
 from hw_targets.errors import UsageError
 
 MOST_ELEMENTS = 1 << 30
-SHAPE = re.compile(r"(?P<name>.+):(?P<dims>\d+(x\d+)*)")
+SHAPE = re.compile(r"(?P<name>.+):(?P<dims>[0-9]+(x[0-9]+)*)", re.DOTALL)
+"""ONNX names may hold anything, colons too: the last one separates."""
 
 
 def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:

@@ -5,23 +5,18 @@ from __future__ import annotations
 from xdsl.dialects.builtin import ModuleOp, TensorType
 from xdsl.rewriter import Rewriter
 
-from compiler.backends.fpga.emission import program_parts
 from compiler.dialects.nn import QLinearOp
 from compiler.dialects.storage import StorageAttr, storage_attribute_of
-from compiler.pipelines import stages_between
 from compiler.sparsity.base import Dense
 from compiler.storage.formats import FORMATS
-from compiler.tools.packaging import semaphore_table
-from compiler.tools.stages import StageRunner, new_context
+from compiler.tools.variants import compile_encoded
 from compiler.weights import WeightStore
-from hw_targets.codec import expand
 from hw_targets.errors import InfeasibleError
 from hw_targets.target import Target
-from runtime.ledger import LayerCycles, attribute
-from runtime.simulator.timing import simulate_timing
+from runtime.ledger import LayerCycles
 
 
-def dense_layers(encoded: ModuleOp, target_spec: str, target: Target) -> list[LayerCycles] | None:
+def dense_layers(encoded: ModuleOp, target: Target) -> list[LayerCycles] | None:
     """Cycles by layer with dense weights, with the same attribution; None if the dense model does not fit the target.
 
     `encoded` is the module after `encode`; it is not changed. No weight is read: cycles depend on shapes and formats.
@@ -33,11 +28,7 @@ def dense_layers(encoded: ModuleOp, target_spec: str, target: Target) -> list[La
             type = op.weight.type
             if isinstance(type.encoding, StorageAttr) and type.encoding != dense:
                 Rewriter.replace_value_with_new_type(op.weight, TensorType(type.element_type, type.get_shape(), dense))
-    runner = StageRunner(new_context(WeightStore()), target_spec, "dense")
     try:
-        runner.run(module, stages_between(target.kind, "encode", "emit"))
+        return compile_encoded(module, WeightStore(), target).layers
     except InfeasibleError:
         return None
-    parts = program_parts(module)
-    timing = simulate_timing(expand(parts.instructions), semaphore_table(parts), target)
-    return attribute(timing, [node.layer for node in parts.nodes])

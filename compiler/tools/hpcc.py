@@ -75,6 +75,7 @@ def build_parser() -> Parser:
     output.add_argument("--print-pipeline", action="store_true", help="print the passes of every stage and stop")
     output.add_argument("--list-targets", action="store_true", help="list the shipped targets and stop")
     output.add_argument("--list-layers", action="store_true", help="list the model's layers by role and stop")
+    output.add_argument("--explain", metavar="CODE", help="say what the error of a code means, as HPCC1004, and stop")
     output.add_argument("--json", action="store_true", help="print results as JSON")
     output.add_argument("-v", "--verbose", action="store_true", help="say more")
     output.add_argument("-q", "--quiet", action="store_true", help="print errors only")
@@ -112,6 +113,11 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.list_targets:
         return _list_targets(as_json=options.json)
+    if options.explain is not None:
+        from hw_targets.error_catalogue import explain
+
+        print(explain(options.explain).text())
+        return 0
     if options.print_pipeline:
         return _print_pipeline(options)
     if options.model is None:

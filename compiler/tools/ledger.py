@@ -14,16 +14,15 @@ from compiler.dialects.storage import StorageAttr
 from compiler.passes.sparsify import PRUNABLE, pruning_summary
 from compiler.sparsity.base import Dense, Pattern
 from compiler.storage.choose import rank
+from compiler.tools.helps import MATRIX_SHARE, help_of
 from compiler.tools.report import EXPLANATIONS, LayerPart, Reason
 from hw_targets.extents import layout_of
 from hw_targets.isa import MatrixMode
 from hw_targets.target import Accelerator, Target
-from hw_targets.timing import cost, matrix_macs
+from hw_targets.timing import cost, matrix_macs, transfer
 from runtime.ledger import Cause, LayerCycles
 from runtime.program import Program
 
-MATRIX_SHARE = 0.5
-"""From this share of a layer's cycles on, MATRIX itself is what binds it."""
 IMBALANCED = 1.1
 """From this ratio to its balanced minimum on, a layer's steps are what its busiest rows make them."""
 
@@ -53,6 +52,13 @@ class _Work:
     balanced_steps: int = 0
     loads: int = 0
     weight_bytes_loaded: int = 0
+    memory_cycles: int = 0
+    decoding_cycles: int = 0
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the decoder of its weights is slower than the memory that they come from."""
+        return self.decoding_cycles > self.memory_cycles
 
     @property
     def weights(self) -> Literal["", "resident", "streamed"]:
@@ -109,6 +115,9 @@ def _work(program: Program) -> dict[str, _Work]:
         if instruction.name == "load.weights":
             work.loads += 1
             work.weight_bytes_loaded += instruction.integer("stored_bytes")
+            moved = transfer(instruction, program.target)
+            work.memory_cycles += moved.memory
+            work.decoding_cycles += moved.busy
         elif instruction.name == "matrix.multiply":
             dense, executed = matrix_macs(instruction)
             work.macs_dense += dense
@@ -125,6 +134,7 @@ def layer_rows(
     program: Program, encoded: ModuleOp | None, dense: Sequence[LayerCycles] | None, asked: Pattern | None
 ) -> tuple[LayerPart, ...]:
     """The ledger in program order; its cycles add up to the program's."""
+    array = program.target.accelerator
     weights = weights_by_layer(encoded, program.target)
     work = _work(program)
     dense_cycles = {entry.layer: entry.total for entry in dense} if dense is not None else {}
@@ -134,7 +144,7 @@ def layer_rows(
         done = work.get(entry.layer, _Work())
         weight = weights.get(entry.layer)
         if_dense = dense_cycles.get(entry.layer, 0) if dense is not None else None
-        reason = reason_of(entry, weight, asked, program.target.accelerator, done.imbalance)
+        reason = reason_of(entry, weight, asked, array, done.imbalance)
         rows.append(
             LayerPart(
                 name=entry.layer,
@@ -158,6 +168,12 @@ def layer_rows(
                 bound=entry.bound.value,
                 reason=reason,
                 explanation=EXPLANATIONS[reason],
+                help=help_of(
+                    entry,
+                    reason,
+                    decoding=done.decoding,
+                    full_windows=weight is not None and _kept_per_window(weight, array) > array.multipliers,
+                ),
             )
         )
     return tuple(rows)
@@ -205,5 +221,12 @@ def _matrix_reason(weight: Weight, accelerator: Accelerator) -> Reason:
     unit = fields["window"] or fields["m"]
     if plan.ins % unit:
         return Reason.UNEVEN_K
-    kept_per_window = (fields["keep"] or accelerator.window) * fields["n"] / fields["m"]
-    return Reason.WINDOW if kept_per_window < accelerator.multipliers else Reason.FULL
+    return Reason.WINDOW if _kept_per_window(weight, accelerator) < accelerator.multipliers else Reason.FULL
+
+
+def _kept_per_window(weight: Weight, accelerator: Accelerator) -> float:
+    """Weights that a row keeps of one window, on average."""
+    fields = weight.plan.pattern_fields
+    if fields.get("kept"):
+        return accelerator.window * fields["kept"] / (weight.plan.outs * weight.plan.ins)
+    return (fields["keep"] or accelerator.window) * fields["n"] / fields["m"]

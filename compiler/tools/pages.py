@@ -10,7 +10,7 @@ from typing import Any
 
 from compiler.tools import supported_ops
 from compiler.tools.report import schemas
-from hw_targets import docs, isa_docs, schema
+from hw_targets import docs, error_catalogue, isa_docs, schema
 
 FOLDER = Path(__file__).parents[2] / "docs"
 
@@ -20,6 +20,7 @@ def _text(document: dict[str, Any]) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "ERRORS.md": error_catalogue.page,
     "ISA.md": isa_docs.render,
     "SUPPORTED_OPS.md": supported_ops.page,
     "TARGETS.md": docs.page,

@@ -55,6 +55,35 @@ EXPLANATIONS: dict[Reason, str] = {
 }
 
 
+class Help(StrEnum):
+    """The one change that would make a layer faster."""
+
+    PATTERN = "a pattern"
+    SPARSER = "a sparser pattern"
+    SELECTORS = "wider selectors"
+    NARROW = "fewer multipliers a row"
+    TOKENS = "fewer outputs a pass"
+    ARRAY = "a larger array"
+    LANES = "more lanes"
+    BANDWIDTH = "more bandwidth"
+    DECODER = "a faster decoder"
+    BATCH = "more tokens per batch"
+
+
+HELPS: dict[Help, str] = {
+    Help.PATTERN: "MATRIX multiplies every weight; with nm or hp it would skip zeros (`--sparsity hp:0.75`)",
+    Help.SPARSER: "MATRIX is busy and skips what the pattern leaves out; one that keeps less leaves it less to do",
+    Help.SELECTORS: "with selectors as wide as the window any multiplier serves any input of it, at 2 LUTs an input",
+    Help.NARROW: "a step has more multipliers a row than the window has kept inputs; half of them, for twice the rows",
+    Help.TOKENS: "a pass computes more outputs than the matrix has; half of them, for twice the tokens",
+    Help.ARRAY: "MATRIX is busy with what no pattern takes away; more outputs a pass would do more of it at a time",
+    Help.LANES: "MATRIX waits for VECTOR; twice the lanes would halve its passes",
+    Help.BANDWIDTH: "MATRIX waits for bytes from DRAM",
+    Help.DECODER: "MATRIX waits for weights, and those for LOAD's decoder; more values a cycle would bring them sooner",
+    Help.BATCH: "MATRIX waits for results under way; with more tokens in a batch others are there to work on",
+}
+
+
 class ModelPart(Form):
     name: str
     sha256: str
@@ -90,6 +119,16 @@ class RooflinePart(Form):
     memory_ms: float
     bound_ms: float
     attained: float
+
+
+class UnitPart(Form):
+    """What a unit did in the cycles of a batch; the four add up to all of them. `semaphore`: it waits for a signal or for
+    its own results; `memory`: for the off-chip memory; `idle`: it has nothing to do."""
+
+    busy: int
+    semaphore: int
+    memory: int
+    idle: int
 
 
 class ResourcePart(Form):
@@ -145,6 +184,8 @@ class LayerPart(Form):
     bound: str
     reason: Reason
     explanation: str
+    help: Help
+    """The change that would make this layer faster."""
 
 
 class HostOpPart(Form):
@@ -168,6 +209,7 @@ class Report(Form):
     instructions: int
     instructions_executed: int
     busy: dict[str, int]
+    units: dict[str, UnitPart]
     roofline: RooflinePart
     resources: dict[str, ResourcePart]
     memory: MemoryPart

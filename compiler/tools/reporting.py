@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -83,6 +83,7 @@ def build_report(
         instructions=len(program.bundle.instructions),
         instructions_executed=len(program.bundle.expanded),
         busy={queue.value: timing.busy[queue] for queue in Queue},
+        units={unit.value: forms.UnitPart(**asdict(cycles)) for unit, cycles in timing.units.items()},
         roofline=forms.RooflinePart(
             matrix_ms=roof.matrix_ms,
             vector_ms=roof.vector_ms,
@@ -113,6 +114,10 @@ def ledger_problem(report: forms.Report) -> str:
     total = sum(layer.cycles for layer in report.layers)
     if total != report.cycles:
         return f"the layers' cycles add up to {total}, the program takes {report.cycles}"
+    for unit, part in report.units.items():
+        parts = (part.busy, part.semaphore, part.memory, part.idle)
+        if sum(parts) != report.cycles or min(parts) < 0 or part.busy != report.busy[unit]:
+            return f"the cycles of {unit} are {parts}, which is no division of the program's {report.cycles}"
     if report.roofline.attained > 1 + 1e-9:
         return f"{report.cycles} cycles are fewer than the busiest unit needs ({report.roofline.attained:.3f} of its bound)"
     return ""

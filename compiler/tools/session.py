@@ -373,7 +373,7 @@ class Session:
         """The yardstick of the ledger: the program itself where nothing is pruned."""
         if self.encoded is None or not any(layer.zeros for layer in pruning_summary(self.encoded).layers):
             return program.layers()
-        return dense_layers(self.encoded, self.options.target, self.target)
+        return dense_layers(self.encoded, self.target)
 
     def _simulate(self, program: Program, run: RunFacts) -> Mapping[str, Array]:
         """The outputs of every sample, compared with the integer reference and with ONNX Runtime."""

@@ -11,7 +11,9 @@ from rich.table import Table
 
 from compiler.tools.report import (
     EXPLANATIONS,
+    HELPS,
     DamagePart,
+    Help,
     InputsPart,
     PruningPart,
     Reason,
@@ -19,6 +21,9 @@ from compiler.tools.report import (
     RunReport,
     VerifyPart,
 )
+
+HELPS_TOLD = 2
+"""Changes that the summary names; report.json has one for every layer."""
 
 CPU_STEPS = ("import", "fuse", "sparsify", "tile", "print", "build", "run", "verify")
 STEPS = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit", "simulate", "verify")
@@ -86,6 +91,12 @@ def _say_latency(console: Console, report: Report, run: RunReport) -> None:
         f"  bound      matrix {roof.matrix_ms:.3f}, vector {roof.vector_ms:.3f}, memory {roof.memory_ms:.3f} ms:"
         f" {roof.attained:.0%} of the best possible attained"
     )
+    shares = ", ".join(
+        f"{unit} {part.busy / max(report.cycles, 1):.0%} busy ({part.semaphore / max(report.cycles, 1):.0%} waiting)"
+        for unit, part in report.units.items()
+        if unit in ("matrix", "vector")
+    )
+    say(f"  units      {shares}, load {report.units['load'].busy / max(report.cycles, 1):.0%} busy")
     memory = report.memory
     say(
         f"  weights    {size_text(memory.weights_dense_bytes)} dense int8 -> {size_text(memory.weights_stored_bytes)} stored"
@@ -159,7 +170,9 @@ def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
     ):
         table.add_column(title, justify="right" if right else "left", no_wrap=True)
     reasons: dict[Reason, None] = {}
+    helps: dict[Help, int] = {}
     for layer in report.layers:
+        helps[layer.help] = helps.get(layer.help, 0) + layer.cycles
         if not layer.macs_dense and not verbose and layer.cycles < report.cycles // 100:
             continue
         reasons[layer.reason] = None
@@ -187,6 +200,9 @@ def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
     console.print(table)
     for reason in reasons:
         console.print(f"  [dim]{reason.value}: {EXPLANATIONS[reason]}[/]")
+    for help, cycles in sorted(helps.items(), key=lambda item: -item[1])[:HELPS_TOLD]:
+        share = cycles / max(report.cycles, 1)
+        console.print(f"  [dim]{help.value} would help where {share:.0%} of the cycles go: {HELPS[help]}[/]")
     console.print()
 
 

@@ -40,8 +40,9 @@ class Event:
     """One executed instruction in cycles: it occupies its queue from `start` to `end`, its result is complete at
     `done`.
 
-    `cause` is what it started after, `blocker` the event that it waited for (-1: the dispatch, or the off-chip
-    memory).
+    It stood at the head of its queue from `head` on, and what it waited for was there at `ready`: it started then,
+    unless the off-chip memory was taken. `cause` is what it started after, `blocker` the event that it waited for (-1:
+    the dispatch, or the off-chip memory). `after` are the events whose signals it consumed.
     """
 
     index: int
@@ -53,6 +54,31 @@ class Event:
     done: int
     cause: Wait
     blocker: int
+    head: int
+    ready: int
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class UnitCycles:
+    """The cycles of one unit: every one of a run is exactly one of these.
+
+    `semaphore`: the instruction at the head of the queue waits for signals, or for results that its own unit has under
+    way; `memory`: it waits for the off-chip memory; `idle`: the queue is empty.
+    """
+
+    busy: int
+    semaphore: int
+    memory: int
+    idle: int
+
+    @property
+    def total(self) -> int:
+        return self.busy + self.semaphore + self.memory + self.idle
+
+
+UNITS = (Queue.LOAD, Queue.MATRIX, Queue.VECTOR, Queue.STORE)
+"""The queues that do work; CONTROL hands it out."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +96,22 @@ class Timing:
     bytes_stored: int
     macs_dense: int
     macs_executed: int
+
+    @property
+    def units(self) -> dict[Queue, UnitCycles]:
+        """What every unit did in every cycle; each of them adds up to `total`."""
+        busy, semaphore, memory = (dict.fromkeys(UNITS, 0) for _ in range(3))
+        for event in self.events:
+            if event.queue in busy:
+                busy[event.queue] += event.end - event.start
+                semaphore[event.queue] += event.ready - event.head
+                memory[event.queue] += event.start - event.ready
+        return {
+            unit: UnitCycles(
+                busy[unit], semaphore[unit], memory[unit], self.total - busy[unit] - semaphore[unit] - memory[unit]
+            )
+            for unit in UNITS
+        }
 
 
 @dataclass
@@ -138,7 +180,9 @@ class _Clock:
 
     def execute(self, instruction: Resolved) -> None:
         queue = self.queues[instruction.queue]
-        start, cause, blocker = self._ready(instruction, queue)
+        after: list[int] = []
+        start, cause, blocker, head = self._ready(instruction, queue, after)
+        ready = start
         steps = self.residents.execute(instruction)
         if instruction.queue in (Queue.LOAD, Queue.STORE):
             begins, occupied = self._transfer(instruction, start)
@@ -161,6 +205,9 @@ class _Clock:
                 done,
                 cause,
                 blocker,
+                head,
+                ready,
+                tuple(after),
             )
         )
         queue.free, queue.done, queue.last = end, done, number
@@ -173,11 +220,13 @@ class _Clock:
             dense, executed = matrix_macs(instruction)
             self.macs = (self.macs[0] + dense, self.macs[1] + executed)
 
-    def _ready(self, instruction: Resolved, queue: _QueueState) -> tuple[int, Wait, int]:
-        """(cycle, cause, blocker) of the last thing that the instruction waits for, memory apart."""
+    def _ready(self, instruction: Resolved, queue: _QueueState, after: list[int]) -> tuple[int, Wait, int, int]:
+        """(cycle, cause, blocker) of the last thing that the instruction waits for, memory apart, and when it came to the
+        head of its queue. The events whose signals it takes are put into `after`."""
         start, cause, blocker = self._dispatch(instruction, queue), Wait.DISPATCH, -1
         if queue.free > start:
             start, cause, blocker = queue.free, Wait.QUEUE, queue.last
+        head = start
         for time, event in self._interlocks(instruction, queue, start):
             if time > start:
                 start, cause, blocker = time, Wait.INTERLOCK, event
@@ -187,6 +236,7 @@ class _Clock:
             state.waits += 1
             if matched >= 0:
                 time, event = state.signals[matched]
+                after.append(event)
                 if time > start:
                     start, cause, blocker = time, Wait.SEMAPHORE, event
         if instruction.name == "control.halt":
@@ -195,7 +245,7 @@ class _Clock:
                 start, cause, blocker = last.done, Wait.QUEUE, last.last
         if instruction.queue is Queue.CONTROL:
             self.dispatched = start
-        return start, cause, blocker
+        return start, cause, blocker, head
 
     def _dispatch(self, instruction: Resolved, queue: _QueueState) -> int:
         """When CONTROL hands the instruction over: one a cycle, once its queue has room."""

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.workloads import l3_model
-from hw_targets.catalogue import target_files
+from hw_targets.catalogue import list_targets, target_files
 from hw_targets.isa import StorageCode
 from hw_targets.layout import STORAGE_CODES
 from runtime.program import Program
 from tests.e2e.harness import hpcc, read_json
 from tests.graphs import Encoder, write
 
-BOARDS = sorted(target_files())
+BOARDS = [name for name, kind, _ in list_targets() if kind == "fpga"]
 SPECS = ["dense", "nm:2:4", "hp:0.75", "block:4x1:0.75", "unstructured:0.75"]
 UNBALANCED = ["block:4x1:0.75", "unstructured:0.75"]
 MODEL = Encoder(hidden=96, heads=4, intermediate=208, layers=1, head="pooler")
@@ -47,6 +47,18 @@ def test_weights_that_do_not_fit_stream_in_parts(spec: str, tmp_path: Path) -> N
         loads = [i for i in Program.load(tmp_path / "out.hpcc").bundle.expanded if i.name == "load.weights"]
         sparse = [i for i in loads if STORAGE_CODES[i.integer("format")] is not StorageCode.DENSE]
         assert len({i.integer("kept") for i in sparse}) > len(rows)
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_every_board_computes_the_bits_of_the_reference(board: str, tmp_path: Path) -> None:
+    bundle = tmp_path / "out.hpcc"
+    model = write(Encoder(hidden=64, heads=2, intermediate=128, layers=1, head="pooler"), tmp_path / "m.onnx")
+    done = hpcc(model, "--target", board, "--sparsity", "hp:0.75", "-q", "-o", bundle)
+    assert (done.status, done.out, done.err) == (0, "", "")
+    assert read_json(bundle / "run.json")["verify"]["bit_exact"]
+    report = read_json(bundle / "report.json")
+    assert {layer["format"] for layer in report["layers"] if layer["pattern"].startswith("hp:")} == {"hp_mark"}
+    assert report["roofline"]["attained"] <= 1
 
 
 @pytest.mark.slow

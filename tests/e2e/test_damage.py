@@ -256,7 +256,7 @@ def judge(done: Done) -> bool:
     assert done.status == 1, (done.status, done.err)
     assert len(said) == 1, done.err
     assert re.search(r"error: .* \[HPCC\d{4}\]$", said[0]), said[0]
-    assert "HPCC5900" not in said[0], said[0]
+    assert "HPCC1900" not in said[0], said[0]
     assert NAMED.search(said[0]), said[0]
     event(said[0][-9:])
     return False

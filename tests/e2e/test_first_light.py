@@ -23,6 +23,7 @@ from runtime.bundle import Bundle
 from runtime.cli import main_objdump, main_run
 from runtime.program import Program
 from tests.e2e.harness import SENTENCES, TARGET, Done, call, compiled, hpcc, python, read_json
+from tests.unit.test_trace import check_trace
 
 Array = NDArray[Any]
 
@@ -196,19 +197,14 @@ def test_the_files_obey_their_schemas(pruned: Lit, dense: Lit) -> None:
 
 
 def test_the_trace_is_the_report(pruned: Lit) -> None:
-    trace = read_json(pruned.bundle / "trace.json")
-    rows = {event["tid"]: event["args"]["name"].lower() for event in trace["traceEvents"] if event["ph"] == "M"}
-    boxes = [event for event in trace["traceEvents"] if event["ph"] == "X"]
-    report = pruned.report
-    busy = dict.fromkeys(rows.values(), 0)
-    for box in boxes:
-        assert box["cat"] == rows[box["tid"]]
-        busy[rows[box["tid"]]] += box["args"]["end"] - box["args"]["cycle"]
-    assert busy == {queue: cycles for queue, cycles in report["busy"].items() if queue != "control"}
-    assert max(box["args"]["done"] for box in boxes) <= report["cycles"]
-    for queue in rows:  # a queue executes one instruction at a time
-        own = sorted((box["args"]["cycle"], box["args"]["end"]) for box in boxes if box["tid"] == queue)
-        assert all(first[1] <= second[0] for first, second in zip(own, own[1:], strict=False))
+    program = Program.load(pruned.bundle)
+    text = (pruned.bundle / "trace.json").read_text(encoding="utf-8")
+    phases = check_trace(text, program.timing(), program.target.clock.mhz)
+    busy = dict.fromkeys((queue for queue in pruned.report["busy"] if queue != "control"), 0)
+    for box in phases["X"]:
+        busy[box["cat"]] += box["args"]["end"] - box["args"]["cycle"]
+    assert busy == {queue: cycles for queue, cycles in pruned.report["busy"].items() if queue != "control"}
+    assert max(box["args"]["done"] for box in phases["X"]) <= pruned.report["cycles"]
 
 
 def test_objdump_shows_every_instruction_with_its_onnx_node(pruned: Lit) -> None:

@@ -12,7 +12,7 @@ from compiler.backends.fpga.weights import WeightPlan
 from compiler.sparsity.patterns import Pattern, parse_pattern
 from compiler.tools import summary
 from compiler.tools.ledger import Weight, reason_of
-from compiler.tools.report import EXPLANATIONS, LayerPart, Reason
+from compiler.tools.report import EXPLANATIONS, HELPS, Help, LayerPart, Reason
 from hw_targets.isa import MatrixMode, Queue
 from hw_targets.load import load_target
 from runtime.ledger import CAUSE_OF, Cause, LayerCycles
@@ -123,6 +123,12 @@ def test_the_page_lists_the_reasons() -> None:
     documented = {reason: cells[0] for reason, cells in table("Reasons").items()}
     assert documented == {reason.value: text for reason, text in EXPLANATIONS.items()}
     assert set(EXPLANATIONS) == set(Reason)
+
+
+def test_the_page_lists_what_helps() -> None:
+    documented = {help: cells[0] for help, cells in table("What would help").items()}
+    assert documented == {help.value: text for help, text in HELPS.items()}
+    assert set(HELPS) == set(Help)
 
 
 def test_the_page_lists_the_causes() -> None:

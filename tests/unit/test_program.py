@@ -72,7 +72,7 @@ def test_only_a_bundle_is_replaced(saved: Path, tmp_path: Path, data: LinearData
     for path in (other, other / "thesis.tex"):
         with pytest.raises(InputError, match="no bundle") as caught:
             save_bundle(linear_bundle(data), path)
-        assert caught.value.code == "HPCC1243"
+        assert caught.value.code == "HPCC1257"
     assert (other / "thesis.tex").read_text() == "years of work"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["linear.hpcc", "papers"]
 

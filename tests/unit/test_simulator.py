@@ -268,7 +268,12 @@ def test_out_f32_is_not_rounded() -> None:
 BUSY = """
 vector.finish acc=0x0:80 row_scale=0x0:8 columns=0x0:64 residual=0x100:40 out=0x400:48 codes=0x800:20 scale=0x900:16 \
 rows=3 cols=16 group=8 norm=1
+vector.finish acc=0x0:80 row_scale=0x0:8 columns=0x0:64 gate=0x100:40 codes=0x800:20 scale=0x900:16 rows=3 cols=16 \
+group=8 norm=rms
 vector.softmax acc=0x0:40 row_scale=0x0:8 col_scale=0x40:12 mask=0x100 p=0x200:16 l=0x300 rows=4 cols=10 score_scale=1.0
+vector.softmax acc=0x0:40 row_scale=0x0:8 col_scale=0x40:12 p=0x200:16 l=0x300 rows=4 cols=10 score_scale=1.0 causal=1
+vector.heads x=0x0:40 columns=0x0:32 table=0x200:24 out=0x400:48 codes=0x800:20 scale=0x900:16 rows=3 cols=16 \
+group=8 turned=6
 vector.context acc=0x0:80 l=0x0 v_scale=0x40 out=0x100:40 rows=3 cols=16
 vector.quantize x=0x0:40 codes=0x100:30 codes_in_weights=1 scale=0x200:12 rows=3 cols=16 group=8
 vector.quantize_columns x=0x0:40 mask=0x100 codes=0x200:9 scale=0x300 rows=5 cols=12

@@ -36,6 +36,7 @@ LAYER = forms.LayerPart(
     bound="matrix",
     reason=Reason.FULL,
     explanation=EXPLANATIONS[Reason.FULL],
+    help=forms.Help.SPARSER,
 )
 SMALL = LAYER.model_copy(
     update={"name": "inputs", "op": "transfer", "macs_dense": 0, "cycles": 2, "reason": Reason.NO_WEIGHTS}
@@ -54,6 +55,7 @@ def a_report(**changes: Any) -> forms.Report:
         "instructions": 10,
         "instructions_executed": 20,
         "busy": {},
+        "units": {u: forms.UnitPart(busy=6, semaphore=2, memory=1, idle=1) for u in ("load", "matrix", "vector", "store")},
         "roofline": forms.RooflinePart(matrix_ms=0.4, vector_ms=0.1, memory_ms=0.1, bound_ms=0.4, attained=0.8),
         "resources": {"dsp": forms.ResourcePart(used=1, usable=2)},
         "memory": forms.MemoryPart(

@@ -137,6 +137,46 @@ def test_a_snapshot_may_hold_what_a_file_may() -> None:
     assert refused == set(POWERS_OF_TWO)
 
 
+BOARDS = [name for name, kind, _ in list_targets() if kind == "fpga"]
+DESIGNED = "u280 u250 u200 u50 u55c vcu118 vu13p zcu102 zcu104 kv260 pynq-z2"
+
+
+def test_every_board_of_the_design_ships() -> None:
+    assert set(BOARDS) >= {f"fpga-{name}" for name in DESIGNED.split()}
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_a_board_uses_most_of_its_dsps_or_says_what_binds(name: str) -> None:
+    """60 % of the usable DSPs, lanes counted, or LUTs or block RAMs are what a faster array would not have had."""
+    target = load_target(name)
+    dsp = target.resources()["dsp"]
+    bound = resources.limit(target)
+    named = {violation.resource for violation in bound.broken} if bound else set()
+    assert dsp["used"] >= 0.6 * dsp["usable"] or named & {"lut", "bram", "uram"}
+    if "tokens" in target.auto:
+        assert any(line.startswith("bound by: the nearest faster array") for line in target.explain())
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_usable_is_part_of_the_die_and_every_number_names_where_it_is_from(name: str) -> None:
+    target = load_target(name)
+    die = target.device.die.as_dict()
+    assert all(count <= die[resource] for resource, count in target.device.usable.as_dict().items())
+    assert all(source for _, source in target.sources)
+    known = dict(target.sources)
+    assert all(known[f"device.die.{resource}"] != "unverified" for resource in die)
+
+
+def test_a_core_keeps_to_its_region() -> None:
+    """The middle region of the U200 has half of the DSPs: cores are as large as that one takes."""
+    target = load_target("fpga-u200")
+    a = target.accelerator
+    assert a.macs_per_cycle // 2 // a.cores <= 0.8 * 1320
+    text = (FOLDER / "fpga-u200.toml").read_text().replace('tokens = "auto"', "tokens = 16")
+    with pytest.raises(InfeasibleError, match="DSP of one core: 2,048 used, 992 more than the 1,056"):
+        parse_target(text.replace('outputs = "auto"', "outputs = 32"), where="t.toml")
+
+
 def test_a_target_is_frozen(u280: Target) -> None:
     with pytest.raises(FrozenInstanceError):
         u280.accelerator.lanes = 1  # pyright: ignore[reportAttributeAccessIssue]
