@@ -40,7 +40,7 @@ from compiler.frontend.quantised import take_out_quantisation
 from compiler.frontend.rewrite import REASON
 from compiler.frontend.shapes import Shapes, bind_shapes
 from compiler.frontend.widen import widen
-from compiler.sparsity.base import METADATA_KEY
+from compiler.sparsity.base import METADATA_KEY, METADATA_LAYERS_KEY
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
 
@@ -232,9 +232,9 @@ def import_onnx(path: Path, shapes: Shapes, prepare: Callable[[ir.Model], None] 
     _require_shapes(model, results, where)
     block.add_ops([*state.constants, *state.ops, ReturnOp(*results)])
     module = _module(model, block, results)
-    named = model.metadata_props.get(METADATA_KEY)
-    if named:
-        module.attributes[METADATA_KEY] = StringAttr(named)
+    for key in (METADATA_KEY, METADATA_LAYERS_KEY):
+        if named := model.metadata_props.get(key):
+            module.attributes[key] = StringAttr(named)
     _verify(module, where)
     parameters = _parameters(state.store)
     return Imported(module, state.store, Path(path).stem, source.sha256, parameters, model, Path(path), tuple(notes))

@@ -52,14 +52,16 @@ class Moments:
         return np.diagonal(self.gram)
 
 
-def damped(gram: Float64) -> Float64:
-    """H with DAMPING times its mean diagonal added: inputs that are always 0 get a curvature too, and stay uncoupled.
-
-    Where nothing but zeros came in, the identity: what is left is magnitude.
-    """
+def damping(gram: Float64) -> float:
+    """What is added to the diagonal; where nothing but zeros came in, 1, so that H is the identity."""
     level = DAMPING * float(np.mean(np.diagonal(gram)))
+    return level if level > 0 else 1.0
+
+
+def damped(gram: Float64) -> Float64:
+    """H with its damping: inputs that are always 0 get a curvature too, and stay uncoupled."""
     result = gram.copy()
-    result[np.diag_indices_from(result)] += level if level > 0 else 1.0
+    result[np.diag_indices_from(result)] += damping(gram)
     return result
 
 
@@ -79,12 +81,13 @@ class Curvature:
 
     h: Float64
     factor: Float64
-    gram_corner: float
+    level: float
+    """The damping: what was added to the diagonal."""
 
     @classmethod
     def of(cls, moments: Moments) -> Curvature:
         h = damped(moments.gram)
-        return cls(h, inverse_factor(h), float(moments.gram[0, 0]))
+        return cls(h, inverse_factor(h), damping(moments.gram))
 
 
 def corrected(w: Matrix, curvature: Curvature, products: Float64) -> Float64:
@@ -92,13 +95,10 @@ def corrected(w: Matrix, curvature: Curvature, products: Float64) -> Float64:
 
     The damping pulls towards W, so that inputs which say little change little.
     """
-    level = float(curvature.h[0, 0] - curvature.gram_corner)
-    return ((products + level * w) @ curvature.factor.T) @ curvature.factor
+    return ((products + curvature.level * w) @ curvature.factor.T) @ curvature.factor
 
 
-def reconstruct(
-    w: Matrix, curvature: Curvature, pattern: Pattern, rounded: Rounding | None = None
-) -> tuple[Float64, Mask]:
+def reconstruct(w: Matrix, curvature: Curvature, pattern: Pattern, rounded: Rounding | None = None) -> tuple[Float64, Mask]:
     """The V[out, in] that obeys `pattern` and keeps V X close to W X, and the mask it was chosen with.
 
     What rounding does to one column is made up for in the later ones. Raises InputError for a W that is not finite.

@@ -33,11 +33,9 @@ def build_parser() -> Parser:
     what.add_argument(
         "--pattern",
         metavar="SPEC",
-        help="nm:2:4, hp:0.75, hp:rows=64,window=32,keep=24,fine=2:4, block:4x1:0.75, unstructured:0.9; numbers are sparsity",
+        help="nm:2:4, hp:0.75, hp:rows=64,window=32,keep=24,fine=2:4, block:4x1:0.75, unstructured:0.9; numbers are zeros",
     )
-    what.add_argument(
-        "--recipe", metavar="FILE", help="patterns layer by layer: TOML, or SparseML's YAML (docs/RECIPES.md)"
-    )
+    what.add_argument("--recipe", metavar="FILE", help="patterns layer by layer: TOML, or SparseML's YAML (docs/RECIPES.md)")
     what.add_argument("--target", metavar="NAME|FILE.toml", help="resolves hp:S for this target (default: FPGAs)")
     what.add_argument(
         "--scope",

@@ -59,7 +59,8 @@ class Calibration:
         names = names_of(function, "input_names")
         constants: dict[SSAValue, Array] = {}
         values: list[dict[SSAValue, Array]] = [
-            {argument: batch.inputs[name] for name, argument in zip(names, block.args, strict=True)} for batch in self.batches
+            {argument: batch.inputs[name] for name, argument in zip(names, block.args, strict=True)}
+            for batch in self.batches
         ]
         self._values = values
         left = {value: len(list(value.uses)) for op in block.ops for value in op.operands}
@@ -140,3 +141,23 @@ def real_rows(value: Array, real: Array) -> Array:
     if len(rows) % len(samples) == 0:
         return rows[np.repeat(samples, len(rows) // len(samples))]
     return rows
+
+
+def products_of(first: Iterator[Array], second: Iterator[Array]) -> Array:
+    """X^T Y over the rows of all batches, in float64."""
+    total: Array | None = None
+    for x, y in zip(first, second, strict=True):
+        product = (x.T @ y).astype(np.float64)
+        total = product if total is None else total + product
+    assert total is not None
+    return total
+
+
+def residual_products(op: LinearOp, dense: Calibration, pruned: Calibration, inputs: Sequence[Array]) -> Array | float:
+    """Products of what the residual stream has lost with the linear's inputs, [out, in]: a linear whose result is added to
+    the stream can give it back. 0 where nothing is added."""
+    had, has = dense.residual(op), pruned.residual(op)
+    if had is None or has is None:
+        return 0.0
+    lost = (a - b for a, b in zip(dense.rows(had), pruned.rows(has), strict=True))
+    return products_of(lost, pruned.rows(inputs))

@@ -100,7 +100,8 @@ class ModelFile:
         del model.metadata_props[:]
         model.metadata_props.extend(kept)
         for key, value in metadata.items():
-            model.metadata_props.add(key=key, value=value)
+            if value:  # an empty one takes out what the model said
+                model.metadata_props.add(key=key, value=value)
         onnx.save(model, str(folder / name))
 
 

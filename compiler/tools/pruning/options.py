@@ -59,7 +59,9 @@ class PruneOptions:
         if self.pattern is None and self.recipe is None:
             raise UsageError("HPCC2244", "no pattern given", hint="--pattern nm:2:4, or --recipe FILE.toml")
         if self.pattern is not None and self.recipe is not None:
-            raise UsageError("HPCC2245", "--pattern and --recipe exclude each other", hint="write the pattern into the recipe")
+            raise UsageError(
+                "HPCC2245", "--pattern and --recipe exclude each other", hint="write the pattern into the recipe"
+            )
         if self.scope and self.recipe is not None:
             raise UsageError("HPCC2245", "--scope and --recipe exclude each other", hint="the recipe's rules name layers")
         if self.allocate == "global" and self.recipe is not None:

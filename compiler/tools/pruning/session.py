@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import NameLoc
 
-from compiler.dialects.nn import LinearOp, shape_of, stored_weight
-from compiler.frontend.importer import Imported
-from compiler.passes.sparsify import PRUNABLE, reasons_to_stay_dense
+from compiler.dialects.nn import LinearOp, shape_of
+from compiler.passes.sparsify import PRUNABLE, linear_names, reasons_to_stay_dense
 from compiler.sparsity.base import METADATA_KEY, METADATA_LAYERS_KEY, Dense, Pattern
 from compiler.sparsity.patterns import parse_pattern
 from compiler.sparsity.recipes import Choice, Linear, Recipe, load_recipe, scope_of
-from compiler.sparsity.reconstruction import Curvature, Moments, reconstruct
+from compiler.sparsity.reconstruction import Curvature, Moments, corrected, reconstruct
 from compiler.sparsity.saliency import activation_scores, random_scores
 from compiler.tools.hpcc import installed_version
-from compiler.tools.pruning.calibration import Batch, Calibration
+from compiler.tools.pruning.calibration import Batch, Calibration, products_of, residual_products
 from compiler.tools.pruning.data import Inputs, batches_of, read_data
 from compiler.tools.pruning.onnx_output import ModelFile
 from compiler.tools.pruning.options import NEED_DATA, PruneOptions, missing_data
@@ -198,7 +197,7 @@ class PruneSession:
         return _Step(self, name)
 
     def _choices(self, linears: Mapping[str, LinearOp]) -> dict[str, Choice]:
-        names = [self._names(op) for op in linears.values()]
+        names = [linear_names(op) for op in linears.values()]
         choices = self.recipe.choose(names, {role: PRUNABLE.fullmatch(role) is not None for role in linears})
         for role, choice in choices.items():
             method = self.options.method or choice.method or ("second-order" if self.options.has_data else "magnitude")
@@ -206,11 +205,6 @@ class PruneSession:
                 raise missing_data(f"method {method!r}")
             choices[role] = Choice(choice.pattern, method)
         return choices
-
-    def _names(self, op: LinearOp) -> Linear:
-        node = op.location.desc.data if isinstance(op.location, NameLoc) else ""
-        stored = stored_weight(op.weight)
-        return Linear(op.role.data, node, () if stored is None else (stored.key.data,))
 
     def _sites(
         self, linears: Mapping[str, LinearOp], choices: Mapping[str, Choice], left: dict[str, str]
@@ -234,7 +228,7 @@ class PruneSession:
                 continue
             matrix = matrix_of(op, self.imported)
             assert matrix is not None
-            names = self._names(op)
+            names = linear_names(op)
             named = Linear(names.role, names.node, sources[role].names)
             site = Site([role], [op], named, choice.pattern, str(choice.method), sources[role], matrix)
             sites.append(site)
@@ -249,21 +243,22 @@ class PruneSession:
         """(site, new values or its own, mask) of each site; those that need data in graph order."""
         for site in sites:
             if site.method not in NEED_DATA:
-                scores = random_scores(site.matrix.shape, self.options.seed, site.role) if site.method == "random" else None
-                yield site, site.matrix, _mask(site, scores)
+                yield site, site.matrix, self._plain_mask(site)
         if any(site.method in NEED_DATA for site in sites):
             yield from self._prune_by_data(sites)
 
     def _prune_by_data(self, sites: list[Site]) -> Iterator[tuple[Site, Array, Array]]:
-        calibration = self._calibration()
+        """In graph order: each linear's inputs come from the model as pruned so far, and what second-order pruning aims at
+        from the unpruned one, which runs beside it."""
+        calibration, dense = self._calibration(), self._calibration()
+        pairs = zip(calibration.linears(), dense.linears(), strict=True)
+        if all(site.method != "second-order" for site in sites):
+            pairs = ((entry, entry) for entry in calibration.linears())
         by_op = {op: site for site in sites for op in site.ops}
         shared = self._shared_moments([site for site in sites if len(site.ops) > 1 and site.method in NEED_DATA])
         done: dict[int, Array] = {}
-        last: tuple[object, Moments, list[Curvature]] | None = None
-        import os
-        MODE = os.environ.get("MODE", "0")
-        dense = self._calibration()
-        for (op, inputs), (_, dinputs) in zip(calibration.linears(), dense.linears(), strict=True):
+        seen: _Inputs | None = None
+        for (op, inputs), (_, wanted) in pairs:
             site = by_op.get(op)
             if site is None:
                 continue
@@ -271,37 +266,30 @@ class PruneSession:
                 calibration.replaced[op] = done[id(site)]
                 continue
             if site.method not in NEED_DATA:
-                scores = random_scores(site.matrix.shape, self.options.seed, site.role) if site.method == "random" else None
-                calibration.replaced[op] = np.where(_mask(site, scores), site.matrix, np.float32(0))
+                calibration.replaced[op] = np.where(self._plain_mask(site), site.matrix, np.float32(0))
                 continue
             if id(site) in shared:
-                last = (None, shared[id(site)], [])
-            elif last is None or last[0] is not op.x:
-                last = (op.x, calibration.moments(op, inputs), [])
-            _, moments, curvatures = last
-            self.tokens = max(self.tokens, moments.tokens)
+                seen = _Inputs(None, shared[id(site)])
+            elif seen is None or seen.value is not op.x:
+                seen = _Inputs(op.x, calibration.moments(op, inputs))
+            self.tokens = max(self.tokens, seen.moments.tokens)
             if site.method == "activation":
-                mask = _mask(site, activation_scores(site.matrix, moments.energies))
+                mask = _mask(site, activation_scores(site.matrix, seen.moments.energies))
                 values = np.where(mask, site.matrix, np.float32(0))
             else:
-                if not curvatures:
-                    curvatures.append(Curvature.of(moments))
-                if MODE == "0":
-                    values, mask = _reconstructed(site, curvatures[0], site.matrix)
-                else:
-                    P = np.zeros(site.matrix.shape)
-                    rd, rp = dense.residual(op), calibration.residual(op)
-                    for i, (a, b) in enumerate(zip(dense.rows(dinputs), calibration.rows(inputs))):
-                        y = a @ site.matrix.T
-                        if MODE == "2" and rd is not None and rp is not None:
-                            from compiler.tools.pruning.calibration import real_rows
-                            real = calibration.batches[i].real
-                            y = y + real_rows(rd[i], real) - real_rows(rp[i], real)
-                        P += y.T @ b
-                    from compiler.sparsity.reconstruction import corrected
-                    values, mask = _reconstructed(site, curvatures[0], corrected(site.matrix, curvatures[0], P))
+                products = None
+                if id(site) not in shared:
+                    products = site.matrix @ seen.cross(dense, wanted, calibration, inputs)
+                    products = products + residual_products(op, dense, calibration, inputs)
+                values, mask = _reconstructed(site, seen.curvature, products)
             done[id(site)] = calibration.replaced[op] = values
             yield site, values, mask
+
+    def _plain_mask(self, site: Site) -> Array:
+        """Of the methods that need no data."""
+        return _mask(
+            site, random_scores(site.matrix.shape, self.options.seed, site.role) if site.method == "random" else None
+        )
 
     def _shared_moments(self, sites: list[Site]) -> dict[int, Moments]:
         """Moments over all uses of the matrices that several linears read, in the unpruned model."""
@@ -332,10 +320,10 @@ class PruneSession:
     def _layer(self, role: str, op: LinearOp, site: Site | None, reason: str) -> LayerResult:
         outs, ins = shape_of(op.weight)
         if site is None:
-            names = self._names(op)
+            names = linear_names(op)
             return LayerResult(role, names.node, names.tensors, outs, ins, Dense(), left_dense=reason)
         tied = "" if site.role == role else site.role
-        node = self._names(op).node
+        node = linear_names(op).node
         return LayerResult(
             role, node, site.source.names, outs, ins, site.pattern, site.method, site.zeros, site.zero_numbers, tied
         )
@@ -364,10 +352,29 @@ class PruneSession:
             }
         )
         return {
-            METADATA_KEY: next(iter(specs)) if len(specs) == 1 else "auto",
+            METADATA_KEY: next(iter(specs)) if len(specs) == 1 else "",
             METADATA_LAYERS_KEY: json.dumps(per_layer),
             HISTORY_KEY: json.dumps(history),
         }
+
+
+@dataclass
+class _Inputs:
+    """What linears that read the same value share."""
+
+    value: object
+    moments: Moments
+    _cross: Array | None = None
+
+    @cached_property
+    def curvature(self) -> Curvature:
+        return Curvature.of(self.moments)
+
+    def cross(self, dense: Calibration, wanted: Sequence[Array], pruned: Calibration, inputs: Sequence[Array]) -> Array:
+        """Products of the unpruned model's inputs with those of now, [in, in]."""
+        if self._cross is None:
+            self._cross = products_of(dense.rows(wanted), pruned.rows(inputs))
+        return self._cross
 
 
 class _Step:
@@ -399,8 +406,9 @@ def _mask(site: Site, scores: Array | None) -> Array:
         raise InputError(error.code, error.message, where=site.role, hint=error.hint) from error
 
 
-def _reconstructed(site: Site, curvature: Curvature, target: Array) -> tuple[Array, Array]:
+def _reconstructed(site: Site, curvature: Curvature, products: Array | None) -> tuple[Array, Array]:
     try:
+        target = site.matrix if products is None else corrected(site.matrix, curvature, products)
         values, mask = reconstruct(target, curvature, site.pattern, _rounding(site))
     except InputError as error:
         raise InputError(error.code, error.message, where=site.role, hint=error.hint) from error
@@ -432,13 +440,12 @@ def write_site(file: ModelFile, site: Site, values: Array, mask: Array) -> None:
     site.zeros = mask.size - int(np.count_nonzero(mask))
     site.zero_numbers = 0
     for tensor, inside, places in source.parts():
-        part = (lambda a, inside=inside: a if inside is None else a[inside])
         numbers = file.numbers(tensor.name)
-        keep, own_scale, own_offset = part(mask), part(scale), part(offset)
+        keep, new, own_scale, own_offset = (a if inside is None else a[inside] for a in (mask, values, scale, offset))
         zero = tensor.nearest(-own_offset / own_scale)
         wanted = numbers[places]
         if kept_changes:
-            wanted = tensor.nearest((part(values).astype(np.float64) - own_offset) / own_scale)
+            wanted = tensor.nearest((new.astype(np.float64) - own_offset) / own_scale)
         wanted = np.where(keep, wanted, zero)
         numbers[places] = wanted
         site.zero_numbers += int(np.count_nonzero(wanted == zero))
