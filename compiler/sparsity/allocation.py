@@ -49,7 +49,7 @@ def levels_of(pattern: Pattern) -> list[Pattern]:
             ladder = [replace(pattern, density=share) for share in _shares()]
         case _:
             hint = "--allocate uniform"
-            raise UsageError("HPCC2247", f"--allocate global has no levels of {pattern.spec()}", hint=hint)
+            raise UsageError("HPCC2269", f"--allocate global has no levels of {pattern.spec()}", hint=hint)
     return [Dense(), *(level for level in (p.canonical() for p in ladder) if not isinstance(level, Dense))]
 
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import translate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from compiler.sparsity.base import Dense, Pattern
 from compiler.sparsity.patterns import parse_pattern
@@ -165,7 +165,7 @@ def _recipe(document: Mapping[str, Any], where: str, kind: str) -> Recipe:
 def _rule(rule: Any, where: str, kind: str) -> Rule:
     if not isinstance(rule, dict):
         raise InputError("HPCC1853", "it is no table", where=where, hint="write [[rule]]")
-    table: Mapping[str, Any] = rule  # pyright: ignore[reportUnknownVariableType]
+    table = cast(Mapping[str, Any], rule)
     _check_keys(table, RULE_KEYS, where, "a rule")
     match = table.get("match")
     matches: Any = [match] if isinstance(match, str) else match

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from compiler.sparsity.base import Pattern
 from compiler.sparsity.patterns import NM, parse_pattern
@@ -43,9 +43,9 @@ def read_yaml(text: str, path: Path, kind: str) -> Recipe:
     try:
         document: Any = yaml.safe_load(re.sub(r"(?m)^---.*$", "", text) if text.lstrip().startswith("---") else text)
     except yaml.YAMLError as error:
-        raise InputError("HPCC1852", f"not valid YAML: {str(error).splitlines()[0]}", where=where) from error
+        raise InputError("HPCC1856", f"not valid YAML: {str(error).splitlines()[0]}", where=where) from error
     except ValueError as error:  # !tags of SparseML have no constructor, dates may be impossible
-        raise InputError("HPCC1852", f"not valid YAML: {error}", where=where) from error
+        raise InputError("HPCC1856", f"not valid YAML: {error}", where=where) from error
     rules = tuple(_rule(name, entry, where, kind) for name, entry in _modifiers(document))
     if not rules:
         raise InputError("HPCC1855", "the recipe has no pruning modifier", where=where, hint=f"read are {_known()}")
@@ -62,8 +62,7 @@ def _modifiers(node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for entry in node:  # pyright: ignore[reportUnknownVariableType]
             yield from _modifiers(entry)
     elif isinstance(node, dict):
-        items: Mapping[Any, Any] = node  # pyright: ignore[reportUnknownVariableType]
-        for key, value in items.items():
+        for key, value in cast(Mapping[Any, Any], node).items():
             if str(key).endswith("Modifier"):
                 yield str(key), value if isinstance(value, dict) else {}  # pyright: ignore
             else:
@@ -111,6 +110,6 @@ def _pattern(name: str, entry: Mapping[str, Any], where: str, kind: str) -> Patt
             raise ValueError(f"sparsity {sparsity} contradicts mask_structure {structure!r}")
         return pattern
     except HpccError as error:
-        raise InputError("HPCC1854", error.message, where=where, hint=error.hint) from error
+        raise InputError("HPCC1857", error.message, where=where, hint=error.hint) from error
     except (ValueError, ZeroDivisionError) as error:
-        raise InputError("HPCC1854", f"{name}: {error}", where=where, hint="docs/RECIPES.md") from error
+        raise InputError("HPCC1857", f"{name}: {error}", where=where, hint="docs/RECIPES.md") from error

@@ -103,7 +103,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"hpcc {installed_version()}")
         return 0
     if arguments.model is None:
-        raise UsageError("HPCC2003", "no model given", hint="hpcc-prune MODEL.onnx --pattern nm:2:4 -o OUT.onnx")
+        raise UsageError("HPCC2268", "no model given", hint="hpcc-prune MODEL.onnx --pattern nm:2:4 -o OUT.onnx")
     known = {field.name for field in fields(PruneOptions)}
     values = {name: value for name, value in vars(arguments).items() if name in known}
     values |= {"shapes": parse_shapes(arguments.shape), "scope": tuple(arguments.scope)}

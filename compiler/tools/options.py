@@ -63,7 +63,7 @@ class Options:
             raise UsageError("HPCC2015", f"there is no stage {self.start!r}", hint=f"stages: {', '.join(STAGES)}")
         if self.recipe is not None and self.sparsity is not None:
             message = "--sparsity and --recipe exclude each other"
-            raise UsageError("HPCC2249", message, hint="write the pattern into the recipe")
+            raise UsageError("HPCC2270", message, hint="write the pattern into the recipe")
         if self.text is not None and self.tokenizer is None:
             raise UsageError("HPCC2005", "--text needs a tokenizer", hint="--tokenizer tokenizer.json")
         if self.text is not None and self.inputs is not None:

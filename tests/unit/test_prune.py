@@ -75,7 +75,7 @@ def test_one_matrix_in_six_spellings_gives_one_mask(method: str, pattern: str, t
     for form, other in found.items():
         for role, matrix in plain.items():
             assert np.array_equal(matrix != 0, other[role] != 0), (form, role)
-            assert np.allclose(matrix, other[role], atol=1e-5), (form, role)
+            assert np.allclose(matrix, other[role], atol=1e-4), (form, role)
     assert np.count_nonzero(plain["layer.0.ffn.up"]) == parse_pattern(pattern).kept(72, 36)
     assert np.count_nonzero(plain["pooler"]) > 0.9 * plain["pooler"].size
 
@@ -90,7 +90,7 @@ def test_fused_and_split_projections_prune_alike(method: str, tmp_path: Path) ->
     for other in found[1:]:
         for role, matrix in found[0].items():
             assert np.array_equal(matrix != 0, other[role] != 0), role
-            assert np.allclose(matrix, other[role], atol=1e-5), role
+            assert np.allclose(matrix, other[role], atol=1e-4), role
 
 
 @pytest.mark.parametrize("form", DEQUANTISED)

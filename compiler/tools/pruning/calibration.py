@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import Operation, SSAValue
 
-from compiler.dialects.nn import BinaryKind, BinaryOp, LinearOp, shape_of
+from compiler.dialects.nn import BinaryKind, BinaryOp, LinearOp, ReshapeOp, shape_of
 from compiler.interpreters import load_meanings
 from compiler.interpreters.evaluate import node_name, run_op
 from compiler.module import main_function, names_of
@@ -84,14 +85,20 @@ class Calibration:
                         known.pop(operand, None)
 
     def residual(self, op: LinearOp) -> list[Array] | None:
-        """What is added to the linear's result, in each batch, where that is known before it runs."""
-        user = op.result.get_user_of_unique_use()
+        """What is added to the linear's result, [rows, out] in each batch, where that is known before it runs."""
+        value = op.result
+        user = value.get_user_of_unique_use()
+        while isinstance(user, ReshapeOp):
+            value = user.result
+            user = value.get_user_of_unique_use()
         if not isinstance(user, BinaryOp) or user.kind.data is not BinaryKind.ADD:
             return None
-        other = user.rhs if user.lhs is op.result else user.lhs
-        if shape_of(other) != shape_of(op.result) or any(other not in known for known in self._values):
+        other = user.rhs if user.lhs is value else user.lhs
+        while isinstance(other.owner, ReshapeOp) and any(other not in known for known in self._values):
+            other = other.owner.x
+        if prod(shape_of(other)) != prod(shape_of(op.result)) or any(other not in known for known in self._values):
             return None
-        return [known[other] for known in self._values]
+        return [known[other].reshape(-1, shape_of(op.result)[-1]) for known in self._values]
 
     def outputs(self) -> list[list[Array]]:
         """The model's results in each batch."""
@@ -137,7 +144,7 @@ def real_rows(value: Array, real: Array) -> Array:
     rows = value.reshape(-1, value.shape[-1])
     if len(rows) == real.size:
         return rows[real.reshape(-1)]
-    samples = real if real.ndim == 1 else real.any(axis=1)
+    samples = np.asarray(real if real.ndim == 1 else real.any(axis=1))
     if len(rows) % len(samples) == 0:
         return rows[np.repeat(samples, len(rows) // len(samples))]
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from compiler.tools.inputs import InputSpec, role_of
 from compiler.tools.model_facts import NUMPY_DTYPES
 from compiler.tools.pruning.calibration import Batch
 from compiler.tools.pruning.options import PruneOptions
-from hw_targets.errors import InputError
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -90,23 +88,10 @@ def read_data(options: PruneOptions, inputs: Inputs) -> tuple[Arrays, str] | Non
         texts = run_inputs.from_text(Path(options.text), Path(options.tokenizer), specs, options.max_length)
         return _cropped(texts.arrays, inputs), f"{texts.count} texts of {Path(options.text).name}"
     if isinstance(options.calibrate, str):
-        return _read_npz(Path(options.calibrate)), Path(options.calibrate).name
+        return run_inputs.read_npz(Path(options.calibrate)), Path(options.calibrate).name
     if options.calibrate is not None:
         return {name: np.asarray(array) for name, array in options.calibrate.items() if name != "labels"}, "arrays"
     return None
-
-
-def _read_npz(path: Path) -> Arrays:
-    where = str(path)
-    if not path.is_file():
-        raise InputError("HPCC1501", "there is no such file", where=where)
-    if not zipfile.is_zipfile(path):
-        raise InputError("HPCC1502", "not an .npz file (a zip of arrays by name)", where=where, hint="numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files if name != "labels"}
-    except Exception as error:  # numpy's for pickles, zipfile's and zlib's for damaged archives
-        raise InputError("HPCC1502", "not an .npz file of plain arrays", where=where, hint="numpy.savez") from error
 
 
 def _cropped(arrays: Arrays, inputs: Inputs) -> Arrays:

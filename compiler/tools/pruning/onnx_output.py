@@ -23,6 +23,16 @@ from hw_targets.errors import InputError, UsageError
 Array = NDArray[Any]
 
 
+def check_output(output: Path, model: Path) -> None:
+    """Before anything slow: raises UsageError for the model's own name, InputError for a place that takes no file."""
+    if output.resolve() == model.resolve():
+        raise UsageError("HPCC2240", f"-o {output} is the model itself", hint="name another file")
+    folder = output.resolve().parent
+    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        what = "is a folder" if output.is_dir() else "cannot be written to" if folder.is_dir() else "has no folder"
+        raise InputError("HPCC1865", f"the output {what}", where=str(output), hint="-o OUT.onnx")
+
+
 class ModelFile:
     """An ONNX file whose tensors can be read and replaced by name (of an initializer, or of a Constant node's result)."""
 
@@ -50,8 +60,7 @@ class ModelFile:
 
     def save(self, output: Path, metadata: Mapping[str, str]) -> None:
         """Write the model, and the files of its external data. Raises InputError where that cannot be done."""
-        if output.resolve() == self.path.resolve():
-            raise UsageError("HPCC2240", f"-o {output} is the model itself", hint="name another file")
+        check_output(output, self.path)
         names = self._external_names(output)
         folder = output.resolve().parent
         try:

@@ -41,31 +41,31 @@ class PruneOptions:
 
     def __post_init__(self) -> None:
         if self.method is not None and self.method not in METHODS:
-            raise UsageError("HPCC2241", f"there is no method {self.method!r}", hint=f"methods: {', '.join(METHODS)}")
+            raise UsageError("HPCC2260", f"there is no method {self.method!r}", hint=f"methods: {', '.join(METHODS)}")
         if self.allocate not in ALLOCATIONS:
-            raise UsageError("HPCC2241", f"--allocate {self.allocate!r} is none", hint=", ".join(ALLOCATIONS))
+            raise UsageError("HPCC2260", f"--allocate {self.allocate!r} is none", hint=", ".join(ALLOCATIONS))
         if self.text is not None and self.tokenizer is None:
-            raise UsageError("HPCC2005", "--text needs a tokenizer", hint="--tokenizer tokenizer.json")
+            raise UsageError("HPCC2266", "--text needs a tokenizer", hint="--tokenizer tokenizer.json")
         if self.text is not None and self.calibrate is not None:
-            raise UsageError("HPCC2242", "--text and --calibrate exclude each other")
+            raise UsageError("HPCC2261", "--text and --calibrate exclude each other")
         if self.max_length is not None and self.max_length < 1:
-            raise UsageError("HPCC2012", f"--max-length {self.max_length} leaves no token", hint="lengths start at 1")
+            raise UsageError("HPCC2267", f"--max-length {self.max_length} leaves no token", hint="lengths start at 1")
         if self.seed < 0:
-            raise UsageError("HPCC2241", f"--seed {self.seed} is none", hint="a whole number from 0 on")
+            raise UsageError("HPCC2260", f"--seed {self.seed} is none", hint="a whole number from 0 on")
         if self.list_layers:
             return
         if self.output is None and not self.in_memory:
-            raise UsageError("HPCC2243", "no output given", hint="-o OUT.onnx")
+            raise UsageError("HPCC2262", "no output given", hint="-o OUT.onnx")
         if self.pattern is None and self.recipe is None:
-            raise UsageError("HPCC2244", "no pattern given", hint="--pattern nm:2:4, or --recipe FILE.toml")
+            raise UsageError("HPCC2263", "no pattern given", hint="--pattern nm:2:4, or --recipe FILE.toml")
         if self.pattern is not None and self.recipe is not None:
             raise UsageError(
-                "HPCC2245", "--pattern and --recipe exclude each other", hint="write the pattern into the recipe"
+                "HPCC2264", "--pattern and --recipe exclude each other", hint="write the pattern into the recipe"
             )
         if self.scope and self.recipe is not None:
-            raise UsageError("HPCC2245", "--scope and --recipe exclude each other", hint="the recipe's rules name layers")
+            raise UsageError("HPCC2264", "--scope and --recipe exclude each other", hint="the recipe's rules name layers")
         if self.allocate == "global" and self.recipe is not None:
-            raise UsageError("HPCC2245", "--allocate global and --recipe exclude each other", hint="the recipe says it all")
+            raise UsageError("HPCC2264", "--allocate global and --recipe exclude each other", hint="the recipe says it all")
         if not self.has_data:
             wanting = "--allocate global" if self.allocate == "global" else f"--method {self.method}"
             if self.allocate == "global" or self.method in NEED_DATA:
@@ -81,5 +81,5 @@ class PruneOptions:
 
 def missing_data(wanting: str) -> UsageError:
     return UsageError(
-        "HPCC2246", f"{wanting} needs calibration data", hint="--calibrate X.npz, or --text FILE --tokenizer tokenizer.json"
+        "HPCC2265", f"{wanting} needs calibration data", hint="--calibrate X.npz, or --text FILE --tokenizer tokenizer.json"
     )

@@ -24,7 +24,7 @@ from compiler.sparsity.saliency import activation_scores, random_scores
 from compiler.tools.hpcc import installed_version
 from compiler.tools.pruning.calibration import Batch, Calibration, products_of, residual_products
 from compiler.tools.pruning.data import Inputs, batches_of, read_data
-from compiler.tools.pruning.onnx_output import ModelFile
+from compiler.tools.pruning.onnx_output import ModelFile, check_output
 from compiler.tools.pruning.options import NEED_DATA, PruneOptions, missing_data
 from compiler.tools.pruning.provenance import Source, fused, linears_of, matrix_of, trace
 from compiler.tools.summary import Progress
@@ -135,10 +135,10 @@ class PruneSession:
         if options.pattern is None:
             return Recipe("")
         if options.pattern == "auto":
-            raise UsageError("HPCC2248", "--pattern auto names no pattern", hint="--pattern nm:2:4")
+            raise UsageError("HPCC2271", "--pattern auto names no pattern", hint="--pattern nm:2:4")
         pattern = parse_pattern(options.pattern, self.kind).canonical()
         if isinstance(pattern, Dense):
-            raise UsageError("HPCC2248", f"--pattern {options.pattern} prunes nothing", hint="--pattern nm:2:4")
+            raise UsageError("HPCC2271", f"--pattern {options.pattern} prunes nothing", hint="--pattern nm:2:4")
         if options.scope:
             return scope_of(options.scope, pattern, None)
         return Recipe("--pattern", pattern)
@@ -185,13 +185,7 @@ class PruneSession:
     def _check_output(self) -> None:
         if self.options.output is None:
             return
-        output = Path(self.options.output)
-        folder = output.resolve().parent
-        if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            what = "is a folder" if output.is_dir() else "cannot be written to" if folder.is_dir() else "has no folder"
-            raise InputError("HPCC1861", f"the output {what}", where=str(output), hint="-o OUT.onnx")
-        if output.resolve() == self.path.resolve():
-            raise UsageError("HPCC2240", f"-o {output} is the model itself", hint="name another file")
+        check_output(Path(self.options.output), self.path)
 
     def _step(self, name: str) -> Any:
         return _Step(self, name)
