@@ -65,6 +65,9 @@ def build_parser() -> Parser:
     checks.add_argument("--rtol", type=float, default=0.0, metavar="R", help="verification: relative tolerance")
     checks.add_argument("--atol", type=float, default=None, metavar="A", help="verification: absolute tolerance")
     checks.add_argument("--verify-each", action="store_true", help="execute and compare after every stage")
+    checks.add_argument(
+        "--baseline", metavar="dense|BUNDLE", help="compare with the dense model on this target, or with an older bundle"
+    )
     checks.add_argument("--check", action="store_true", help="only say what would run on the host, and why")
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", metavar="DIR", help="the bundle (default: MODEL.TARGET.PATTERN.hpcc)")

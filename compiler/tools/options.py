@@ -40,6 +40,8 @@ class Options:
     verify: bool = True
     rtol: float = 0.0
     atol: float | None = None
+    baseline: str | None = None
+    """`dense`, or the folder of a bundle of the same model."""
     verify_each: bool = False
     check: bool = False
     list_layers: bool = False
@@ -73,6 +75,8 @@ class Options:
         for name, limit in (("rtol", self.rtol), ("atol", self.atol)):
             if limit is not None and not (isfinite(limit) and limit >= 0):
                 raise UsageError("HPCC2018", f"--{name} {limit} is no tolerance", hint="a number of at least 0")
+        if self.baseline == "":
+            raise UsageError("HPCC2028", "--baseline names nothing", hint="--baseline dense, or the folder of a bundle")
         if self.verify_each and self.start is not None:
             raise UsageError("HPCC2013", "--verify-each needs the ONNX model to compare with", hint="leave --from out")
 

@@ -29,6 +29,7 @@ from compiler.sparsity.base import Pattern
 from compiler.sparsity.patterns import parse_pattern
 from compiler.sparsity.recipes import load_recipe
 from compiler.tools import inputs as run_inputs
+from compiler.tools.baseline import DENSE, compared, dense_options, print_comparison, read_baseline
 from compiler.tools.compiled import Compiled
 from compiler.tools.dense_twin import dense_layers
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
@@ -47,6 +48,7 @@ from hw_targets.errors import InfeasibleError, InputError, UsageError, Verificat
 from hw_targets.load import load_any_target, load_target
 from hw_targets.target import Target
 from runtime.bundle import MANIFEST, Bundle
+from runtime.compare import Difference
 from runtime.program import Program
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ class Session:
         self.precision = options.precision or self.default_precision
         self._check_stages()
         self._check_precision()
+        self.baseline = read_baseline(options)  # before anything slow: it may be missing
         self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
         if options.recipe is not None:
             load_recipe(Path(options.recipe), self.kind)
@@ -356,7 +359,25 @@ class Session:
             outputs = self._simulate(program, run)
         run.failed = run.failed or ledger_problem(report)
         run_report = build_run_report(run, program, output, options.model)
-        return Compiled(program, report, run_report, outputs, run.failed)
+        comparison = self._compare_with_baseline(output, report, run_report)
+        return Compiled(program, report, run_report, outputs, run.failed, comparison)
+
+    def _compare_with_baseline(self, output: Path | None, report: Form, run_report: Form) -> Difference | None:
+        """The comparison that --baseline asks for; None where the dense model does not fit."""
+        options = self.options
+        if options.baseline is None:
+            return None
+        baseline = self.baseline
+        if baseline is None:
+            self.progress.start("baseline")
+            try:
+                dense = open_session(dense_options(options, simulated=self.kind != "cpu")).compile()
+            except InfeasibleError:
+                return None
+            told, ran = (part.model_dump(mode="json") for part in (dense.report, dense.run_report))
+            baseline = (DENSE, told, ran)
+        name = self.spec if output is None else output.resolve().name
+        return compared(baseline, name, report, run_report)
 
     def _finish(self, compiled: Compiled, output: Path) -> int:
         """Write the bundle and say what came out. It is kept for a look where the verification failed."""
@@ -367,6 +388,7 @@ class Session:
             self._print_json(compiled.report, compiled.run_report)
         elif not options.quiet:
             print_summary(compiled.report, compiled.run_report, output, verbose=options.verbose)
+            print_comparison(compiled.comparison, options.baseline)
         compiled.raise_if_wrong(output)
         return 0
 

@@ -442,7 +442,7 @@ def test_a_bundle_holds_what_the_page_says(bundle: Path) -> None:
     names = {path.name for path in bundle.iterdir()}
     assert names == {
         *("manifest.json", "model.c", "model.h", "libmodel.so", "build.json"),
-        *("weights.bin", "report.json", "run.json"),
+        *("weights.bin", "report.json", "run.json", "report.html"),
     }
     source = (bundle / "model.c").read_text(encoding="utf-8")
     assert "/* layer.0.ffn.up: 150 x 42, hp:rows=4" in source
@@ -453,7 +453,9 @@ def test_a_bundle_holds_what_the_page_says(bundle: Path) -> None:
 def test_the_same_command_writes_the_same_bytes(bundle: Path, model: Path, tmp_path: Path) -> None:
     done = hpcc_command(model, *BIND, "--target", "cpu-host", "--sparsity", "hp:0.75", "-q", "-o", tmp_path / "odd.hpcc")
     assert done.status == 0
-    assert digests(tmp_path / "odd.hpcc", without=["run.json"]) == digests(bundle, without=["run.json"])
+    assert digests(tmp_path / "odd.hpcc", without=["run.json", "report.html"]) == digests(
+        bundle, without=["run.json", "report.html"]
+    )
 
 
 def test_hpcc_run_measures_and_computes(bundle: Path, model: Path, tmp_path: Path) -> None:

@@ -146,6 +146,14 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = (folder / "good.npz").read_bytes()
     (folder / "truncated.npz").write_bytes(whole[: len(whole) // 2])
     assert hpcc(folder / "dynamic.onnx", "--target", TARGET, *SHAPE, "-q", "-o", folder / "older.hpcc").status == 0
+    for name in ("other", "damaged"):
+        (folder / f"{name}.hpcc").mkdir()
+        for file in ("report.json", "run.json"):
+            text = (folder / "older.hpcc" / file).read_text(encoding="utf-8")
+            changed = text.replace("layer.0.", "block.0.") if name == "other" else text.replace('"clock_mhz"', '"clock"')
+            (folder / f"{name}.hpcc" / file).write_text(changed, encoding="utf-8")
+    (folder / "cut.hpcc").mkdir()
+    (folder / "cut.hpcc" / "report.json").write_text('{"model": ', encoding="utf-8")
     return folder
 
 
@@ -338,6 +346,9 @@ HPCC: dict[str, tuple[str, ...]] = {
     "weights do not fit": target("small weights.toml"),
     "memory does not fit": target("small memory.toml"),
     "array does not fit": target("too many dsps.toml"),
+    "missing baseline": compiling("--baseline", "nowhere.hpcc"),
+    "baseline without a name": compiling("--baseline", ""),
+    "baseline of another model": compiling("--baseline", "other.hpcc", "--no-verify"),
 }
 
 RUN: dict[str, tuple[str, ...]] = {
@@ -364,6 +375,17 @@ RUN: dict[str, tuple[str, ...]] = {
     "run: output is a folder": ("older.hpcc", "--inputs", "good.npz", "-o", "a folder"),
 }
 
+DUMP: dict[str, tuple[str, ...]] = {
+    "objdump: nothing to dump": (),
+    "objdump: a bundle and a comparison": ("older.hpcc", "--diff", "older.hpcc", "older.hpcc"),
+    "objdump: a page of one bundle": ("older.hpcc", "--html", "page.html"),
+    "objdump: comparison with a folder": ("--diff", "older.hpcc", "a folder"),
+    "objdump: comparison with half a report": ("--diff", "older.hpcc", "cut.hpcc"),
+    "objdump: comparison with a damaged report": ("--diff", "older.hpcc", "damaged.hpcc"),
+    "objdump: comparison of different models": ("--diff", "older.hpcc", "other.hpcc"),
+    "objdump: page below a file": ("--diff", "older.hpcc", "older.hpcc", "--html", "occupied/page.html"),
+}
+
 OPT: dict[str, tuple[str, ...]] = {
     "opt: unknown pass": ("dynamic.onnx", *SHAPE, "-p", "hpcc-fuze"),
     "opt: unknown flag": ("dynamic.onnx", *SHAPE, "--nope"),
@@ -384,7 +406,7 @@ def skip_without_proc(arguments: tuple[str, ...]) -> None:
 
 
 def test_every_golden_line_has_its_case() -> None:
-    assert set(GOLDEN) == {*HPCC, *RUN, *OPT, *EDITED, *HOSTILE, "verification", "cache below a file"}
+    assert set(GOLDEN) == {*HPCC, *RUN, *DUMP, *OPT, *EDITED, *HOSTILE, "verification", "cache below a file"}
 
 
 @pytest.mark.parametrize("name", HPCC)
@@ -405,6 +427,12 @@ def test_hpcc_run(place: Path, name: str) -> None:
     skip_without_proc(RUN[name])
     with unchanged(place.parent):
         expect(call(main_run, *RUN[name]), name, place)
+
+
+@pytest.mark.parametrize("name", DUMP)
+def test_hpcc_objdump(place: Path, name: str) -> None:
+    with unchanged(place.parent):
+        expect(call(main_objdump, *DUMP[name]), name, place)
 
 
 @pytest.mark.parametrize("name", OPT)
