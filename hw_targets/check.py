@@ -53,7 +53,8 @@ def check_expanded(expanded: Sequence[Resolved], semaphores: Sequence[Semaphore]
     """`check_program` on an expansion."""
     _check_semaphore_table(semaphores)
     tokens = [_Tokens(semaphore) for semaphore in semaphores]
-    memories = {memory: _MemoryAccesses(memory) for memory in Memory}
+    pairs = PAIRS_LIMIT + PAIRS_PER_INSTRUCTION * len(expanded)
+    memories = {memory: _MemoryAccesses(memory, pairs) for memory in Memory}
     clocks: list[Clock] = [[0] * len(QUEUES) for _ in QUEUES]
     for instruction in expanded:
         _check_fields(instruction)
@@ -204,8 +205,9 @@ def _check_bounds(instruction: Resolved, region: Extent, writes: bool, sizes: Ma
 # ---- hazards --------------------------------------------------------------------------------------------------------
 
 Table = NDArray[np.int64]
-PAIRS_LIMIT = 1 << 26
-"""Most pairs of accesses that are compared, so that a damaged program is an error and not an endless check."""
+PAIRS_LIMIT, PAIRS_PER_INSTRUCTION = 1 << 22, 256
+"""Most pairs of accesses that are compared, so that a damaged program is an error and not an endless check. Compiled
+programs have some 20 pairs for each executed instruction."""
 KNOWN_PER_PAIR = 64
 """Known regions that are looked through in the time of one such pair."""
 
@@ -217,8 +219,9 @@ class _MemoryAccesses:
     are few (buffers are reused), and which of them overlap is found once, when a region is first seen.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, most_pairs: int) -> None:
         self.memory = memory
+        self.most_pairs = most_pairs
         self.regions: list[Extent] = []
         self.index: dict[Extent, int] = {}
         self.neighbours: list[list[int]] = []
@@ -234,7 +237,7 @@ class _MemoryAccesses:
             number = self._add(region)
         queue = QUEUE_INDEX[instruction.queue]
         self.pairs += len(self.neighbours[number])
-        if self.pairs > PAIRS_LIMIT:
+        if self.pairs > self.most_pairs:
             message = f"too many regions of the {self.memory} memory overlap to be checked"
             raise _error("HPCC1228", message, instruction)
         for other in self.neighbours[number]:

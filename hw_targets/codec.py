@@ -51,6 +51,9 @@ FIRST_SLOT_WORD = 3 + IMMEDIATE_WORDS
 NODE_LIMIT = 1 << 24
 EXPANDED_LIMIT = 1 << 21
 """Most instructions a program may execute, so that a damaged loop count is an error and not a machine out of memory."""
+ALWAYS_EXPANDED, EXPANDED_PER_STORED = 1 << 17, 64
+"""Below that: as many as this, or so many for each stored one. Checking takes some 0.1 ms for each that is executed, so a
+small file cannot ask for more than seconds."""
 
 SEMAPHORE_BITS = 6
 SLOTS_BIT = SEMAPHORE_BITS * MAX_WAITS
@@ -386,6 +389,7 @@ def expand(instructions: Sequence[Instruction]) -> list[Resolved]:
 
 def _check_length(instructions: Sequence[Instruction], ends: Mapping[int, int]) -> None:
     """Raises InputError for a program too long, before any of it is expanded."""
+    limit = min(EXPANDED_LIMIT, max(ALWAYS_EXPANDED, EXPANDED_PER_STORED * len(instructions)))
     outer: list[tuple[int, int]] = []
     length = 0  # of what stands between the innermost open loop and here
     for index, instruction in enumerate(instructions):
@@ -396,8 +400,8 @@ def _check_length(instructions: Sequence[Instruction], ends: Mapping[int, int]) 
         elif instruction.name == "control.end":
             before, count = outer.pop()
             length = before + count * length
-        if length > EXPANDED_LIMIT:
-            message = f"the program executes more than {EXPANDED_LIMIT} instructions"
+        if length > limit:
+            message = f"the program executes more than {limit} instructions"
             raise _fail("HPCC1213", message, index, instruction.name)
 
 

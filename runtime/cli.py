@@ -231,7 +231,7 @@ def read_npz(path: Path) -> Arrays:
         if path.is_file() and not zipfile.is_zipfile(path):
             raise InputError("HPCC1260", "this is no .npz file (a zip of arrays by name)", where=str(path))
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name != "labels"}
+            return {name: np.asarray(archive[name]) for name in archive.files if name != "labels"}
     except HpccError:
         raise
     except Exception as error:  # zipfile, zlib and numpy's parser of headers have errors of their own for damaged archives
@@ -347,7 +347,7 @@ def cpu_sections(path: Path) -> str:
 
     bundle = load_cpu_bundle(path)
     manifest = bundle.manifest
-    built = f"{bundle.build['compiler']} {' '.join(bundle.build['flags'])}" if bundle.build else "not built"
+    built = f"{bundle.build.compiler} {' '.join(bundle.build.flags)}" if bundle.build else "not built"
     lines = [
         f"model {manifest.model.name} ({manifest.model.pattern})",
         f"target {manifest.target['name']} ({manifest.target['isa']})",

@@ -18,7 +18,6 @@ from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_
 from compiler.module import main_function
 from compiler.weights import WeightStore
 from hw_targets import decoder_numerics, numerics
-from hw_targets.errors import InputError
 from hw_targets.isa import Activation, MatrixMode, Norm
 
 Array = NDArray[Any]
@@ -106,7 +105,7 @@ class _Machine:
         source = self.arrays[op.source]
         view = source[row : row + (rows - 1) * step + 1 : step, col : col + cols]
         if view.shape != (rows, cols):
-            raise InputError("HPCC1405", f"a view of {(rows, cols)} at {(row, col)} leaves its buffer {source.shape}")
+            raise IndexError(f"a view of {(rows, cols)} at {(row, col)} leaves its buffer {source.shape}")
         return view
 
     def run(self, op: RunOp) -> None:

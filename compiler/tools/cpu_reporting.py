@@ -170,7 +170,7 @@ def build_cpu_run_report(
     host = statistics.median(run.host_ms) if run.host_ms else 0.0
     known = "measured" if run.device_ms else "not run"
     paths = {"model": Path(source), "bundle": output}
-    build = {} if program is None or program.bundle.build is None else program.bundle.build
+    build = {} if program is None or program.bundle.build is None else program.bundle.build.model_dump()
     return forms.CpuRunReport(
         hpcc_version=installed_version(),
         verify=verify_part(run.distances, run.samples, None),

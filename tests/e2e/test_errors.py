@@ -1,7 +1,6 @@
 """Bad input is one line, the documented exit status, a stable code, and nothing written.
 
-The golden lines stand in tests/golden/errors.txt, one case a line: `name | status | line`. TMP stands for the folder
-of the test, LINE for a line number, `...` for text that other versions of a library may word differently.
+The golden lines stand in tests/golden/errors.txt, see golden_errors.py.
 """
 
 from __future__ import annotations
@@ -34,6 +33,8 @@ from hw_targets.errors import InputError
 from hw_targets.isa import Instruction
 from runtime.bundle import Room, load_bundle
 from runtime.cli import main_objdump, main_run
+from tests.e2e import test_error_codes, test_prune_errors
+from tests.e2e.golden_errors import GOLDEN, matches
 from tests.e2e.harness import ROOT, TARGET, Done, call, digests, hpcc, resign, unchanged
 from tests.graphs import Encoder, feeds, write
 
@@ -44,23 +45,10 @@ SHAPE = ("--shape", "input_ids:2x7")
 COMPILE = ("dynamic.onnx", "--target", TARGET, *SHAPE)
 
 
-def golden() -> dict[str, tuple[int, str]]:
-    """Exit status and line by name of the case."""
-    lines = (ROOT / "tests" / "golden" / "errors.txt").read_text(encoding="utf-8").splitlines()
-    rows = [line.split(" | ", 2) for line in lines if line and not line.startswith("#")]
-    found = {name: (int(status), text) for name, status, text in rows}
-    assert len(found) == len(rows), "a case stands twice"
-    return found
-
-
-GOLDEN = golden()
-
-
 def expect(done: Done, name: str, folder: Path) -> None:
     """The run failed as the golden line of `name` says."""
     status, text = GOLDEN[name]
-    pattern = re.escape(text.replace("TMP", str(folder))).replace(re.escape("..."), ".*").replace(re.escape("LINE"), r"\d+")
-    assert re.fullmatch(pattern, done.line), f"\n  got  {done.line}\n  want {text}"
+    assert matches(done.line.replace(str(folder), "TMP"), text), f"\n  got  {done.line}\n  want {text}"
     assert re.search(r" \[HPCC\d{4}\]$", done.line)
     assert done.status == status
     assert done.out == ""
@@ -405,9 +393,23 @@ def skip_without_proc(arguments: tuple[str, ...]) -> None:
         pytest.skip("this system has no /proc")
 
 
+OTHERS = ("verification", "cache below a file")
+
+
 def test_every_golden_line_has_its_case() -> None:
-    own = {name for name in GOLDEN if not name.startswith("prune: ")}  # those stand in test_prune_errors.py
-    assert own == {*HPCC, *RUN, *DUMP, *OPT, *EDITED, *HOSTILE, "verification", "cache below a file"}
+    cases = (
+        HPCC,
+        RUN,
+        DUMP,
+        OPT,
+        EDITED,
+        HOSTILE,
+        test_error_codes.CASES,
+        test_prune_errors.CASES,
+        test_prune_errors.HPCC,
+        OTHERS,
+    )
+    assert set(GOLDEN) == {name for group in cases for name in group}
 
 
 @pytest.mark.parametrize("name", HPCC)

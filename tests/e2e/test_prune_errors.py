@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 from compiler.tools.hpcc_prune import main
-from tests.e2e.harness import call
-from tests.e2e.test_errors import expect
+from tests.e2e.golden_errors import GOLDEN, matches
+from tests.e2e.harness import call, hpcc
 from tests.graphs import Encoder, feeds, write
 
 SMALL = Encoder(hidden=36, heads=3, intermediate=72)
@@ -47,6 +48,11 @@ CASES: dict[str, tuple[str, ...]] = {
     "prune: recipe that is no YAML": ("model.onnx", "--recipe", "bad.yaml", "-o", "out.onnx"),
     "prune: modifier that is not read": ("model.onnx", "--recipe", "modifier.yaml", "-o", "out.onnx"),
     "prune: structure that is not read": ("model.onnx", "--recipe", "structure.yaml", "-o", "out.onnx"),
+}
+HPCC = {
+    "prune: hpcc with a pattern and a recipe": (
+        *("model.onnx", "--target", "fpga-u280", "--sparsity", "nm:2:4", "--recipe", "good.toml"),
+    )
 }
 FILES = {
     "text.txt": "no model\n",
@@ -101,8 +107,29 @@ def place(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", CASES)
 def test_hpcc_prune(place: Path, name: str) -> None:
     before = {path.name: path.read_bytes() for path in place.iterdir()}
-    expect(call(main, *CASES[name]), name, place)
+    done, (status, line) = call(main, *CASES[name]), GOLDEN[name]
+    assert matches(done.line, line), f"\n  got  {done.line}\n  want {line}"
+    assert (done.status, done.out) == (status, "")
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", HPCC)
+def test_hpcc(place: Path, name: str) -> None:
+    done, (status, line) = hpcc(*HPCC[name]), GOLDEN[name]
+    assert matches(done.line, line)
+    assert done.status == status
+
+
+def test_hpcc_takes_a_recipe(place: Path) -> None:
+    (place / "recipe.toml").write_text('pattern = "nm:2:4"\n[[rule]]\nmatch = "layer.*.ffn.*"\npattern = "hp:0.75"\n')
+    done = hpcc("model.onnx", "--target", "fpga-u280", "--recipe", "recipe.toml", "-o", "out.hpcc")
+    assert done.status == 0, done.err
+    report = json.loads((place / "out.hpcc" / "report.json").read_text())
+    found = {layer["name"]: layer["pattern"] for layer in report["layers"]}
+    assert found["layer.0.attn.q"] == "nm:2:4"
+    assert found["layer.0.ffn.up"].startswith("hp:rows=64")
+    assert report["pruning"]["pattern"] == "recipe:recipe.toml"
+    assert "hpcc-prune model.onnx --recipe recipe.toml --calibrate SAMPLES.npz -o model.pruned.onnx" in done.out
 
 
 def test_a_run_that_succeeds(place: Path) -> None:

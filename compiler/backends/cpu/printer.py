@@ -252,7 +252,7 @@ class CPrinter:
 
     @singledispatchmethod
     def _print(self, op: Operation) -> None:
-        raise InfeasibleError("HPCC3305", f"{op.name} has no C form", where=f"node {node_name(op)!r}")
+        raise TypeError(f"{op.name} has no C form")
 
     @_print.register
     def _(self, op: cpu.EmbeddingOp) -> None:
