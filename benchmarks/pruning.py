@@ -194,8 +194,9 @@ def retained(bench: Bench, patterns: tuple[str, ...], seeds: int) -> None:
         accuracy = float((predicted == labels).mean())
         share = f"{(accuracy - base) / (top - base):.3f}" if top > base else "-"
         rated = texts.pearson(run(model, lee_ids, bench.threads), ratings)
+        agreed = (predicted == dense).mean()
         print(
-            f"| {bench.name} | {what} | {accuracy:.4f} | {share} | {(predicted == dense).mean():.4f} | {cosines.mean():.4f} |"
+            f"| {bench.name} | {what} | {accuracy:.4f} | {share} | {agreed:.4f} | {cosines.mean():.4f} |"
             f" {np.quantile(cosines, 0.05):.4f} | {rated:.4f} |",
             flush=True,
         )
