@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from compiler.tools.compiled import Compiled
     from compiler.tools.cpu_session import CpuCompiled
     from compiler.tools.pruning.session import Pruned
+    from runtime.buckets import BucketProgram
     from runtime.cpu.program import CpuProgram
     from runtime.program import Program
 
@@ -39,6 +40,7 @@ def compile(
     shapes: Mapping[str, Sequence[int]] | None = None,
     sparsity: str | None = None,
     precision: str | None = None,
+    storage: str = "auto",
     inputs: AnyPath | Mapping[str, NDArray[Any]] | None = None,
     output: AnyPath | None = None,
     verify: bool = True,
@@ -47,9 +49,10 @@ def compile(
     and verify the results.
 
     `shapes` binds inputs by name, as `--shape`; `sparsity` is a specification as for `--sparsity`, None changes no
-    weight; `precision` is "fp32" or "int8", as `--precision`; `inputs` are arrays by name (the first axis counts
-    samples) or an .npz file, None makes one batch up. The bundle is written to `output`, nowhere if that is None. The
-    result has `program`, `report`, `run_report`, `outputs` (those of `inputs`, by name), `run` and `save`.
+    weight; `precision` is "fp32" or "int8", as `--precision`; `storage` overrules the choice of storage formats,
+    as `--storage`; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one
+    batch up. The bundle is written to `output`, nowhere if that is None. The result has
+    `program`, `report`, `run_report`, `outputs` (those of `inputs`, by name), `run` and `save`.
 
     Raises HpccError, as InputError (a file or the compilation is at fault), UsageError (an argument is),
     InfeasibleError (the target is too small), VerificationError or MissingToolError; each has a `code`.
@@ -65,6 +68,7 @@ def compile(
         shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
         sparsity=sparsity,
         precision=precision,
+        storage=storage,
         inputs=inputs if inputs is None or isinstance(inputs, Mapping) else fspath(inputs),
         output=None if output is None else fspath(output),
         verify=verify,
@@ -120,15 +124,22 @@ def prune(
     return pruned
 
 
-def load(bundle: AnyPath) -> Program | CpuProgram:
-    """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged."""
+def load(bundle: AnyPath) -> Program | CpuProgram | BucketProgram:
+    """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged.
+
+    A bundle of several shapes gives a program whose `run` also returns which of them it took.
+    """
     from pathlib import Path
 
+    from runtime.buckets import BucketProgram, is_bucket_bundle
     from runtime.cpu.manifest import is_cpu_bundle
     from runtime.cpu.program import CpuProgram
     from runtime.program import Program
 
-    return (CpuProgram if is_cpu_bundle(Path(bundle)) else Program).load(Path(bundle))
+    path = Path(bundle)
+    if is_bucket_bundle(path):
+        return BucketProgram.load(path)
+    return (CpuProgram if is_cpu_bundle(path) else Program).load(path)
 
 
 def __getattr__(name: str) -> str:

@@ -41,8 +41,8 @@ from hw_targets.isa import (
     Memory,
     Norm,
     Queue,
-    StorageCode,
 )
+from hw_targets.storage import formats_by_code
 
 MAGIC = b"HPCC"
 HEADER = struct.Struct("<4sIII")
@@ -60,8 +60,15 @@ SLOTS_BIT = SEMAPHORE_BITS * MAX_WAITS
 UNSIGNED_LIMIT = 1 << 32
 SIGNED_LIMIT = 1 << 31
 
-ENUMS: Mapping[str, type[StrEnum]] = {"mode": MatrixMode, "format": StorageCode, "activation": Activation, "norm": Norm}
-"""Immediates that stand for a word; the value order of the enumeration is the field's encoding."""
+ENUMS: Mapping[str, type[StrEnum]] = {"mode": MatrixMode, "activation": Activation, "norm": Norm}
+"""Immediates that stand for a word; the value order of the enumeration is the field's encoding. A format has a number."""
+
+
+def words_of(field: str) -> Mapping[int, str]:
+    """The words of an immediate by their numbers; none where it is a plain number."""
+    if field == "format":
+        return {code: storage.name for code, storage in formats_by_code().items()}
+    return dict(enumerate(word.value for word in ENUMS.get(field, ())))
 
 
 def instruction_place(index: int, name: str = "") -> str:
@@ -200,8 +207,9 @@ def _pack_immediates(values: dict[str, int | float], function: Function, index: 
 
 
 def _check_word(field: Immediate, raw: int, index: int, name: str) -> None:
-    if field.name in ENUMS and raw >= len(ENUMS[field.name]):
-        words = ", ".join(f"{i} {word}" for i, word in enumerate(ENUMS[field.name]))
+    known = words_of(field.name)
+    if known and raw not in known:
+        words = ", ".join(f"{i} {word}" for i, word in known.items())
         raise _fail("HPCC1203", f"immediate {field.name} = {raw} is none of {words}", index, name)
 
 

@@ -100,16 +100,6 @@ class Norm(StrEnum):
     RMS = "rms"
 
 
-class StorageCode(StrEnum):
-    """Off-chip formats that LOAD decodes; the value order is the field's encoding."""
-
-    DENSE = "dense"
-    NM = "nm"
-    HP_MARK = "hp_mark"
-    CSR = "csr"
-    BITMAP = "bitmap"
-
-
 class Activation(StrEnum):
     """Activation of vector.finish; the value order is the field's encoding."""
 
@@ -131,11 +121,11 @@ GROUP = Immediate("group", 16, "columns that share one scale; a row has cols / g
 PATTERN = (
     Immediate("n", 6, "kept per group of m (fine pattern; 1 with m = 1 is dense)"),
     Immediate("m", 6, "group size of the fine pattern"),
-    Immediate("block_rows", 16, "HP: output rows that share one kept set"),
-    Immediate("window", 16, "HP: inputs per window"),
-    Immediate("keep", 16, "HP: inputs kept per full window"),
+    Immediate("block_rows", 16, "HP: output rows that share one kept set; bcsr, cbr, circulant: rows of a block"),
+    Immediate("window", 16, "HP: inputs per window; bcsr, cbr: inputs of a block"),
+    Immediate("keep", 16, "HP: inputs kept per full window; cbr: lines"),
 )
-KEPT = Immediate("kept", 32, "unstructured: values of the whole matrix (0 in the other layouts)")
+KEPT = Immediate("kept", 32, "unstructured: most values of the whole matrix (0 in the other layouts)")
 CODES_SELECTOR = Immediate("codes_in_weights", 1, "write the codes into the weight memory (K), not the activation memory")
 
 
@@ -168,7 +158,7 @@ FUNCTIONS: tuple[Function, ...] = (
             Operand("dst", Memory.WEIGHTS, "w", "compute layout of [outs, ins]"),
         ),
         (
-            Immediate("format", 4, "storage format: 0 dense, 1 nm, 2 hp_mark, 3 csr, 4 bitmap"),
+            Immediate("format", 4, "storage format, by its number (docs/FORMATS.md)"),
             Immediate("outs", 16, "output rows of the matrix"),
             Immediate("ins", 16, "inputs of the matrix"),
             *PATTERN,

@@ -159,10 +159,16 @@ def quantize_columns(x: AnyArray, mask: AnyArray | None = None) -> tuple[I8, np.
     return codes, np.float32(scale[0, 0])
 
 
-def quantize_weights(w: AnyArray) -> tuple[I8, F32]:
-    """int8 codes [O, I] and scales [O] of finite fp32 weights [O, I]: the formula of `quantize_rows` on fp32 values."""
+def quantize_weights(w: AnyArray, tied_rows: int = 1) -> tuple[I8, F32]:
+    """int8 codes [O, I] and scales [O] of finite fp32 weights [O, I]: the formula of `quantize_rows` on fp32 values.
+
+    `tied_rows` consecutive rows (a tail of fewer) have one scale, that of the largest value of them all.
+    """
     source = np.asarray(w, dtype=np.float32)
     absmax = np.maximum(source.max(axis=1), -source.min(axis=1))
+    if tied_rows > 1:
+        runs = np.maximum.reduceat(absmax, range(0, len(absmax), tied_rows))
+        absmax = np.repeat(runs, tied_rows)[: len(absmax)]
     codes, scale = _codes(source, absmax[:, None])
     return codes, scale[:, 0]
 

@@ -17,8 +17,9 @@ from typing import NamedTuple
 from hw_targets.codec import Resolved
 from hw_targets.extents import floor_sum, layout_of, transfer_rows
 from hw_targets.isa import MatrixMode, Memory, Queue
-from hw_targets.layout import STORAGE_CODES, Layout, ceil_div
+from hw_targets.layout import Layout, ceil_div
 from hw_targets.resources import LANES_PER_DIVIDER
+from hw_targets.storage import storage_of_code
 from hw_targets.target import Accelerator, Target
 
 MATRIX_FILL = 12
@@ -223,7 +224,7 @@ def transfer(instruction: Resolved, target: Target) -> Transfer:
     busy = taken
     if instruction.name == "load.weights":
         layout = layout_of(instruction)
-        rate = target.decode[STORAGE_CODES[instruction.integer("format")].value]
+        rate = target.decode[storage_of_code(instruction.integer("format")).name]
         busy = max(taken, ceil_div(layout.values, rate))
     return Transfer(total, bursts, taken, busy, target.dram_latency_cycles)
 

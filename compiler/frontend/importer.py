@@ -222,8 +222,13 @@ def import_onnx(path: Path, shapes: Shapes, prepare: Callable[[ir.Model], None] 
     bind_shapes(model, shapes, where)
     check_attributes(model, where)
     with as_the_standard_says(where):
-        notes = [*widen(model), *take_out_quantisation(model), *spell_out(model)]
+        notes = [*widen(model), *take_out_quantisation(model)]
+        spells = spell_out(model)
         fold(model, where)
+        while more := spell_out(model):  # what one pass has spelled out may tell other operators their shapes
+            spells += more
+            fold(model, where)
+        notes += [note for note in dict.fromkeys(spells) if note]
         cut_patches(model)
         _unique_node_names(model)
     state = ModelImport(where, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)))

@@ -21,6 +21,7 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from compiler.dialects import nn
+from compiler.dialects.sparsity import pattern_of
 from compiler.interpreters.nn_float import constant_array, dequantized
 from compiler.module import main_function
 from compiler.passes.smoothing import smoothing_factors
@@ -262,11 +263,13 @@ class _Quantizer:
             key, array = self._values(value, before)
             matrix = row_major(np.asarray(array, dtype=np.float32))
             codes, scale = np.empty(matrix.shape, np.int8), np.empty(len(matrix), np.float32)
-            for start in range(0, len(matrix), _MATRIX_BLOCK):
-                rows = slice(start, start + _MATRIX_BLOCK)
+            tied = pattern_of(value.type).tied_rows
+            step = max(_MATRIX_BLOCK // tied, 1) * tied
+            for start in range(0, len(matrix), step):
+                rows = slice(start, start + step)
                 _check_finite(key, matrix[rows])
                 block = matrix[rows] if smooth is None else matrix[rows] / smooth
-                codes[rows], scale[rows] = numerics.quantize_weights(block)
+                codes[rows], scale[rows] = numerics.quantize_weights(block, tied)
             assert isinstance(value.type, TensorType)
             type = TensorType(i8, codes.shape, value.type.encoding)
             return (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 
-from compiler.tools.arguments import parse_shapes
+from compiler.tools.arguments import parse_buckets
 from compiler.tools.options import EMIT_FORMS, Options
 from hw_targets.command_line import Parser, internal_error
 from hw_targets.errors import HpccError, UsageError
@@ -34,7 +34,14 @@ def build_parser() -> Parser:
     what = parser.add_argument_group("what to compile")
     what.add_argument("--target", metavar="NAME|FILE.toml", help="the machine; --list-targets lists the shipped ones")
     what.add_argument(
-        "--shape", action="append", default=[], metavar="NAME:AxB", help="bind an input's shape, as input_ids:1x128"
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NAME:AxB",
+        help="bind an input's shape, as input_ids:1x128; 'input_ids:1x{16,64,128}' (quoted) makes a program for each",
+    )
+    what.add_argument(
+        "--length-histogram", metavar="FILE", help="with several shapes: counts by length (.npz, .json, .csv) for the mean"
     )
     what.add_argument(
         "--sparsity",
@@ -49,6 +56,13 @@ def build_parser() -> Parser:
         default=None,
         metavar="P",
         help="of products: fp32 (default on CPUs) or int8 (all that FPGAs have; on CPUs with VNNI)",
+    )
+    what.add_argument(
+        "--storage",
+        default="auto",
+        metavar="FORMAT",
+        help="storage format of the weights that it can hold, as csr or hp_mark (docs/FORMATS.md). Default: auto, the best"
+        " of each by speed, load time and bytes",
     )
     data = parser.add_argument_group("inputs")
     data.add_argument("--inputs", metavar="FILE.npz", help="arrays by input name, the first axis counting samples")
@@ -128,17 +142,25 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("HPCC2003", "no model given", hint="hpcc MODEL.onnx --target fpga-u280")
     if options.target is None:
         raise UsageError("HPCC2008", "no target given", hint="--target fpga-u280; `hpcc --list-targets` lists them")
-    what = _what_to_do(options)
+    buckets = parse_buckets(options.shape)
+    what = _what_to_do(options, buckets[0])
+    if len(buckets) > 1:
+        from compiler.tools.bucket_session import run_buckets
+
+        return run_buckets(what, buckets)
+    if what.length_histogram is not None:
+        hint = "--shape 'input_ids:1x{16,64,128}'"
+        raise UsageError("HPCC2034", "--length-histogram needs several shapes to weigh", hint=hint)
     from compiler.tools.session import run_command
 
     return run_command(what)
 
 
-def _what_to_do(arguments: argparse.Namespace) -> Options:
+def _what_to_do(arguments: argparse.Namespace, shapes: Mapping[str, tuple[int, ...]]) -> Options:
     """The parsed arguments that a run needs, without those that only this module acts on."""
     known = {field.name for field in fields(Options)}
     values = {name: value for name, value in vars(arguments).items() if name in known}
-    return Options(shapes=parse_shapes(arguments.shape), **values)
+    return Options(shapes=shapes, **values)
 
 
 def _list_targets(*, as_json: bool) -> int:
@@ -162,7 +184,9 @@ def _print_pipeline(options: argparse.Namespace) -> int:
 
     target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
     for stage in PIPELINES[load_any_target(target).kind]:
-        text = stage.pipeline(target=target, sparsity=sparsity, precision=options.precision or "fp32")
+        text = stage.pipeline(
+            target=target, sparsity=sparsity, precision=options.precision or "fp32", storage=options.storage
+        )
         print(f"{stage.name:<9} {text or '(the ONNX importer)'}")
     return 0
 

@@ -32,12 +32,16 @@ class Options:
     """A file that says which pattern each layer gets, in the place of `sparsity`."""
     precision: str | None = None
     """None is the one of the target's kind: int8 for an FPGA, fp32 for a CPU."""
+    storage: str = "auto"
+    """The storage format of the weights that it can hold; auto takes the best of each."""
     inputs: str | Mapping[str, NDArray[Any]] | None = None
     """An .npz file, or arrays by input name; the first axis counts samples."""
     text: str | None = None
     tokenizer: str | None = None
     max_length: int | None = None
     verify: bool = True
+    length_histogram: str | None = None
+    """A file that says how often inputs of each length come, for a run with several shapes."""
     rtol: float = 0.0
     atol: float | None = None
     baseline: str | None = None

@@ -94,6 +94,7 @@ class Session:
         self.precision = options.precision or self.default_precision
         self._check_stages()
         self._check_precision()
+        self._check_storage()
         self.baseline = read_baseline(options)  # before anything slow: it may be missing
         self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
         if options.recipe is not None:
@@ -116,6 +117,12 @@ class Session:
         if self.precision != self.default_precision:
             message = f"target {self.machine.name!r} has no {self.precision} products"
             raise UsageError("HPCC2027", message, hint=f"--precision {self.default_precision}")
+
+    def _check_storage(self) -> None:
+        """Raises UsageError for a storage format where none is read."""
+        if self.options.storage != "auto" and self.kind != "fpga":
+            message = f"target {self.machine.name!r} reads no storage formats"
+            raise UsageError("HPCC2032", message, hint="leave --storage out")
 
     def _check_stages(self) -> None:
         """Raises UsageError for a stage or a form that targets of another kind have."""
@@ -141,6 +148,13 @@ class Session:
         assert isinstance(self.machine, Target)
         return self.machine
 
+    def compiled(self) -> Compiled:
+        """The program with its reports, simulated and verified as the options ask; nothing is written, nothing raised for
+        results that are wrong."""
+        start = self._load()
+        self._stages(start, self.stage_names[-1])
+        return self._compiled(self._bundle(), None)
+
     def compile(self) -> Compiled | CpuCompiled:
         """The program with its reports, simulated and verified as the options ask; a bundle only where they name one.
 
@@ -148,7 +162,7 @@ class Session:
         """
         output = Path(self.options.output) if self.options.output is not None else None
         if output is not None:
-            _check_output(output)
+            check_output(output)
         start = self._load()
         self._stages(start, self.stage_names[-1])
         compiled = self._compiled(self._bundle(), output)
@@ -162,7 +176,7 @@ class Session:
         options = self.options
         output = Path(options.output or default_output(options, self.machine))
         if options.makes_program:
-            _check_output(output)
+            check_output(output)
         start = self._load()
         if start == "import" and options.emit != "import":
             self._stages("import", "fuse")
@@ -243,7 +257,14 @@ class Session:
 
     def _stages(self, first: str, last: str) -> None:
         runner = StageRunner(
-            self.ctx, self.options.target, self.spec, (self._after_stage,), self.seconds, self.kind, self.precision
+            self.ctx,
+            self.options.target,
+            self.spec,
+            (self._after_stage,),
+            self.seconds,
+            self.kind,
+            self.precision,
+            self.options.storage,
         )
         for stage in stages_between(self.kind, first, last):
             self.progress.start(stage.name)
@@ -485,7 +506,7 @@ def default_output(options: Options, target: Target | CpuTarget) -> str:
     return f"{stem}.{target.name}.{spec}{precision}.hpcc"
 
 
-def _check_output(path: Path) -> None:
+def check_output(path: Path) -> None:
     """Raises InputError where something else than a bundle is in the way, or the place cannot be written to."""
     if path.exists() and not (path / MANIFEST).is_file():
         what = "is a folder but no bundle" if path.is_dir() else "is a file"

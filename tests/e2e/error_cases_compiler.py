@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,16 @@ from compiler.dialects.nn import UnaryOp
 from compiler.frontend.host import extract
 from compiler.frontend.importer import import_onnx
 from compiler.interpreters.evaluate import evaluate
+from compiler.sparsity import patterns
 from compiler.sparsity.base import scores_of
 from compiler.sparsity.patterns import parse_pattern
 from compiler.sparsity.saliency import magnitudes
+from compiler.storage import formats
+from compiler.storage.anywhere import CSRFormat
 from compiler.storage.choose import rank
 from compiler.storage.formats import FORMATS
 from compiler.tools.hpcc_opt import main as hpcc_opt
+from hw_targets import storage
 from hw_targets.cpu import CpuTarget
 from hw_targets.isa import Memory
 from hw_targets.load import load_any_target
@@ -293,6 +298,22 @@ def opt(passes: str) -> Case:
     return case
 
 
+FOREIGN_NM = patterns.NM
+
+
+def foreign(patch: pytest.MonkeyPatch, module: Any, name: str, found: type) -> object:
+    """A package that brings a pattern or a format with the name of one of ours."""
+    point = SimpleNamespace(name="copy", value=f"package:{name}", load=lambda: found)
+    patch.setattr(module, "entry_points", lambda group: [point])
+    registry = patterns.patterns if module is patterns else formats.all_formats
+    return registry.__wrapped__()
+
+
+def foreign_decoder(_: Path, patch: pytest.MonkeyPatch) -> object:
+    patch.setattr(storage, "plugin_decoders", lambda: {"copy": SimpleNamespace(storage=storage.BUILT_IN[3])})
+    return storage.storage_formats.__wrapped__()
+
+
 def stray_return(folder: Path, _: pytest.MonkeyPatch) -> Done:
     (folder / "stray.mlir").write_text('"func.return"() : () -> ()\n', encoding="utf-8")
     return call(hpcc_opt, "stray.mlir")
@@ -413,7 +434,7 @@ COMMANDS: dict[str, Case] = {
     "opt: pipeline that does not read": opt("hpcc-fuse{"),
     "opt: decode that does not read": opt(f'{BEFORE_TILING},hpcc-quantize,hpcc-encode-storage{{decode="dense=fast"}}'),
     "opt: format that the target lacks": opt(
-        f'{BEFORE_TILING},hpcc-quantize,hpcc-encode-storage{{target="{TARGET}" format="coo"}}'
+        f'{BEFORE_TILING},hpcc-quantize,hpcc-encode-storage{{target="{TARGET}" format="zip"}}'
     ),
     "opt: module that breaks a rule": stray_return,
     "key left out": board(("summary = ", "# summary = ")),
@@ -477,6 +498,11 @@ PLAIN: dict[str, Case] = {
     "weights without the pattern": lambda *_: parse_pattern("nm:2:4").check(np.ones((4, 8), np.float32)),
     "format of floats": lambda *_: FORMATS["dense"].encode(CODES.astype(np.float32), parse_pattern("dense")),
     "format that does not store the pattern": lambda *_: FORMATS["hp_mark"].encode(CODES, parse_pattern("nm:2:4")),
+    "codes of too many bits": lambda *_: FORMATS["dense"].encode(np.full((2, 2), 8, np.int8), parse_pattern("dense"), 4),
+    "decoder of a format that is there": foreign_decoder,
+    "pattern that is there": lambda _, patch: foreign(patch, patterns, "NM", FOREIGN_NM),
+    "format that is there": lambda _, patch: foreign(patch, formats, "CSR", CSRFormat),
+    "format that nobody knows": lambda *_: storage.storage_of_code(11),
     "no format for the pattern": lambda *_: rank(parse_pattern("unstructured:0.5"), 8, 16, {"hp_mark": 1.0}),
     "stored id beyond its table": folded_ids,
 }

@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 
 from compiler.sparsity.patterns import parse_pattern
-from compiler.storage.formats import FORMATS, candidates, compute_mode
+from compiler.storage.formats import FORMATS, candidates
 from hw_targets import numerics
 from hw_targets.asm import assemble
 from hw_targets.check import Semaphore, check_program
 from hw_targets.codec import Place, Resolved, expand
 from hw_targets.errors import InputError
 from hw_targets.extents import Extent, operand_extents
-from hw_targets.isa import FUNCTIONS, MatrixMode, Memory, Queue
+from hw_targets.isa import FUNCTIONS, Memory, Queue
 from runtime.simulator.functional import DEFAULTS, Options, Simulator
 from runtime.simulator.machine import POISON, DramRegion, Memories, read_bf16, write_bf16
 from tests.unit.hand_programs import INS, LINEAR_SEMAPHORES, OUTS, SIZES, LinearData, linear
 
 SPECS = ["dense", "nm:2:4", "nm:1:4", "hp:rows=8,window=8,keep=4,fine=2:4", "hp:rows=5,window=10,keep=8,fine=1:4"]
 SPECS += ["nm:2:4,along=out", "block:4x1:0.75", "block:3x5:0.5", "unstructured:0.75", "unstructured:0.05"]
+SPECS += ["row:0.5", "row:0.5:tile=5x10", "column:0.75", "column:0.5:tile=8x8", "block:4x4:0.5:balanced", "circulant:5"]
+SPECS += ["block:4x8:0.5+nm:2:4", "row:0.5+nm:1:4"]
 BOTH = [Options(poison=True), Options(poison=True, from_bytes=True)]
 RANDOM = np.random.default_rng(7)
 
@@ -74,16 +76,12 @@ def test_a_linear_in_every_format(spec: str, name: str, options: Options) -> Non
     """Weights go through encoder, decoder, weight memory and array; 24 inputs make tails for a window of 10."""
     data = LinearData()
     pattern = parse_pattern(spec)
-    codes = np.where(pattern.mask(data.codes.astype(np.float32)), data.codes, np.int8(0))
+    codes = np.asarray(pattern.project(data.codes))
     storage = FORMATS[name]
     stored = np.asarray(storage.encode(codes, pattern))
-    fields, mode = "n=1 m=1", compute_mode(storage, pattern)
-    if mode in (MatrixMode.NM, MatrixMode.HP):
-        p = pattern.parameters(INS)
-        fields = f"n={p.n} m={p.m} block_rows={p.block_rows} window={p.window} keep={p.keep}"
-    elif mode is MatrixMode.UNSTRUCTURED:
-        fields += f" kept={pattern.kept(OUTS, INS)}"
-    program = linear(f"format={name} {fields}", f"mode={mode} {fields}", stored.size)
+    p = storage.layout(OUTS, INS, pattern)
+    fields = f"n={p.n} m={p.m} block_rows={p.block_rows} window={p.window} keep={p.keep} kept={p.kept}"
+    program = linear(f"format={name} {fields}", f"mode={p.mode} {fields}", stored.size)
     sim = linear_machine(data, options, program, stored)
     for _ in range(2):
         sim.run()

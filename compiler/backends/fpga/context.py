@@ -25,7 +25,7 @@ from compiler.dialects import nn
 from compiler.dialects.tile import Part, buffer_type, element_bytes, memory_of
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
-from hw_targets.isa import Activation, MatrixMode, Memory, Norm, StorageCode
+from hw_targets.isa import Activation, MatrixMode, Memory, Norm
 from hw_targets.target import Target
 
 Kind = TypeVar("Kind", bound=Operation)
@@ -42,7 +42,7 @@ class Quantised:
     scale: Buffer
 
 
-def enum_code(kind: type[Activation] | type[MatrixMode] | type[Norm] | type[StorageCode], name: str) -> int:
+def enum_code(kind: type[Activation] | type[MatrixMode] | type[Norm], name: str) -> int:
     """The field value of a StrEnum member: its position."""
     return [member.value for member in kind].index(name)
 
@@ -81,6 +81,10 @@ class Context:
         self.values: dict[SSAValue, nn.QuantizeOp] = {}
         self.regions: dict[str, tuple[Buffer, list[Part]]] = {}
         self.tables: dict[str, Buffer] = {}
+        self.parameters: dict[tuple[str, ...], Buffer] = {}
+        self.output_names: dict[SSAValue, str] = {}
+        self.written: set[str] = set()
+        """Outputs that an instruction has written already."""
 
     # ---- values -----------------------------------------------------------------------------------------------------
 
@@ -115,12 +119,25 @@ class Context:
             layer,
         )
 
-    def columns(self, layer: str, width: int, keys: list[str]) -> Buffer:
-        """Per-column fp32 parameters in the parameter memory, one row per key ("" = zeros)."""
-        region = self.b.dram("columns", f"{layer}.columns", len(keys), width, f32, keys)
-        columns = self.b.alloc(f"{layer}.columns", Memory.PARAM, len(keys), width, f32)
+    def columns(self, layer: str, width: int, keys: list[str], first: int = 0, cols: int | None = None) -> Buffer:
+        """Per-column fp32 parameters in the parameter memory, one row per key ("" = zeros): all, or `cols` from `first`."""
+        label = f"{layer}.columns"
+        if (label, *keys) not in self.parameters:
+            self.parameters[label, *keys] = self.b.dram("columns", label, len(keys), width, f32, keys)
+        region = self.b.view(self.parameters[label, *keys], 0, first, len(keys), cols or width)
+        columns = self.b.alloc(label, Memory.PARAM, len(keys), region.cols, f32)
         self.copy_in(region, columns, layer, to_param=True)
         return columns
+
+    def output_for(self, value: SSAValue, rows: int, cols: int) -> Buffer | None:
+        """The output region of a large fp32 value that only the caller reads: it need not pass through the chip twice."""
+        while isinstance(user := only_user(value), nn.ReshapeOp):
+            value = user.result
+        name = self.output_names.get(value)
+        if name is None or not value.has_one_use() or rows * cols * 4 <= SMALL:
+            return None
+        self.written.add(name)
+        return self.b.dram("output", name, rows, cols, f32)
 
     # ---- tensors on chip or in DRAM ---------------------------------------------------------------------------------
 
