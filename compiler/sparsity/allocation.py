@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from compiler.sparsity.base import Dense, Pattern
+from compiler.sparsity.blocks import Block
 from compiler.sparsity.patterns import FPGA_SHAPES, HP, NM
-from compiler.sparsity.unbalanced import Block, Unstructured
+from compiler.sparsity.unbalanced import Unstructured
 from hw_targets.errors import UsageError
 
 STEPS = 20

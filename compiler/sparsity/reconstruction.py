@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.sparsity.base import Pattern
+from compiler.sparsity.blocks import Block
 from compiler.sparsity.patterns import HP, NM
 from compiler.sparsity.saliency import Mask, Matrix, keep_largest_of_all, magnitudes
-from compiler.sparsity.unbalanced import Block, Unstructured
+from compiler.sparsity.unbalanced import Unstructured
 from hw_targets.errors import InputError
 
 Float64 = NDArray[np.float64]
@@ -169,7 +170,7 @@ def _chooser(w: Float64, factor: Float64, pattern: Pattern) -> tuple[Callable[[F
             chosen = pattern.mask(w, obs_saliency(w, factor))
             counts = _strip_sums(chosen, COLUMNS)
             return lambda scores, start: keep_largest_of_all(scores, int(counts[start // COLUMNS])), COLUMNS
-        case Block() if pattern.cols <= COLUMNS:
+        case Block() if pattern.cols <= COLUMNS and not pattern.balanced:
             strip = COLUMNS // pattern.cols * pattern.cols
             used = pattern.used_blocks(pattern.mask(w, obs_saliency(w, factor)))
             per_strip = _strip_sums(used, strip // pattern.cols)

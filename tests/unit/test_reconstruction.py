@@ -120,7 +120,8 @@ def test_every_method_hits_the_count(data: st.DataObject, outs: int, ins: int, s
     ]
     exact = not spec.startswith("block") or (outs % 4 == 0 and ins % 4 == 0)
     for mask in masks:
-        assert np.count_nonzero(mask) == pattern.kept(outs, ins) if exact else mask.sum() <= pattern.kept(outs, ins)
+        pattern.check(mask)  # of blocks at the edges, which are smaller, this counts the blocks
+        assert not exact or np.count_nonzero(mask) == pattern.kept(outs, ins)
 
 
 def test_nothing_is_written_outside_the_mask() -> None:
