@@ -170,13 +170,19 @@ def _chooser(w: Float64, factor: Float64, pattern: Pattern) -> tuple[Callable[[F
             chosen = pattern.mask(w, obs_saliency(w, factor))
             counts = _strip_sums(chosen, COLUMNS)
             return lambda scores, start: keep_largest_of_all(scores, int(counts[start // COLUMNS])), COLUMNS
-        case Block() if pattern.cols <= COLUMNS and not pattern.balanced:
+        case Block() if _splits_into_strips(pattern, w):
             strip = COLUMNS // pattern.cols * pattern.cols
             used = pattern.used_blocks(pattern.mask(w, obs_saliency(w, factor)))
             per_strip = _strip_sums(used, strip // pattern.cols)
             return lambda scores, start: _blocks_of_count(pattern, scores, int(per_strip[start // strip])), strip
         case _:
             return whole, w.shape[1]
+
+
+def _splits_into_strips(pattern: Block, w: Float64) -> bool:
+    """Whether all blocks share one budget: none is smaller at an edge, no row of blocks has its own."""
+    even = w.shape[0] % pattern.rows == 0 and w.shape[1] % pattern.cols == 0
+    return even and pattern.cols <= COLUMNS and not pattern.balanced
 
 
 def _strip_sums(chosen: Mask, width: int) -> NDArray[np.int64]:
