@@ -160,6 +160,7 @@ class Context:
         cols: int | None = None,
         memory: Memory = Memory.ACT,
         slots: int = SLOTS,
+        stage: int = 0,
     ) -> Buffer:
         """A rectangle of a tensor on chip; from DRAM it is loaded into a temporary."""
         view = self.b.view(buffer, row, col, rows, cols or buffer.cols)
@@ -168,7 +169,7 @@ class Context:
         temporary = self.b.alloc(label, memory, rows, view.cols, buffer.type.element_type, slots)
         if memory is Memory.WEIGHTS:
             fields = {"rows": rows, "row_bytes": row_bytes(view)}
-            self.b.run("load.rows", {"src": view, "dst": temporary}, fields, layer)
+            self.b.run("load.rows", {"src": view, "dst": temporary}, fields, layer, stage=stage)
         else:
             self.copy_in(view, temporary, layer)
         return temporary
@@ -222,7 +223,7 @@ class Context:
         memory = Memory.WEIGHTS if is_key else Memory.ACT
         return Quantised(
             self.tensor(f"{layer}.codes", tokens, width, i8, memory),
-            self.b.alloc(f"{layer}.scale", Memory.ACT, tokens, op.groups, f32),
+            self.tensor(f"{layer}.scale", tokens, op.groups, f32),
         )
 
     def chain_targets(self, value: SSAValue, layer: str) -> tuple[Buffer | None, Quantised | None, int]:
@@ -249,7 +250,17 @@ class Context:
 
     # ---- one function per op ----------------------------------------------------------------------------------------
 
-    def multiply(self, x: Buffer, w: Buffer, acc: Buffer, weight: WeightPlan, layer: str, *, stage: int = 0) -> None:
+    def multiply(
+        self,
+        x: Buffer,
+        w: Buffer,
+        acc: Buffer,
+        weight: WeightPlan,
+        layer: str,
+        *,
+        stage: int = 0,
+        accumulate: int = 0,
+    ) -> None:
         self.b.run(
             "matrix.multiply",
             {"x": x, "w": w, "acc": acc},
@@ -260,6 +271,7 @@ class Context:
                 "mode": enum_code(MatrixMode, weight.mode),
                 "x_unsigned": int(weight.x_unsigned),
                 **weight.pattern_fields,
+                "accumulate": accumulate,
             },
             layer,
             stage=stage,

@@ -139,7 +139,7 @@ def _panels(c: Context, weight: WeightPlan) -> list[WeightPlan]:
     """Ranges of output columns whose weights, parameters and accumulators fit on chip at a time."""
     accelerator = c.target.accelerator
     rows = min(c.plan.tokens, max(MOST_TOKENS, accelerator.tokens))
-    outs = min(accelerator.acc_bytes // (SLOTS * rows * ACCUMULATOR), accelerator.param_bytes // (4 * 2 * ACCUMULATOR))
+    outs = min(c.plan.acc_bytes // (SLOTS * rows * ACCUMULATOR), accelerator.param_bytes // (4 * 2 * ACCUMULATOR))
     limit = min(c.plan.chunk_bytes, outs * weight.compute_bytes // weight.outs, weight.compute_bytes)
     return weight.parts(max(limit, 1), accelerator.outputs * accelerator.cores, slots_by_row(weight, c.store))
 
@@ -156,7 +156,7 @@ def _by_panel(c: Context, chain: Chain, panels: Sequence[WeightPlan], tokens: in
     layer, width = chain.layer, sum(panel.outs for panel in panels)
     widest = max(panel.outs for panel in panels)
     moved = inputs + outputs * widest // width
-    fitting = c.target.accelerator.acc_bytes // (SLOTS * widest * ACCUMULATOR)
+    fitting = c.plan.acc_bytes // (SLOTS * widest * ACCUMULATOR)
     most = max(min(c.plan.rows(c.plan.tokens, SLOTS * moved), fitting), 1)
     for panel, place in zip(panels, _region(c, panels), strict=True):
         loaded = _load_weight(c, panel, place, layer)
@@ -178,17 +178,18 @@ def _finish(c: Context, chain: Chain, acc: Buffer, columns: Buffer, first: Index
     with (
         c.writing(chain.out, first, rows, layer, "out.tile", col=column, cols=acc.cols) as out_tile,
         c.writing(chain.codes, first, rows, layer, "codes.tile") as code_tile,
+        c.writing(chain.scale, first, rows, layer, "scale.tile") as scale_tile,
     ):
         c.b.run(
             "vector.finish",
             {
                 "acc": acc,
-                "row_scale": c.rows(chain.x.scale, first, rows),
+                "row_scale": c.read(chain.x.scale, first, rows, layer, "x.scale"),
                 "columns": columns,
                 "residual": residual,
                 "out": out_tile,
                 "codes": code_tile,
-                "scale": c.rows(chain.scale, first, rows),
+                "scale": scale_tile,
                 "gate": gate,
             },
             {
