@@ -16,7 +16,7 @@ import numpy as np
 
 from compiler.sparsity.base import Dense, Pattern
 from compiler.sparsity.blocks import kinds_of
-from compiler.sparsity.patterns import FPGA_SHAPES, NM, Block, Column, Row, Unstructured
+from compiler.sparsity.patterns import FPGA_SHAPES, HP, NM, Block, Column, Row, Unstructured
 from compiler.sparsity.saliency import Mask, Matrix
 from compiler.sparsity.unbalanced import density_of
 from hw_targets.errors import InputError
@@ -113,3 +113,61 @@ def _balanced(used: Mask) -> Iterator[Pattern]:
     column = _column(used)
     if column.keep < 1:
         yield column
+
+
+# ---- near misses ----------------------------------------------------------------------------------------------------
+
+FEW = Fraction(1, 20)
+"""A pattern that all but so small a share of the groups (or tiles) obey is worth naming."""
+
+
+def near_miss(w: Matrix, found: Pattern) -> str:
+    """The balanced pattern that w[out, in] has but for a few places, as in "2:4 except for 37 groups"; else empty.
+
+    Only where it says more than what was `found`: more zeros than that has, or every row equal work.
+    """
+    used = w != 0
+    weights = int(np.count_nonzero(used))
+    if isinstance(found, NM | HP) or w.size - weights < LEAST_ZEROS * w.size:
+        return ""
+    best: tuple[int, str] | None = None
+    for pattern, broken, places in (*_nearly_nm(used), *_nearly_hp(used, weights)):
+        kept = pattern.kept(*w.shape)
+        if broken and (best is None or kept < best[0]):
+            name = f"{pattern.n}:{pattern.m}" if isinstance(pattern, NM) else pattern.spec()
+            best = kept, f"{name} except for {broken} {places}{'s'[: broken > 1]}"
+    return "" if best is None else best[1]
+
+
+def _nearly_nm(used: Mask) -> Iterator[tuple[NM, int, str]]:
+    """N:M patterns with the number of groups that hold more than N."""
+    outs, ins = used.shape
+    for m in GROUPS:
+        if ins < 4 * m:
+            continue
+        counts = np.count_nonzero(used[:, : ins // m * m].reshape(outs, -1, m), axis=-1)
+        for n in range(1, m):
+            broken = int(np.count_nonzero(counts > n))
+            if broken <= FEW * counts.size:
+                yield NM(n, m), broken, "group"
+                break
+
+
+def _nearly_hp(used: Mask, weights: int) -> Iterator[tuple[HP, int, str]]:
+    """Shapes of HP with the number of tiles that break them; only those with about as many weights as w has."""
+    outs, ins = used.shape
+    for shape in FPGA_SHAPES:
+        kept = shape.kept(outs, ins)
+        if shape.canonical() is not shape or not isinstance(shape.window, int) or not 0.9 * kept <= weights <= 1.1 * kept:
+            continue
+        tiles = [
+            used[row : row + shape.rows, column : column + shape.window]
+            for row in range(0, outs, shape.rows)
+            for column in range(0, ins, shape.window)
+        ]
+        columns = np.array([int(np.count_nonzero(tile.any(axis=0))) for tile in tiles])
+        if np.count_nonzero(columns > int(shape.keep)) > FEW * len(tiles):
+            continue
+        broken = sum(not fits(shape, tile) for tile in tiles)
+        if broken <= FEW * len(tiles):
+            yield shape, broken, "tile"

@@ -51,6 +51,7 @@ def build_parser() -> Parser:
         " unstructured:0.9, circulant:8 (docs/PATTERNS.md); numbers are sparsity."
         " Default: auto, which takes the pattern that the weights already have and changes none",
     )
+    what.add_argument("--recipe", metavar="FILE", help="patterns layer by layer, in TOML (docs/RECIPES.md)")
     what.add_argument(
         "--precision",
         default=None,

@@ -22,11 +22,12 @@ from compiler.frontend.importer import Imported, import_onnx
 from compiler.frontend.preflight import Preflight, preflight
 from compiler.interpreters.evaluate import evaluate
 from compiler.interpreters.probe import id_limits
-from compiler.passes.sparsify import AUTO, pruning_summary
+from compiler.passes.sparsify import AUTO, RECIPE, pruning_summary
 from compiler.passes.verify_stage import VerifyStagePass
 from compiler.pipelines import PIPELINES, Stage, stages_between
 from compiler.sparsity.base import Pattern
 from compiler.sparsity.patterns import parse_pattern
+from compiler.sparsity.recipes import load_recipe
 from compiler.tools import inputs as run_inputs
 from compiler.tools.baseline import DENSE, compared, dense_options, print_comparison, read_baseline
 from compiler.tools.compiled import Compiled
@@ -96,6 +97,8 @@ class Session:
         self._check_storage()
         self.baseline = read_baseline(options)  # before anything slow: it may be missing
         self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
+        if options.recipe is not None:
+            load_recipe(Path(options.recipe), self.kind)
         self.progress = Progress(quiet=options.quiet, steps=CPU_STEPS if self.kind == "cpu" else STEPS)
         self.seconds: dict[str, float] = {}
         self.imported: Imported | None = None
@@ -135,6 +138,8 @@ class Session:
     @property
     def spec(self) -> str:
         """The full form of what --sparsity asks for."""
+        if self.options.recipe is not None:
+            return f"{RECIPE}{self.options.recipe}"
         return AUTO if self.asked is None else self.asked.spec()
 
     @property
@@ -495,9 +500,10 @@ def _asked_pattern(spec: str | None, kind: str) -> Pattern | None:
 def default_output(options: Options, target: Target | CpuTarget) -> str:
     """MODEL.TARGET.PATTERN.hpcc, with the precision where one is asked for."""
     stem = Path(options.model).name.removesuffix(".onnx").removesuffix(".mlir")
-    spec = re.sub(r"[^A-Za-z0-9.]+", "-", options.sparsity or AUTO)
-    asked = f".{options.precision}" if options.precision is not None else ""
-    return f"{stem}.{target.name}.{spec}{asked}.hpcc"
+    asked = options.sparsity or (AUTO if options.recipe is None else Path(options.recipe).stem)
+    spec = re.sub(r"[^A-Za-z0-9.]+", "-", asked)
+    precision = f".{options.precision}" if options.precision is not None else ""
+    return f"{stem}.{target.name}.{spec}{precision}.hpcc"
 
 
 def check_output(path: Path) -> None:
