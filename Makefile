@@ -1,4 +1,4 @@
-# make demo | test | test-all | bench | lint | format | docs | clean
+# make demo | test | test-all | fuzz | bench | lint | format | docs | clean
 # A virtual environment in .venv; uv makes it faster where it is installed, plain venv and pip do otherwise.
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ CREATE = $(PYTHON) -m venv $(VENV)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test test-all lit bench lint format docs clean
+.PHONY: demo test test-all fuzz lit bench lint format docs clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -50,6 +50,11 @@ test: lit
 
 test-all: lit $(VENV)/.train
 	@$(BIN)/python -m pytest -q
+
+# Damaged files of every kind for an hour: `make fuzz SECONDS=60` for a minute, KIND=models for one kind of file.
+SECONDS ?= 3600
+fuzz: $(VENV)/.test
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(if $(KIND),--kind $(KIND)) $(if $(SEED),--seed $(SEED))
 
 # Engines to compare with; one that does not install here is left out of the figures.
 $(VENV)/.peers: | $(VENV)/.base

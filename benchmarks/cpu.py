@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,13 @@ from hw_targets.errors import HpccError
 
 ROOT = Path(__file__).parents[1]
 PATTERNS = ("dense", "hp:0.75", "hp:0.9")
-PRECISIONS = {"fp32": ("hpcc", "onnxruntime", "openvino", "deepsparse"), "int8": ("hpcc", "onnxruntime")}
-"""The engines that are compared; the int8 of others wants a model calibrated by tools of their own."""
+PRECISIONS = {
+    "fp32": ("hpcc", "onnxruntime", "openvino", "deepsparse"),
+    "int8": ("hpcc", "onnxruntime", "openvino_int8"),
+}
+"""The engines that are compared: in int8 ONNX Runtime quantises dynamically, OpenVINO by NNCF on the inputs of the run."""
+NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
+"""What keeps OpenVINO and ONNX Runtime from AMX, for a comparison with a target that has none."""
 
 PAUSE = 0.01
 """Seconds between two runs: threads of the engine before that still wait for work fall asleep."""
@@ -45,7 +51,9 @@ class Engine:
 
     name: str
     version: str
+    load_seconds: float
     process: subprocess.Popen[str]
+    peak_mb: float = 0.0
 
     def run(self) -> float:
         """Milliseconds of one run."""
@@ -53,7 +61,8 @@ class Engine:
         assert self.process.stdout is not None
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        milliseconds, self.peak_mb = map(float, self.process.stdout.readline().split())
+        return milliseconds
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -67,15 +76,17 @@ def pythons() -> dict[str, str]:
         name: os.environ.get(f"HPCC_{name.upper()}_PYTHON") or (sys.executable if find_spec(name) else "")
         for name in ("openvino", "deepsparse")
     }
-    return {"hpcc": sys.executable, "onnxruntime": sys.executable, **own}
+    return {"hpcc": sys.executable, "onnxruntime": sys.executable, "openvino_int8": own["openvino"], **own}
 
 
-def start(name: str, python: str, model: Path, threads: int, inputs: Path) -> Engine | str:
+def start(name: str, python: str, model: Path, threads: int, inputs: Path, settings: Mapping[str, str]) -> Engine | str:
     """A peer that is ready, or why there is none."""
     if not python:
-        return f"no HPCC_{name.upper()}_PYTHON"
+        return f"no HPCC_{name.removesuffix('_int8').upper()}_PYTHON"
     command = [python, str(ROOT / "benchmarks" / "peers.py"), name, str(model), str(threads), str(inputs)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)} if python == sys.executable else None
+    environment = {**os.environ, **settings}
+    if python == sys.executable:
+        environment["PYTHONPATH"] = str(ROOT)
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
@@ -83,7 +94,8 @@ def start(name: str, python: str, model: Path, threads: int, inputs: Path) -> En
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("ready "):
-                return Engine(name, line.split()[2], process)
+                _, _, version, seconds = line.split()
+                return Engine(name, version, float(seconds), process)
         process.wait()
         errors.seek(0)
         said = errors.read().strip().splitlines()
@@ -112,41 +124,59 @@ def quantized(model: Path) -> Path:
     return path
 
 
-def compare(model: Path, pattern: str, precision: str, shape: tuple[int, int], threads: Sequence[int], rounds: int) -> None:
+@dataclass(frozen=True)
+class Case:
+    """One comparison; `settings` are variables of the environment for the peers."""
+
+    pattern: str
+    precision: str
+    target: str
+    shape: tuple[int, int]
+    settings: Mapping[str, str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.pattern} {self.precision} {self.shape[0]}x{self.shape[1]} on {self.target}"
+
+
+def compare(model: Path, case: Case, threads: Sequence[int], rounds: int) -> None:
     """Compile for this machine, then print a line for each number of threads and engine."""
     with tempfile.TemporaryDirectory(prefix="hpcc-bench-") as name:
         folder = Path(name)
         bundle, pruned, inputs = folder / "model.hpcc", folder / "pruned.onnx", folder / "inputs.npz"
         options = Options(
             str(model),
-            "cpu-host",
-            shapes={"input_ids": shape},
-            sparsity=pattern,
-            precision=precision,
+            case.target,
+            shapes={"input_ids": case.shape},
+            sparsity=case.pattern,
+            precision=case.precision,
             output=str(bundle),
             emit="program",
             quiet=True,
         )
+        began = time.perf_counter()
         session = open_session(options)
         session.compile()
+        seconds = time.perf_counter() - began
         onnx.save(session.pruned_model(), pruned)
         np.savez(inputs, **dict[str, Any](session.samples.arrays))
         models = {engine: bundle if engine == "hpcc" else pruned for engine in pythons()}
-        if precision == "int8":
+        if case.precision == "int8":
             models["onnxruntime"] = quantized(pruned)
         for count in threads:
             started = [
-                (n, start(n, python, models[n], count, inputs) if n in PRECISIONS[precision] else f"not in {precision}")
-                for n, python in pythons().items()
+                (name, start(name, python, models[name], count, inputs, case.settings))
+                for name, python in pythons().items()
+                if name in PRECISIONS[case.precision]
             ]
             engines = [engine for _, engine in started if isinstance(engine, Engine)]
             times = measure(engines, rounds)
             for engine in engines:
                 engine.close()
-            _report(f"{pattern} {precision} {shape[0]}x{shape[1]}, {count} thread(s)", engines, times)
+            _report(f"{case.title}, {count} thread(s); hpcc compiled and built in {seconds:.1f} s", engines, times)
             for skipped, reason in started:
                 if isinstance(reason, str):
-                    print(f"  {skipped:<12} skipped: {reason}")
+                    print(f"  {skipped:<13} skipped: {reason}")
 
 
 def _report(title: str, engines: Sequence[Engine], times: Mapping[str, list[float]]) -> None:
@@ -156,25 +186,31 @@ def _report(title: str, engines: Sequence[Engine], times: Mapping[str, list[floa
         median, least = statistics.median(times[engine.name]), min(times[engine.name])
         ratio = f"{median / ours:6.2f}x" if ours and engine.name != "hpcc" else ""
         print(
-            f"  {engine.name:<12} {engine.version:<24} median {median:8.2f} ms, least {least:8.2f} ms  {ratio}", flush=True
+            f"  {engine.name:<13} {engine.version:<24} median {median:8.2f} ms, least {least:8.2f} ms {ratio:>8}"
+            f"   loaded in {engine.load_seconds:6.2f} s, {engine.peak_mb:5.0f} MB",
+            flush=True,
         )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description="CPU programs beside other engines.")
     parser.add_argument("model", nargs="?", type=Path, help="an .onnx file (default: the model of the demo)")
-    parser.add_argument("--shape", default="1x128", help="batch x tokens (default 1x128)")
+    parser.add_argument("--shapes", nargs="+", default=["1x128"], help="batch x tokens (default 1x128)")
+    parser.add_argument("--target", default="cpu-host", help="default cpu-host")
+    parser.add_argument("--no-amx", action="store_true", help="keep the peers from AMX, as a target without it is")
     parser.add_argument("--patterns", nargs="+", default=PATTERNS, help=f"default: {' '.join(PATTERNS)}")
     parser.add_argument("--precision", default="fp32", choices=tuple(PRECISIONS), help="default fp32")
     parser.add_argument("--threads", nargs="+", type=int, default=(1, 2), help="default: 1 2")
     parser.add_argument("--rounds", type=int, default=15, help="runs of every engine (default 15)")
     options = parser.parse_args()
-    batch, tokens = (int(size) for size in options.shape.split("x"))
+    shapes = [(int(batch), int(tokens)) for batch, tokens in (shape.split("x") for shape in options.shapes)]
+    settings = NO_AMX if options.no_amx else {}
     try:
         model = options.model or l3_model()
         print(f"{model.name}: milliseconds of one batch; the ratio says how much longer than hpcc it takes")
-        for pattern in options.patterns:
-            compare(model, pattern, options.precision, (batch, tokens), options.threads, options.rounds)
+        for pattern, shape in product(options.patterns, shapes):
+            case = Case(pattern, options.precision, options.target, shape, settings)
+            compare(model, case, options.threads, options.rounds)
     except HpccError as error:
         print(error, file=sys.stderr)
         return error.exit_status

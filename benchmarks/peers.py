@@ -1,7 +1,8 @@
 """One engine in a process of its own, driven by lines: `python peers.py ENGINE MODEL THREADS INPUTS.npz`.
 
-It loads the model, prints "ready NAME VERSION", and for every line on stdin runs once and prints the milliseconds. It
-imports its engine and numpy only, so that an engine may live in a virtual environment of its own.
+It loads the model, prints "ready NAME VERSION SECONDS" (what loading took, an engine's own compilation included), and for
+every line on stdin runs once and prints the milliseconds and the most memory it has taken, in MB. It imports its engine
+and numpy only, so that an engine may live in a virtual environment of its own.
 """
 
 from __future__ import annotations
@@ -49,6 +50,22 @@ def openvino(model: str, threads: int, inputs: Inputs) -> tuple[str, Callable[[]
     return engine.__version__, lambda: request.infer(dict(inputs))
 
 
+def openvino_int8(model: str, threads: int, inputs: Inputs) -> tuple[str, Callable[[], Any]]:
+    """Quantised after training by NNCF, calibrated on the inputs of the run."""
+    from importlib import import_module
+
+    engine, tools = import_module("openvino"), import_module("nncf")
+    original: Any = engine.Core().read_model(model)
+    names = {name for entry in original.inputs for name in entry.names}
+    rows = len(next(iter(inputs.values())))
+    feed = {name: array for name, array in inputs.items() if name in names}
+    original.reshape({name: array.shape for name, array in feed.items()})
+    quantised = tools.quantize(original, tools.Dataset([feed]), model_type=tools.ModelType.TRANSFORMER, subset_size=rows)
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    request = engine.Core().compile_model(quantised, "CPU", settings).create_infer_request()
+    return f"{engine.__version__.split('-')[0]}+nncf{tools.__version__}", lambda: request.infer(feed)
+
+
 def deepsparse(model: str, threads: int, inputs: Inputs) -> tuple[str, Callable[[], Any]]:
     from importlib import import_module
 
@@ -58,19 +75,37 @@ def deepsparse(model: str, threads: int, inputs: Inputs) -> tuple[str, Callable[
     return package.__version__, lambda: engine.run(arrays)
 
 
-ENGINES = {"hpcc": hpcc, "onnxruntime": onnxruntime, "openvino": openvino, "deepsparse": deepsparse}
+ENGINES = {
+    "hpcc": hpcc,
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+    "openvino_int8": openvino_int8,
+    "deepsparse": deepsparse,
+}
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had, 0 where the system does not say."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 0.0
 
 
 def main() -> None:
     engine, model, threads, inputs = sys.argv[1:]
     with np.load(inputs, allow_pickle=False) as archive:
-        version, run = ENGINES[engine](model, int(threads), {name: archive[name] for name in archive.files})
+        given = {name: archive[name] for name in archive.files}
+    began = time.perf_counter()
+    version, run = ENGINES[engine](model, int(threads), given)
     run()
-    print(f"ready {engine} {version}", flush=True)
+    print(f"ready {engine} {version} {time.perf_counter() - began:.3f}", flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
         run()
-        print(1e3 * (time.perf_counter() - began), flush=True)
+        milliseconds = 1e3 * (time.perf_counter() - began)
+        print(milliseconds, peak_mb(), flush=True)
 
 
 if __name__ == "__main__":

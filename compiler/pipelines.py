@@ -11,14 +11,16 @@ from xdsl.passes import ModulePass
 
 @dataclass(frozen=True)
 class Stage:
-    """`passes` are specifications with {target}, {sparsity} and {precision} to fill in; afterwards `name`'s rule holds."""
+    """`passes` are specifications with {target}, {sparsity}, {precision} and {storage} to fill in; afterwards `name`'s rule
+    holds."""
 
     name: str
     passes: tuple[str, ...] = ()
 
-    def pipeline(self, *, target: str, sparsity: str, precision: str = "fp32") -> str:
+    def pipeline(self, *, target: str, sparsity: str, precision: str = "fp32", storage: str = "auto") -> str:
         """The text `hpcc-opt -p` takes for this stage."""
-        return ",".join(text.format(target=target, sparsity=sparsity, precision=precision) for text in self.passes)
+        given = {"target": target, "sparsity": sparsity, "precision": precision, "storage": storage}
+        return ",".join(text.format(**given) for text in self.passes)
 
 
 FPGA = (
@@ -26,7 +28,7 @@ FPGA = (
     Stage("fuse", ("hpcc-fuse", "hpcc-partition")),
     Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}"}}',)),
     Stage("quantize", ("hpcc-quantize",)),
-    Stage("encode", ('hpcc-encode-storage{{target="{target}"}}',)),
+    Stage("encode", ('hpcc-encode-storage{{target="{target}" format="{storage}"}}',)),
     Stage("tile", ('hpcc-tile{{target="{target}"}}',)),
     Stage("schedule", ('hpcc-schedule{{target="{target}"}}',)),
     Stage("emit", ("hpcc-emit",)),

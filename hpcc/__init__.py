@@ -38,6 +38,7 @@ def compile(
     shapes: Mapping[str, Sequence[int]] | None = None,
     sparsity: str | None = None,
     precision: str | None = None,
+    storage: str = "auto",
     inputs: AnyPath | Mapping[str, NDArray[Any]] | None = None,
     output: AnyPath | None = None,
     verify: bool = True,
@@ -46,9 +47,10 @@ def compile(
     and verify the results.
 
     `shapes` binds inputs by name, as `--shape`; `sparsity` is a specification as for `--sparsity`, None changes no
-    weight; `precision` is "fp32" or "int8", as `--precision`; `inputs` are arrays by name (the first axis counts
-    samples) or an .npz file, None makes one batch up. The bundle is written to `output`, nowhere if that is None. The
-    result has `program`, `report`, `run_report`, `outputs` (those of `inputs`, by name), `run` and `save`.
+    weight; `precision` is "fp32" or "int8", as `--precision`; `storage` overrules the choice of storage formats,
+    as `--storage`; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one
+    batch up. The bundle is written to `output`, nowhere if that is None. The result has
+    `program`, `report`, `run_report`, `outputs` (those of `inputs`, by name), `run` and `save`.
 
     Raises HpccError, as InputError (a file or the compilation is at fault), UsageError (an argument is),
     InfeasibleError (the target is too small), VerificationError or MissingToolError; each has a `code`.
@@ -64,6 +66,7 @@ def compile(
         shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
         sparsity=sparsity,
         precision=precision,
+        storage=storage,
         inputs=inputs if inputs is None or isinstance(inputs, Mapping) else fspath(inputs),
         output=None if output is None else fspath(output),
         verify=verify,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hw_targets.codec import ENUMS, build
+from hw_targets.codec import build, words_of
 from hw_targets.errors import InputError
 from hw_targets.isa import (
     BY_NAME,
@@ -74,11 +74,7 @@ def _bits(spec: Immediate, value: int | float) -> int:
 def _value_text(spec: Immediate, value: int | float) -> str:
     if spec.is_float:
         return str(np.float32(value))
-    if spec.name in ENUMS:
-        names = list(ENUMS[spec.name])
-        if int(value) < len(names):
-            return names[int(value)].value
-    return str(value)
+    return words_of(spec.name).get(int(value), str(value))
 
 
 def _address_text(address: Address) -> str:
@@ -204,9 +200,9 @@ def _parse_value(spec: Immediate, text: str) -> int | float:
             return float(text)
         except ValueError:
             raise ValueError(f"{text!r} is no number") from None
-    names = [item.value for item in ENUMS.get(spec.name, ())]
-    if text in names:
-        return names.index(text)
+    for number, word in words_of(spec.name).items():
+        if text == word:
+            return number
     value = _parse_number(text)
     if value >= 1 << spec.bits:
         raise ValueError(f"{value} does not fit the {spec.bits} bits of {spec.name}")

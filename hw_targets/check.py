@@ -53,7 +53,8 @@ def check_expanded(expanded: Sequence[Resolved], semaphores: Sequence[Semaphore]
     """`check_program` on an expansion."""
     _check_semaphore_table(semaphores)
     tokens = [_Tokens(semaphore) for semaphore in semaphores]
-    memories = {memory: _MemoryAccesses(memory) for memory in Memory}
+    pairs = PAIRS_LIMIT + PAIRS_PER_INSTRUCTION * len(expanded)
+    memories = {memory: _MemoryAccesses(memory, pairs) for memory in Memory}
     clocks: list[Clock] = [[0] * len(QUEUES) for _ in QUEUES]
     for instruction in expanded:
         _check_fields(instruction)
@@ -162,8 +163,23 @@ def _check_fields(instruction: Resolved) -> None:
         raise _error("HPCC1225", "all activations but relu take the bf16 value, out_f32 does not round it", instruction)
     if instruction.immediates.get("smoothed") and not (instruction.integer("norm") and "codes" in instruction.operands):
         raise _error("HPCC1225", "smoothed without a norm and codes: only a norm's codes are smoothed", instruction)
+    if instruction.immediates.get("out_f32") and instruction.integer("norm"):
+        raise _error("HPCC1225", "a norm's result is bf16, out_f32 does not round it", instruction)
+    if instruction.name == "vector.heads":
+        _check_heads(instruction)
+    if instruction.immediates.get("causal") and instruction.integer("rows") > instruction.integer("cols"):
+        raise _error("HPCC1225", "a causal block has more rows than columns: its first rows see nothing", instruction)
     if instruction.name == "vector.embed" and instruction.integer("norm") and "columns" not in instruction.operands:
         raise _error("HPCC1225", "a norm without its columns operand", instruction)
+
+
+def _check_heads(instruction: Resolved) -> None:
+    cols, group, turned = (instruction.integer(name) for name in ("cols", "group", "turned"))
+    if not group or cols % group:
+        raise _error("HPCC1225", f"{cols} columns do not split into groups of {group}", instruction)
+    if turned % 2 or turned > group or bool(turned) != ("table" in instruction.operands):
+        message = f"a rotation of {turned} of {group} columns: an even number, 0 without a table"
+        raise _error("HPCC1225", message, instruction)
 
 
 def accesses(instruction: Resolved) -> Iterator[tuple[Extent, bool]]:
@@ -189,8 +205,9 @@ def _check_bounds(instruction: Resolved, region: Extent, writes: bool, sizes: Ma
 # ---- hazards --------------------------------------------------------------------------------------------------------
 
 Table = NDArray[np.int64]
-PAIRS_LIMIT = 1 << 26
-"""Most pairs of accesses that are compared, so that a damaged program is an error and not an endless check."""
+PAIRS_LIMIT, PAIRS_PER_INSTRUCTION = 1 << 22, 256
+"""Most pairs of accesses that are compared, so that a damaged program is an error and not an endless check. Compiled
+programs have some 20 pairs for each executed instruction."""
 KNOWN_PER_PAIR = 64
 """Known regions that are looked through in the time of one such pair."""
 
@@ -202,8 +219,9 @@ class _MemoryAccesses:
     are few (buffers are reused), and which of them overlap is found once, when a region is first seen.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, most_pairs: int) -> None:
         self.memory = memory
+        self.most_pairs = most_pairs
         self.regions: list[Extent] = []
         self.index: dict[Extent, int] = {}
         self.neighbours: list[list[int]] = []
@@ -219,7 +237,7 @@ class _MemoryAccesses:
             number = self._add(region)
         queue = QUEUE_INDEX[instruction.queue]
         self.pairs += len(self.neighbours[number])
-        if self.pairs > PAIRS_LIMIT:
+        if self.pairs > self.most_pairs:
             message = f"too many regions of the {self.memory} memory overlap to be checked"
             raise _error("HPCC1228", message, instruction)
         for other in self.neighbours[number]:

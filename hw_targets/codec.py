@@ -39,9 +39,10 @@ from hw_targets.isa import (
     Instruction,
     MatrixMode,
     Memory,
+    Norm,
     Queue,
-    StorageCode,
 )
+from hw_targets.storage import formats_by_code
 
 MAGIC = b"HPCC"
 HEADER = struct.Struct("<4sIII")
@@ -50,14 +51,24 @@ FIRST_SLOT_WORD = 3 + IMMEDIATE_WORDS
 NODE_LIMIT = 1 << 24
 EXPANDED_LIMIT = 1 << 21
 """Most instructions a program may execute, so that a damaged loop count is an error and not a machine out of memory."""
+ALWAYS_EXPANDED, EXPANDED_PER_STORED = 1 << 17, 64
+"""Below that: as many as this, or so many for each stored one. Checking takes some 0.1 ms for each that is executed, so a
+small file cannot ask for more than seconds."""
 
 SEMAPHORE_BITS = 6
 SLOTS_BIT = SEMAPHORE_BITS * MAX_WAITS
 UNSIGNED_LIMIT = 1 << 32
 SIGNED_LIMIT = 1 << 31
 
-ENUMS: Mapping[str, type[StrEnum]] = {"mode": MatrixMode, "format": StorageCode, "activation": Activation}
-"""Immediates that stand for a word; the value order of the enumeration is the field's encoding."""
+ENUMS: Mapping[str, type[StrEnum]] = {"mode": MatrixMode, "activation": Activation, "norm": Norm}
+"""Immediates that stand for a word; the value order of the enumeration is the field's encoding. A format has a number."""
+
+
+def words_of(field: str) -> Mapping[int, str]:
+    """The words of an immediate by their numbers; none where it is a plain number."""
+    if field == "format":
+        return {code: storage.name for code, storage in formats_by_code().items()}
+    return dict(enumerate(word.value for word in ENUMS.get(field, ())))
 
 
 def instruction_place(index: int, name: str = "") -> str:
@@ -196,8 +207,9 @@ def _pack_immediates(values: dict[str, int | float], function: Function, index: 
 
 
 def _check_word(field: Immediate, raw: int, index: int, name: str) -> None:
-    if field.name in ENUMS and raw >= len(ENUMS[field.name]):
-        words = ", ".join(f"{i} {word}" for i, word in enumerate(ENUMS[field.name]))
+    known = words_of(field.name)
+    if known and raw not in known:
+        words = ", ".join(f"{i} {word}" for i, word in known.items())
         raise _fail("HPCC1203", f"immediate {field.name} = {raw} is none of {words}", index, name)
 
 
@@ -385,6 +397,7 @@ def expand(instructions: Sequence[Instruction]) -> list[Resolved]:
 
 def _check_length(instructions: Sequence[Instruction], ends: Mapping[int, int]) -> None:
     """Raises InputError for a program too long, before any of it is expanded."""
+    limit = min(EXPANDED_LIMIT, max(ALWAYS_EXPANDED, EXPANDED_PER_STORED * len(instructions)))
     outer: list[tuple[int, int]] = []
     length = 0  # of what stands between the innermost open loop and here
     for index, instruction in enumerate(instructions):
@@ -395,8 +408,8 @@ def _check_length(instructions: Sequence[Instruction], ends: Mapping[int, int]) 
         elif instruction.name == "control.end":
             before, count = outer.pop()
             length = before + count * length
-        if length > EXPANDED_LIMIT:
-            message = f"the program executes more than {EXPANDED_LIMIT} instructions"
+        if length > limit:
+            message = f"the program executes more than {limit} instructions"
             raise _fail("HPCC1213", message, index, instruction.name)
 
 

@@ -39,6 +39,8 @@ class Isa:
     needs: tuple[str, ...]
     has_bytes: bool = False
     """Whether it multiplies bytes (VPDPBUSD), which `--precision int8` needs."""
+    has_picks: bool = False
+    """Whether each lane can pick its bytes out of a register (VPERMB): int8 weights whose rows share no inputs."""
 
     @property
     def tile(self) -> int:
@@ -52,6 +54,19 @@ _AVX512_NEEDS = (*_AVX2_NEEDS, "avx512f", "avx512bw", "avx512cd", "avx512dq", "a
 ISAS: Mapping[str, Isa] = {
     isa.name: isa
     for isa in (
+        Isa(
+            "avx512-vbmi",
+            "x86_64",
+            "x86_64-linux-gnu",
+            16,
+            4,
+            6,
+            ("-march=x86-64-v4", "-mavx512vnni", "-mavx512vbmi"),
+            ("-mcpu=x86_64_v4+avx512vnni+avx512vbmi",),
+            (*_AVX512_NEEDS, "avx512_vnni", "avx512vbmi"),
+            has_bytes=True,
+            has_picks=True,
+        ),
         Isa(
             "avx512-vnni",
             "x86_64",

@@ -6,13 +6,14 @@ Checkers, both simulators and trace tools take the extents from here, so that no
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from hw_targets.codec import Resolved
 from hw_targets.isa import BY_NAME, MatrixMode, Memory
-from hw_targets.layout import MATRIX_MODES, STORAGE_CODES, Layout, ceil_div, loaded_mode
+from hw_targets.layout import MATRIX_MODES, Layout, ceil_div
+from hw_targets.storage import storage_of_code
 
 ELEMENT_BYTES: Mapping[str, int] = {"i8": 1, "u8": 1, "i8|u8": 1, "bf16": 2, "i32": 4, "f32": 4}
 SHAPE = re.compile(r"(?P<element>[\w|]+)\[(?P<dims>[^\]]*)\](?P<pitched> at pitch)?")
@@ -43,7 +44,7 @@ def extent(memory: Memory, start: int, rows: int, row_bytes: int, pitch: int) ->
 def layout_of(instruction: Resolved) -> Layout:
     """The compute layout that load.weights writes or matrix.multiply reads."""
     if instruction.name == "load.weights":
-        mode = loaded_mode(STORAGE_CODES[instruction.integer("format")], instruction.integer("m"))
+        mode = storage_of_code(instruction.integer("format")).loads(instruction.integer("kept"))
     else:
         mode = MATRIX_MODES[instruction.integer("mode")]
     names = ("outs", "ins", "n", "m", "block_rows", "window", "keep", "kept")
@@ -82,8 +83,12 @@ def _weights(i: Resolved) -> tuple[int, int]:
 
 
 def column_rows(i: Resolved) -> int:
-    """Rows of the operand `columns`: scale and bias of a linear, gamma and beta of a norm, smoothing of the codes."""
-    return 2 * (i.name == "vector.finish") + 2 * i.integer("norm") + i.integer("smoothed")
+    """Rows of the operand `columns`: scale and bias of a linear, gamma (and beta) of a norm, smoothing of the codes."""
+    return 2 * (i.name == "vector.finish") + NORM_ROWS[i.integer("norm")] + i.integer("smoothed")
+
+
+NORM_ROWS: Sequence[int] = (0, 2, 1)
+"""Parameters of the norms none, layer and rms."""
 
 
 SPECIAL: Mapping[tuple[str, str], Shape] = {

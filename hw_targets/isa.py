@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 WORDS = 40
 INSTRUCTION_BYTES = 4 * WORDS
 IMMEDIATE_WORDS = 5
@@ -92,14 +92,12 @@ class MatrixMode(StrEnum):
     UNSTRUCTURED = "unstructured"
 
 
-class StorageCode(StrEnum):
-    """Off-chip formats that LOAD decodes; the value order is the field's encoding."""
+class Norm(StrEnum):
+    """Normalisation of a vector chain's value; the value order is the field's encoding."""
 
-    DENSE = "dense"
-    NM = "nm"
-    HP_MARK = "hp_mark"
-    CSR = "csr"
-    BITMAP = "bitmap"
+    NONE = "none"
+    LAYER = "layer"
+    RMS = "rms"
 
 
 class Activation(StrEnum):
@@ -114,18 +112,20 @@ class Activation(StrEnum):
     SILU = "silu"
 
 
+NORM = Immediate("norm", 2, "of the fp32 value: 0 none, 1 layer, 2 rms")
 ROWS = Immediate("rows", 16, "rows (tokens)")
 COLS = Immediate("cols", 16, "columns (features)")
+EPS = Immediate("eps", 32, "epsilon of the norm", True)
 SMOOTHED = Immediate("smoothed", 1, "the last row of columns multiplies a norm's result before it is quantised")
 GROUP = Immediate("group", 16, "columns that share one scale; a row has cols / group scales")
 PATTERN = (
     Immediate("n", 6, "kept per group of m (fine pattern; 1 with m = 1 is dense)"),
     Immediate("m", 6, "group size of the fine pattern"),
-    Immediate("block_rows", 16, "HP: output rows that share one kept set"),
-    Immediate("window", 16, "HP: inputs per window"),
-    Immediate("keep", 16, "HP: inputs kept per full window"),
+    Immediate("block_rows", 16, "HP: output rows that share one kept set; bcsr, cbr, circulant: rows of a block"),
+    Immediate("window", 16, "HP: inputs per window; bcsr, cbr: inputs of a block"),
+    Immediate("keep", 16, "HP: inputs kept per full window; cbr: lines"),
 )
-KEPT = Immediate("kept", 32, "unstructured: values of the whole matrix (0 in the other layouts)")
+KEPT = Immediate("kept", 32, "unstructured: most values of the whole matrix (0 in the other layouts)")
 CODES_SELECTOR = Immediate("codes_in_weights", 1, "write the codes into the weight memory (K), not the activation memory")
 
 
@@ -158,7 +158,7 @@ FUNCTIONS: tuple[Function, ...] = (
             Operand("dst", Memory.WEIGHTS, "w", "compute layout of [outs, ins]"),
         ),
         (
-            Immediate("format", 4, "storage format: 0 dense, 1 nm, 2 hp_mark, 3 csr, 4 bitmap"),
+            Immediate("format", 4, "storage format, by its number (docs/FORMATS.md)"),
             Immediate("outs", 16, "output rows of the matrix"),
             Immediate("ins", 16, "inputs of the matrix"),
             *PATTERN,
@@ -221,11 +221,17 @@ FUNCTIONS: tuple[Function, ...] = (
         (
             Operand("acc", Memory.ACC, "r", "i32[rows, cols]"),
             Operand("row_scale", Memory.ACT, "r", "f32[rows] at pitch"),
-            Operand("columns", Memory.PARAM, "r", "f32[2 to 5, cols]: weight scale, bias, gamma, beta, smoothing"),
+            Operand(
+                "columns",
+                Memory.PARAM,
+                "r",
+                "f32[2 to 5, cols]: weight scale, bias, a norm's gamma, beta, smoothing",
+            ),
             Operand("residual", Memory.ACT, "r", "bf16[rows, cols]", True),
             Operand("out", Memory.ACT, "w", "bf16[rows, cols] (f32 with out_f32)", True),
             _codes(True),
             Operand("scale", Memory.ACT, "w", "f32[rows, cols / group]", True),
+            Operand("gate", Memory.ACT, "r", "bf16[rows, cols]", True),
         ),
         (
             ROWS,
@@ -234,13 +240,13 @@ FUNCTIONS: tuple[Function, ...] = (
             Immediate(
                 "activation", 3, "0 none, 1 gelu, 2 tanh, 3 relu, 4 gelu_tanh, 5 quick_gelu, 6 silu; of the bf16 value"
             ),
-            Immediate("norm", 1, "layer normalisation of the fp32 value"),
+            NORM,
             SMOOTHED,
             Immediate("out_f32", 1, "write fp32, unrounded (no activation but relu)"),
             CODES_SELECTOR,
-            Immediate("eps", 32, "epsilon of the norm", True),
+            EPS,
         ),
-        "y = f32(acc) * (row_scale * weight_scale) + bias + residual; norm or activation; bf16; quantise.",
+        "y = (f32(acc) * (row_scale * weight_scale) + bias + residual) * gate; norm or activation; bf16; quantise.",
     ),
     Function(
         "vector.softmax",
@@ -254,7 +260,12 @@ FUNCTIONS: tuple[Function, ...] = (
             Operand("p", Memory.ACT, "w", "u8[rows, cols]"),
             Operand("l", Memory.ACT, "w", "i32[rows]"),
         ),
-        (ROWS, COLS, Immediate("score_scale", 32, "1 / sqrt(head size)", True)),
+        (
+            ROWS,
+            COLS,
+            Immediate("score_scale", 32, "1 / sqrt(head size)", True),
+            Immediate("causal", 1, "row r attends to columns up to r + cols - rows: the last row to all"),
+        ),
         "Scores to uint8 probabilities and their integer row sums.",
     ),
     Function(
@@ -301,7 +312,7 @@ FUNCTIONS: tuple[Function, ...] = (
         Queue.VECTOR,
         (
             Operand("rows_in", Memory.ACT, "r", "bf16[tables, rows, cols], tables table_bytes apart"),
-            Operand("columns", Memory.PARAM, "r", "f32[2 or 3, cols]: gamma, beta, smoothing", True),
+            Operand("columns", Memory.PARAM, "r", "f32[1 to 3, cols]: gamma, beta, smoothing", True),
             Operand("out", Memory.ACT, "w", "bf16[rows, cols]"),
             _codes(True),
             Operand("scale", Memory.ACT, "w", "f32[rows, cols / group]", True),
@@ -312,10 +323,10 @@ FUNCTIONS: tuple[Function, ...] = (
             GROUP,
             Immediate("tables", 4, "tables to add, in order"),
             Immediate("table_bytes", 32, "bytes from one table's rows to the next's"),
-            Immediate("norm", 1, "layer normalisation of the sum"),
+            NORM,
             SMOOTHED,
             CODES_SELECTOR,
-            Immediate("eps", 32, "epsilon of the norm", True),
+            EPS,
         ),
         "Sum of gathered table rows in fp32, norm, bf16, quantise.",
     ),
@@ -330,6 +341,29 @@ FUNCTIONS: tuple[Function, ...] = (
         ),
         (ROWS, COLS, Immediate("minimum", 32, "lower limit of the count", True)),
         "Mean over the unmasked rows of one sequence.",
+    ),
+    Function(
+        "vector.heads",
+        0x27,
+        Queue.VECTOR,
+        (
+            Operand("x", Memory.ACT, "r", "bf16[rows, cols]"),
+            Operand("columns", Memory.PARAM, "r", "f32[1, group]: gamma of the heads' norm", True),
+            Operand("table", Memory.ACT, "r", "f32[rows, turned]: cosines, then sines", True),
+            Operand("out", Memory.ACT, "w", "bf16[rows, cols]", True),
+            _codes(True),
+            Operand("scale", Memory.ACT, "w", "f32[rows, cols / group]", True),
+        ),
+        (
+            ROWS,
+            COLS,
+            GROUP,
+            Immediate("turned", 16, "columns of each group that the table rotates, the first ones"),
+            Immediate("interleaved", 1, "pairs are neighbours; else they lie turned / 2 columns apart"),
+            CODES_SELECTOR,
+            EPS,
+        ),
+        "Per head of `group` columns: RMS norm (with columns), bf16; rotation (with a table), bf16; quantise.",
     ),
     Function(
         "store.copy",

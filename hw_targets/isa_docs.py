@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hw_targets.codec import ENUMS, FIRST_SLOT_WORD
@@ -22,6 +23,9 @@ from hw_targets.isa import (
     Operand,
     Queue,
 )
+from hw_targets.storage import BUILT_IN, PLUGIN_CODES
+
+FOREIGN = f"; {PLUGIN_CODES.start} to {PLUGIN_CODES.stop - 1} are for formats of other packages"
 
 INTRODUCTION = f"""# Instruction set, version {ISA_VERSION}
 
@@ -78,13 +82,14 @@ def render() -> str:
     """The whole page."""
     overview = ["## Instructions", "", "| opcode | name | queue | does |", "|---|---|---|---|"]
     overview += [f"| {f.opcode:#04x} | `{f.name}` | {f.queue.name} | {f.doc} |" for f in FUNCTIONS]
-    words = [_words(name) for name in ENUMS]
+    words = [_words(name, [word.value for word in ENUMS[name]]) for name in ENUMS]
+    words.append(_words("format", [storage.name for storage in BUILT_IN]) + FOREIGN)
     details = [_details(f) for f in FUNCTIONS if f.operands or f.immediates]
     return "\n".join([INTRODUCTION, *overview, "", *words, "", *details]).rstrip("\n") + "\n"
 
 
-def _words(name: str) -> str:
-    values = ", ".join(f"{value} {word}" for value, word in enumerate(ENUMS[name]))
+def _words(name: str, words: Sequence[str]) -> str:
+    values = ", ".join(f"{value} {word}" for value, word in enumerate(words))
     return f"* `{name}`: {values}"
 
 

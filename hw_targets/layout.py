@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hw_targets.isa import MatrixMode, StorageCode
+from hw_targets.isa import MatrixMode
 
 MATRIX_MODES = tuple(MatrixMode)
-STORAGE_CODES = tuple(StorageCode)
 BYTE_WINDOW = 256
 """The widest window whose local indices are bytes."""
 SELECT_GROUP = 16
@@ -26,18 +25,6 @@ MATRIX_LIMIT = 1 << 28
 
 LAYOUT_WINDOW = 32
 """Inputs that one count of the unstructured layout speaks of, on every array."""
-
-
-def loaded_mode(storage: StorageCode, m: int) -> MatrixMode:
-    """The layout that the decoder of a format writes; a bitmap of a matrix with groups of m > 1 becomes N:M."""
-    if storage is StorageCode.BITMAP:
-        return MatrixMode.NM if m > 1 else MatrixMode.UNSTRUCTURED
-    return {
-        StorageCode.DENSE: MatrixMode.DENSE,
-        StorageCode.NM: MatrixMode.NM,
-        StorageCode.HP_MARK: MatrixMode.HP,
-        StorageCode.CSR: MatrixMode.UNSTRUCTURED,
-    }[storage]
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -130,7 +130,6 @@ def _number(value: int | str) -> int | None:
 
 def _target(form: TargetFile, accelerator: Accelerator, auto: tuple[str, ...]) -> Target:
     device, memory, link = form.device, form.memory, form.link
-    decoders = ((name, getattr(form.decode, name)) for name in type(form.decode).model_fields)
     return Target(
         name=form.name,
         kind=form.kind,
@@ -156,7 +155,7 @@ def _target(form: TargetFile, accelerator: Accelerator, auto: tuple[str, ...]) -
         link=Link(gbytes_per_s=float(link.gbytes_per_s.value), latency_us=float(link.latency_us.value)),
         accelerator=accelerator,
         decoders=tuple(
-            Decoder(name, decoder.values_per_cycle, decoder.lut_per_value) for name, decoder in decoders if decoder
+            Decoder(name, decoder.values_per_cycle, decoder.lut_per_value) for name, decoder in form.decode.listed().items()
         ),
         sources=tuple(sources_of(form)),
         auto=auto,
@@ -186,7 +185,9 @@ def _form_error(error: ValidationError, text: str, where: str, form: type[BaseMo
     """The most telling of pydantic's errors as one line: an unknown key first, since it explains a missing one."""
     found = error.errors(include_url=False)
     first = min(found, key=lambda item: item["type"] != "extra_forbidden")
-    keys = _known_keys(form, tuple(str(key) for key in first["loc"]))
+    location = tuple(str(key) for key in first["loc"])
+    location += tuple(str(key) for key in first.get("ctx", {}).values()) if first["type"] == "extra_forbidden" else ()
+    keys = _known_keys(form, location)
     line = _line_of(text, keys)
     place = f"{where}:{line}" if line else where
     section, key = ".".join(keys[:-1]), keys[-1] if keys else "target"

@@ -159,10 +159,16 @@ def quantize_columns(x: AnyArray, mask: AnyArray | None = None) -> tuple[I8, np.
     return codes, np.float32(scale[0, 0])
 
 
-def quantize_weights(w: AnyArray) -> tuple[I8, F32]:
-    """int8 codes [O, I] and scales [O] of finite fp32 weights [O, I]: the formula of `quantize_rows` on fp32 values."""
+def quantize_weights(w: AnyArray, tied_rows: int = 1) -> tuple[I8, F32]:
+    """int8 codes [O, I] and scales [O] of finite fp32 weights [O, I]: the formula of `quantize_rows` on fp32 values.
+
+    `tied_rows` consecutive rows (a tail of fewer) have one scale, that of the largest value of them all.
+    """
     source = np.asarray(w, dtype=np.float32)
     absmax = np.maximum(source.max(axis=1), -source.min(axis=1))
+    if tied_rows > 1:
+        runs = np.maximum.reduceat(absmax, range(0, len(absmax), tied_rows))
+        absmax = np.repeat(runs, tied_rows)[: len(absmax)]
     codes, scale = _codes(source, absmax[:, None])
     return codes, scale[:, 0]
 
@@ -230,6 +236,11 @@ def layer_norm(y: AnyArray, gamma: AnyArray, beta: AnyArray, eps: float) -> F32:
         return bf16(centred)
 
 
+def _reach(rows: int, cols: int) -> NDArray[np.bool_]:
+    """[R, C]: which columns each row of a causal block sees."""
+    return np.tri(rows, cols, cols - rows, dtype=np.bool_)
+
+
 def softmax(
     acc: AnyArray,
     q_scale: AnyArray,
@@ -237,12 +248,15 @@ def softmax(
     score_scale: float,
     mask: AnyArray | None = None,
     additive: AnyArray | None = None,
+    *,
+    causal: bool = False,
 ) -> tuple[U8, I32]:
     """uint8 probabilities p [R, C] and their integer row sums l [R] from scores acc i32 [R, C].
 
     s = (f32(acc) * q_scale) * (k_scale * score_scale) (+ additive [R, C]); masked columns (mask [C] = 0) have p = 0
     and do not enter the row maximum m. T = min(rne((m - s) * 256 log2 e), 4095), p = round(255 * 2^(-T/256)). A row
-    whose maximum is not finite has p = 0 everywhere. Raises ValueError for more than MAX_KEYS columns.
+    whose maximum is not finite has p = 0 everywhere. `causal` masks column c of row r where c > r + C - R, so that the last
+    row sees all columns. Raises ValueError for more than MAX_KEYS columns.
     """
     if acc.shape[-1] > MAX_KEYS:
         raise ValueError(f"a softmax row of {acc.shape[-1]} keys exceeds {MAX_KEYS}")
@@ -253,8 +267,12 @@ def softmax(
         if additive is not None:
             scores += np.asarray(additive, np.float32)
         attended = None if mask is None else np.asarray(mask) != 0
-        seen = scores if attended is None else scores[:, attended]
-        maximum = seen.max(axis=1, initial=-np.inf)
+        if causal:
+            seen = _reach(*acc.shape)
+            attended = seen if attended is None else seen & attended
+            maximum = scores.max(axis=1, initial=-np.inf, where=attended)
+        else:
+            maximum = (scores if attended is None else scores[:, attended]).max(axis=1, initial=-np.inf)
         # No flush above: it could only move a difference that rounds to T = 0 anyway.
         distance = np.subtract(maximum[:, None], scores, out=scores)
         distance *= _LOG2E_256

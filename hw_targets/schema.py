@@ -6,10 +6,21 @@ Only the form: what the numbers mean is hw_targets/target.py, whether they fit a
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from hw_targets.storage import storage_formats
 from hw_targets.target import QUANTITY_LIMIT
 from hw_targets.target import Target as Target
 
@@ -152,11 +163,34 @@ class DecoderTable(Strict):
 class DecodeTable(Strict):
     """[decode]: the storage formats that LOAD can read; one that is left out cannot be chosen."""
 
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    __pydantic_extra__: dict[str, DecoderTable] = Field(init=False)  # pyright: ignore[reportIncompatibleVariableOverride]
+
     dense: DecoderTable
     nm: DecoderTable | None = None
     hp_mark: DecoderTable | None = None
     csr: DecoderTable | None = None
     bitmap: DecoderTable | None = None
+    coo: DecoderTable | None = None
+    ell: DecoderTable | None = None
+    bcsr: DecoderTable | None = None
+    cbr: DecoderTable | None = None
+    circulant: DecoderTable | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, table: object) -> object:
+        """Other keys are formats that another package brings."""
+        names = list(cast("dict[str, object]", table)) if isinstance(table, dict) else []
+        for name in names:
+            if name not in cls.model_fields and name not in storage_formats():
+                raise PydanticCustomError("extra_forbidden", "{key}", {"key": name})
+        return cast("object", table)
+
+    def listed(self) -> dict[str, DecoderTable]:
+        """The formats that are listed, those of other packages last."""
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: table for name, table in {**own, **self.__pydantic_extra__}.items() if table is not None}
 
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -179,7 +213,7 @@ class TargetFile(Strict):
 class CpuTable(Strict):
     """[cpu]: the vector instruction set ("host": that of the machine, its caches too) and the data caches of a core."""
 
-    isa: Literal["avx512-vnni", "avx512", "avx2", "neon", "host"]
+    isa: Literal["avx512-vbmi", "avx512-vnni", "avx512", "avx2", "neon", "host"]
     l1_bytes: PositiveCount
     l2_bytes: PositiveCount
 

@@ -29,7 +29,7 @@ def indices_of(data: NDArray[np.uint8], layout: Layout) -> tuple[NDArray[np.intp
     windows = ceil_div(layout.ins, LAYOUT_WINDOW)
     counts = data[: layout.outs * windows]
     place = np.repeat(np.arange(layout.outs * windows), counts)
-    local = data[counts.size + layout.kept :]
+    local = data[counts.size + layout.kept :][: place.size]  # what is behind is room that no slot takes
     return place // windows, place % windows * LAYOUT_WINDOW + local
 
 

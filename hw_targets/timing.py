@@ -11,14 +11,15 @@ groups are wider than the selectors (`selector`:1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from hw_targets.codec import Resolved
 from hw_targets.extents import floor_sum, layout_of, transfer_rows
 from hw_targets.isa import MatrixMode, Memory, Queue
-from hw_targets.layout import STORAGE_CODES, Layout, ceil_div
+from hw_targets.layout import Layout, ceil_div
 from hw_targets.resources import LANES_PER_DIVIDER
+from hw_targets.storage import storage_of_code
 from hw_targets.target import Accelerator, Target
 
 MATRIX_FILL = 12
@@ -116,24 +117,32 @@ PASSES: Mapping[str, int] = {
     "vector.quantize_columns": 2,
     "vector.embed": 0,
     "vector.pool": 1,
+    "vector.heads": 1,
 }
+NORM_PASSES: Sequence[int] = (0, 2, 1)
+"""None; layer: the mean, then the variance; rms: the mean of squares."""
+
 """Passes of every element through a lane: softmax maximum and exponentials, quantise absmax and codes. `passes` adds
-the fused parts: a norm is two more, fused codes one (their absmax rides on the pass before), an embedding one per
-table."""
+the fused parts: a layer norm is two more, an RMS norm one, a gate one (a lane multiplies once more), a rotation one (for the
+pair's other half), fused codes one (their absmax rides on the pass before), an embedding one per table."""
 
 
 def passes(instruction: Resolved) -> int:
     """How often every element passes a lane."""
     extra = 0
     if instruction.name in ("vector.finish", "vector.embed"):
-        extra = 2 * instruction.integer("norm") + ("codes" in instruction.operands)
+        extra = NORM_PASSES[instruction.integer("norm")] + ("codes" in instruction.operands)
+    if instruction.name == "vector.finish":
+        extra += "gate" in instruction.operands
+    if instruction.name == "vector.heads":
+        extra = sum(name in instruction.operands for name in ("columns", "table", "codes"))
     if instruction.name == "vector.embed":
         extra += instruction.integer("tables")
     return PASSES[instruction.name] + extra
 
 
 def scalar_operations(instruction: Resolved) -> int:
-    """Divisions and square roots: norm 2 a row, quantise 2 a scale, context 1 a row, pool 1 a column."""
+    """Divisions and square roots: norm 2 a row (of a head 2 each), quantise 2 a scale, context 1 a row, pool 1 a column."""
     rows = instruction.integer("rows")
     if instruction.name == "vector.context":
         return rows
@@ -142,8 +151,18 @@ def scalar_operations(instruction: Resolved) -> int:
     if instruction.name == "vector.pool":
         return instruction.integer("cols")
     groups = instruction.integer("cols") // instruction.integer("group") if "codes" in instruction.operands else 0
-    norm = int(instruction.immediates.get("norm", 0))
+    if instruction.name == "vector.heads":
+        heads = instruction.integer("cols") // instruction.integer("group")
+        return rows * 2 * (groups + heads * ("columns" in instruction.operands))
+    norm = bool(instruction.immediates.get("norm", 0))
     return rows * (2 * norm + 2 * groups)
+
+
+def _float_sums(instruction: Resolved) -> int:
+    """Sums over the lanes that a result waits for: two of a layer norm, one of an RMS norm or a mean."""
+    if instruction.name in ("vector.pool", "vector.heads"):
+        return int(instruction.name == "vector.pool" or "columns" in instruction.operands)
+    return NORM_PASSES[int(instruction.immediates.get("norm", 0))]
 
 
 def vector_cost(instruction: Resolved, array: Accelerator) -> Cost:
@@ -153,8 +172,8 @@ def vector_cost(instruction: Resolved, array: Accelerator) -> Cost:
     dividers = max(array.lanes // LANES_PER_DIVIDER, 1)
     busy = max(ceil_div(elements, array.lanes) * passes(instruction), ceil_div(scalars, dividers))
     levels = (array.lanes - 1).bit_length()
-    norms = int(instruction.immediates.get("norm", 0))
-    sums = 2 * norms + (instruction.name == "vector.pool")
+    sums = _float_sums(instruction)
+    norms = int(sums > 0 and instruction.name != "vector.pool")
     maxima = "codes" in instruction.operands or instruction.name == "vector.softmax"
     latency = VECTOR_FILL + levels * (TREE_STAGE * sums + MAX_STAGE * maxima) + DIVIDE * (norms + (scalars > 0))
     return Cost(busy, latency)
@@ -205,7 +224,7 @@ def transfer(instruction: Resolved, target: Target) -> Transfer:
     busy = taken
     if instruction.name == "load.weights":
         layout = layout_of(instruction)
-        rate = target.decode[STORAGE_CODES[instruction.integer("format")].value]
+        rate = target.decode[storage_of_code(instruction.integer("format")).name]
         busy = max(taken, ceil_div(layout.values, rate))
     return Transfer(total, bursts, taken, busy, target.dram_latency_cycles)
 

@@ -16,7 +16,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +167,17 @@ def _check_program_against_map(bundle: Bundle, expanded: Sequence[Resolved], reg
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
+DIGEST_BYTES = 32
+
+
 def digest(data: bytes | memoryview) -> str:
-    return hashlib.blake2b(data, digest_size=32).hexdigest()
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """`digest` of a file's content, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).hexdigest()
 
 
 def _own_digest(manifest: Manifest) -> str:

@@ -52,8 +52,13 @@ def main_run(arguments: Sequence[str] | None = None) -> int:
 def main_objdump(arguments: Sequence[str] | None = None) -> int:
     """`hpcc-objdump`: exit status."""
     parser = Parser(prog="hpcc-objdump", description="Show what a compiled program consists of.")
-    parser.add_argument("bundle", type=Path, help="folder written by hpcc")
+    parser.add_argument("bundle", type=Path, nargs="?", help="folder written by hpcc")
     parser.add_argument("--sections", action="store_true", help="files, segments and memory map, no instructions")
+    parser.add_argument(
+        "--diff", type=Path, nargs=2, metavar=("A", "B"), help="two bundles of one model, layer by layer, from their reports"
+    )
+    parser.add_argument("--json", action="store_true", help="with --diff: print one JSON object")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="with --diff: write a page, too")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
     return _guarded(parser, _objdump, arguments)
 
@@ -226,7 +231,7 @@ def read_npz(path: Path) -> Arrays:
         if path.is_file() and not zipfile.is_zipfile(path):
             raise InputError("HPCC1260", "this is no .npz file (a zip of arrays by name)", where=str(path))
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name != "labels"}
+            return {name: np.asarray(archive[name]) for name in archive.files if name != "labels"}
     except HpccError:
         raise
     except Exception as error:  # zipfile, zlib and numpy's parser of headers have errors of their own for damaged archives
@@ -278,7 +283,49 @@ def _made_up(entry: TensorEntry, limit: int, random: np.random.Generator) -> NDA
 # ---- hpcc-objdump ---------------------------------------------------------------------------------------------------
 
 
+def _diff(options: argparse.Namespace) -> None:
+    from runtime.compare import compare, read_reports, text
+
+    first, second = options.diff
+    comparison = compare((first.name, *read_reports(first)), (second.name, *read_reports(second)))
+    if options.html is not None:
+        from runtime.html.diff_views import diff_page
+
+        version = str(read_reports(second)[0].get("hpcc_version", ""))
+        _write_page(options.html, diff_page(comparison, f"hpcc {version}"))
+    if options.json:
+        print(json.dumps(comparison.document(), indent=1))
+    else:
+        print(text(comparison))
+
+
+def _write_page(path: Path, page: str) -> None:
+    """Write a page; an older file stays as it is until the new one is whole. Raises InputError."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            draft.write_text(page, encoding="utf-8")
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError("HPCC1283", f"cannot write the page: {error.strerror}", where=str(path)) from error
+
+
 def _objdump(options: argparse.Namespace) -> None:
+    if (options.bundle is None) == (options.diff is None):
+        hint = "hpcc-objdump BUNDLE, or hpcc-objdump --diff A B"
+        raise UsageError("HPCC2605", "one bundle is dumped, or two are compared with --diff", hint=hint)
+    if options.diff is None and (options.json or options.html is not None):
+        option = "--json" if options.json else "--html"
+        raise UsageError("HPCC2605", f"{option} belongs to --diff", hint="hpcc-objdump --diff A B")
+    if options.diff is not None:
+        _diff(options)
+        return
+    _dump(options)
+
+
+def _dump(options: argparse.Namespace) -> None:
     from hw_targets.asm import disassemble
     from runtime.bundle import load_bundle
     from runtime.cpu.manifest import is_cpu_bundle
@@ -300,7 +347,7 @@ def cpu_sections(path: Path) -> str:
 
     bundle = load_cpu_bundle(path)
     manifest = bundle.manifest
-    built = f"{bundle.build['compiler']} {' '.join(bundle.build['flags'])}" if bundle.build else "not built"
+    built = f"{bundle.build.compiler} {' '.join(bundle.build.flags)}" if bundle.build else "not built"
     lines = [
         f"model {manifest.model.name} ({manifest.model.pattern})",
         f"target {manifest.target['name']} ({manifest.target['isa']})",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +17,22 @@ from runtime.manifest import HostEntry
 AnyArray = NDArray[Any]
 
 
+def import_onnxruntime() -> Any:
+    """The package onnxruntime, loaded here alone. Raises ImportError.
+
+    Since 1.32 it writes an identifier of the machine below ~/.cache and reports its sessions, unless this variable,
+    which it reads as it is loaded, forbids it: compiling a model must write nothing else and tell nobody.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return importlib.import_module("onnxruntime")
+
+
 class HostSegment:
     """One ONNX model with its session. Raises MissingToolError without onnxruntime, InputError for a bad model."""
 
     def __init__(self, entry: HostEntry, model: bytes, threads: int = 0) -> None:
         try:
-            runtime: Any = importlib.import_module("onnxruntime")
+            runtime = import_onnxruntime()
         except ImportError as error:
             message = f"{entry.file} runs on the host and needs onnxruntime, which is not installed"
             raise MissingToolError("HPCC5201", message, hint="pip install onnxruntime") from error

@@ -20,7 +20,10 @@ TENSOR_LIMIT = 1 << 30
 """Most elements of a tensor outside of the device, so that a damaged shape is an error and not a machine out of memory."""
 
 Size = Annotated[int, Field(ge=0)]
-DType = Literal["float64", "float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
+DType = Literal[
+    "float64", "float32", "float16", "bfloat16", "bool",
+    "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8",
+]  # fmt: skip
 
 
 def _check_elements(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -35,7 +35,8 @@ from xdsl.utils.str_enum import StrEnum
 
 from compiler.dialects.nn import AnyTensor, shape_of
 
-TOKENS, SAMPLES, CODES = "tokens", "samples", "codes"
+TOKENS, SAMPLES, CODES, WINDOWS = "tokens", "samples", "codes", "windows"
+"""What a buffer has a column for, and codes in two orders: by feature, and by token in windows of 64 features."""
 
 
 @irdl_attr_definition
@@ -66,8 +67,8 @@ class BufferType(ParametrizedAttribute, TypeAttribute):
         printer.print_string(f"<{self.features.data} x {self.per.data}, at {self.place.data}>")
 
     def verify(self) -> None:
-        if self.per.data not in (TOKENS, SAMPLES, CODES):
-            raise VerifyException(f"a buffer holds {TOKENS}, {SAMPLES} or {CODES}, not {self.per.data}")
+        if self.per.data not in (TOKENS, SAMPLES, CODES, WINDOWS):
+            raise VerifyException(f"a buffer holds {TOKENS}, {SAMPLES}, {CODES} or {WINDOWS}, not {self.per.data}")
 
 
 AnyBuffer = BaseAttr(BufferType)
@@ -87,6 +88,11 @@ class Kernel(StrEnum):
     VECTORS = "vectors"
     SINGLES = "singles"
     BYTES = "bytes"
+    PICKS = "picks"
+
+    @property
+    def in_bytes(self) -> bool:
+        return self in (Kernel.BYTES, Kernel.PICKS)
 
 
 class Activation(StrEnum):
@@ -152,7 +158,7 @@ class QuantizeOp(IRDLOperation):
 
     def verify_(self) -> None:
         kinds = buffer_of(self.x).per.data, buffer_of(self.result).per.data
-        if kinds != (TOKENS, CODES) or features_of(self.x) != features_of(self.result):
+        if kinds not in ((TOKENS, CODES), (TOKENS, WINDOWS)) or features_of(self.x) != features_of(self.result):
             raise VerifyException("codes are made of as many features of tokens")
 
 
@@ -203,9 +209,9 @@ class LinearOp(IRDLOperation):
         )
 
     def verify_(self) -> None:
-        if self.kernel.data is Kernel.BYTES:
-            if buffer_of(self.x).per.data != CODES:
-                raise VerifyException("the kernel of bytes reads codes")
+        if self.kernel.data.in_bytes:
+            if buffer_of(self.x).per.data != (CODES if self.kernel.data is Kernel.BYTES else WINDOWS):
+                raise VerifyException("the kernel of bytes reads codes, that of picks codes in windows")
             _same_columns(self, self.residual, self.result)
         else:
             _same_columns(self, self.x, self.residual, self.result)

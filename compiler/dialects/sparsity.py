@@ -1,11 +1,14 @@
 """The `hpcc_sparsity` dialect: sparsity patterns as encodings of weight tensor types.
 
 `tensor<768x768xf32, #hpcc_sparsity.nm<2:4>>`. An attribute only wraps a Pattern of compiler/sparsity/patterns.py, which
-holds the rules, the spelling and the counts; a dense tensor has no encoding.
+holds the rules, the spelling and the counts. Every pattern, those of other packages too, has an attribute of its name; a
+dense tensor has no encoding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from typing import ClassVar
 
 from xdsl.dialects.builtin import NoneAttr, TensorType
@@ -15,12 +18,15 @@ from xdsl.parser import AttrParser
 from xdsl.printer import Printer
 
 from compiler.sparsity.base import Dense, Pattern
-from compiler.sparsity.patterns import HP, NM, Block, Unstructured
+from compiler.sparsity.patterns import patterns
 from hw_targets.errors import UsageError
 
 
 def _parse_scalar(parser: AttrParser) -> str:
-    """A word, a number, a ratio 2:4, a fraction 1/4 or a shape 4x1."""
+    """A word, a number, a ratio 2:4, a fraction 1/4, a shape 4x1 or a text in quotation marks."""
+    text = parser.parse_optional_str_literal()
+    if text is not None:
+        return text
     word = parser.parse_optional_identifier()
     if word is not None:
         return word
@@ -67,51 +73,23 @@ class PatternAttr(Data[Pattern]):
         printer.print_string(f"<{self.data.body()}>")
 
 
-@irdl_attr_definition
-class NMAttr(PatternAttr):
-    """`#hpcc_sparsity.nm<2:4>`: n of every m consecutive inputs stay."""
-
-    name = "hpcc_sparsity.nm"
-    kind = NM
+def _attribute_class(pattern: type[Pattern]) -> type[PatternAttr]:
+    """`#hpcc_sparsity.NAME<...>`, with the pattern's own spelling of its parameters."""
+    fields = {"name": f"hpcc_sparsity.{pattern.name}", "kind": pattern, "__doc__": pattern.__doc__, "__module__": __name__}
+    return irdl_attr_definition(type(f"{pattern.__name__}Attr", (PatternAttr,), fields))
 
 
-@irdl_attr_definition
-class HPAttr(PatternAttr):
-    """`#hpcc_sparsity.hp<rows = 64, window = 32, keep = 16, fine = 2:4>`: hierarchical."""
-
-    name = "hpcc_sparsity.hp"
-    kind = HP
-
-
-@irdl_attr_definition
-class BlockAttr(PatternAttr):
-    """`#hpcc_sparsity.block<4x1, keep = 1/4>`: a share of the blocks of outputs x inputs stays."""
-
-    name = "hpcc_sparsity.block"
-    kind = Block
-
-
-@irdl_attr_definition
-class UnstructuredAttr(PatternAttr):
-    """`#hpcc_sparsity.unstructured<density = 0.25>`: a share of the weights stays, anywhere."""
-
-    name = "hpcc_sparsity.unstructured"
-    kind = Unstructured
-
-
-ATTRIBUTES: dict[type[Pattern], type[PatternAttr]] = {
-    NM: NMAttr,
-    HP: HPAttr,
-    Block: BlockAttr,
-    Unstructured: UnstructuredAttr,
-}
+@cache
+def pattern_attributes() -> Mapping[type[Pattern], type[PatternAttr]]:
+    """The attribute of every pattern; a dense tensor has none."""
+    return {pattern: _attribute_class(pattern) for pattern in patterns().values() if pattern is not Dense}
 
 
 def attribute_of(pattern: Pattern) -> PatternAttr | NoneAttr:
     """The encoding that says `pattern`; none for a dense one."""
     if isinstance(pattern, Dense):
         return NoneAttr()
-    return ATTRIBUTES[type(pattern)](pattern)
+    return pattern_attributes()[type(pattern)](pattern)
 
 
 def pattern_of(type: Attribute) -> Pattern:
@@ -121,4 +99,4 @@ def pattern_of(type: Attribute) -> Pattern:
     return pattern if isinstance(pattern, Pattern) else Dense()
 
 
-SPARSITY = Dialect("hpcc_sparsity", [], list(ATTRIBUTES.values()))
+SPARSITY = Dialect("hpcc_sparsity", [], list(pattern_attributes().values()))

@@ -1,12 +1,13 @@
 """The `hpcc_storage` dialect: storage formats as encodings of weight tensor types, wrapping the pattern they store.
 
 `tensor<768x768xi8, #hpcc_storage.hp_mark<of = #hpcc_sparsity.hp<...>>>`. Formats are specified in docs/FORMATS.md and
-implemented in compiler/storage/formats.py.
+implemented in compiler/storage; every one, those of other packages too, has an attribute of its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 
 from xdsl.dialects.builtin import NoneAttr
 from xdsl.ir import Attribute, Dialect, ParametrizedAttribute
@@ -17,7 +18,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from compiler.dialects.sparsity import PatternAttr, attribute_of
 from compiler.sparsity.base import Dense, Pattern
-from compiler.storage.formats import FORMATS, Format
+from compiler.storage.formats import Format, all_formats
 
 
 class StorageAttr(ParametrizedAttribute):
@@ -27,7 +28,7 @@ class StorageAttr(ParametrizedAttribute):
 
     @property
     def format(self) -> Format:
-        return FORMATS[self.name.rpartition(".")[2]]
+        return all_formats()[self.name.rpartition(".")[2]]
 
     @property
     def pattern(self) -> Pattern:
@@ -55,58 +56,26 @@ class StorageAttr(ParametrizedAttribute):
         printer.print_string(">")
 
 
-@irdl_attr_definition
-class DenseAttr(StorageAttr):
-    """`#hpcc_storage.dense`: every code, row by row. `of` says which pattern the zeros follow, if any."""
-
-    name = "hpcc_storage.dense"
-    of: Attribute
-
-
-@irdl_attr_definition
-class NMStorageAttr(StorageAttr):
-    """`#hpcc_storage.nm<of = ...>`: kept codes and packed indices inside the groups."""
-
-    name = "hpcc_storage.nm"
-    of: Attribute
+def _attribute_class(storage: Format) -> type[StorageAttr]:
+    """`#hpcc_storage.NAME<of = ...>`; `of` says which pattern is stored, for a dense format which the zeros follow."""
+    fields = {
+        "name": f"hpcc_storage.{storage.name}",
+        "__annotations__": {"of": Attribute},
+        "__doc__": type(storage).__doc__,
+        "__module__": __name__,
+    }
+    return irdl_attr_definition(type(f"{type(storage).__name__}Attr", (StorageAttr,), fields))
 
 
-@irdl_attr_definition
-class HPMarkAttr(StorageAttr):
-    """`#hpcc_storage.hp_mark<of = ...>`: kept codes, kept inputs per tile, marks over kept inputs."""
-
-    name = "hpcc_storage.hp_mark"
-    of: Attribute
-
-
-@irdl_attr_definition
-class CSRAttr(StorageAttr):
-    """`#hpcc_storage.csr<of = ...>`: kept codes, their columns, where each row starts."""
-
-    name = "hpcc_storage.csr"
-    of: Attribute
-
-
-@irdl_attr_definition
-class BitmapAttr(StorageAttr):
-    """`#hpcc_storage.bitmap<of = ...>`: kept codes, and a bit for every place of the matrix."""
-
-    name = "hpcc_storage.bitmap"
-    of: Attribute
-
-
-ATTRIBUTES: dict[str, type[StorageAttr]] = {
-    "dense": DenseAttr,
-    "nm": NMStorageAttr,
-    "hp_mark": HPMarkAttr,
-    "csr": CSRAttr,
-    "bitmap": BitmapAttr,
-}
+@cache
+def storage_attributes() -> Mapping[str, type[StorageAttr]]:
+    """The attribute of every format by the format's name."""
+    return {name: _attribute_class(storage) for name, storage in all_formats().items()}
 
 
 def storage_attribute_of(storage: Format, pattern: Pattern) -> StorageAttr:
     """The encoding that says that `storage` holds matrices of `pattern`."""
-    return ATTRIBUTES[storage.name](attribute_of(pattern))
+    return storage_attributes()[storage.name](attribute_of(pattern))
 
 
-STORAGE = Dialect("hpcc_storage", [], list(ATTRIBUTES.values()))
+STORAGE = Dialect("hpcc_storage", [], list(storage_attributes().values()))

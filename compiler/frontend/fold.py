@@ -78,7 +78,7 @@ def fold(model: ir.Model, where: str) -> None:
         )
         _forward_identities(model)
         RemoveUnusedNodesPass()(model)
-    except RuntimeError as error:
+    except (RuntimeError, ir.passes.InvariantError, ir.passes.PassError) as error:
         raise InputError("HPCC1005", f"constant folding failed: {error}", where=where) from error
 
 

@@ -12,6 +12,7 @@ from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, Module
 from xdsl.ir import Attribute
 
 from compiler.frontend.importer import inputs_of_node
+from compiler.frontend.rules import as_the_standard_says
 from compiler.passes.partition import HOST
 from hw_targets.errors import InputError
 
@@ -83,10 +84,11 @@ def _texts(value: Attribute) -> tuple[str, ...]:
 
 def host_segments(module: ModuleOp, model: ir.Model) -> list[HostSegment]:
     """The host parts as runnable models. `model` is the folded graph the module was imported from."""
-    return [
-        HostSegment(part.when, extract(model, part.inputs, part.outputs), part.inputs, part.outputs, part.nodes)
-        for part in host_parts(module)
-    ]
+    with as_the_standard_says("the part of the model for the host"):
+        return [
+            HostSegment(part.when, extract(model, part.inputs, part.outputs), part.inputs, part.outputs, part.nodes)
+            for part in host_parts(module)
+        ]
 
 
 def extract(model: ir.Model, inputs: Iterable[str], outputs: Iterable[str]) -> onnx.ModelProto:
@@ -134,7 +136,8 @@ def _slice(model: ir.Model, borders: set[ir.Value], wanted: list[ir.Value]) -> t
 
 
 def _value_info(value: ir.Value) -> onnx.ValueInfoProto:
-    assert value.dtype is not None
+    if value.dtype is None:
+        raise InputError("HPCC1010", f"the host part needs tensor {value.name!r}, whose type the ONNX graph does not say")
     shape = None if value.shape is None else [dim if isinstance(dim, int) else None for dim in value.shape]
     return helper.make_tensor_value_info(str(value.name), int(value.dtype), shape)
 

@@ -38,6 +38,7 @@ from compiler.frontend.operators import CONVERTERS, MICROSOFT
 from compiler.frontend.patches import cut_patches
 from compiler.frontend.quantised import take_out_quantisation
 from compiler.frontend.rewrite import REASON
+from compiler.frontend.rules import as_the_standard_says, check_attributes
 from compiler.frontend.shapes import Shapes, bind_shapes
 from compiler.frontend.widen import widen
 from compiler.sparsity.base import METADATA_KEY
@@ -216,10 +217,12 @@ def import_onnx(path: Path, shapes: Shapes) -> Imported:
     model, where = source.model, str(path)
     _refuse_cache(model, where)
     bind_shapes(model, shapes, where)
-    notes = [*widen(model), *take_out_quantisation(model), *spell_out(model)]
-    fold(model, where)
-    cut_patches(model)
-    _unique_node_names(model)
+    check_attributes(model, where)
+    with as_the_standard_says(where):
+        notes = [*widen(model), *take_out_quantisation(model), *spell_out(model)]
+        fold(model, where)
+        cut_patches(model)
+        _unique_node_names(model)
     state = ModelImport(where, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)))
     block = _arguments(model, state)
     for node in model.graph:
@@ -255,6 +258,11 @@ def _arguments(model: ir.Model, state: ModelImport) -> Block:
             types.append(value_type(value))
         except Unsupported as reason:
             raise InputError("HPCC1008", f"input {value.name!r}: {reason}", where=state.where) from reason
+        if not isinstance(types[-1], TensorType):
+            raise InputError("HPCC1008", f"input {value.name!r}: its shape is not known", where=state.where)
+        if not types[-1].get_num_dims():
+            message = f"input {value.name!r} has no axes, of which the first would count samples"
+            raise InputError("HPCC1017", message, where=state.where, hint="make it a constant of the model")
     block = Block(arg_types=types)
     state.values.update(zip(model.graph.inputs, block.args, strict=True))
     return block

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import mmap
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -149,7 +150,9 @@ def open_onnx(path: Path) -> OnnxFile:
     _check_text(proto, path)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # what is wrong with the graph is said as an error
     try:
-        model = ir.from_proto(proto)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of keys that nobody asks for
+            model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir reports broken protos by many exception types
         raise InputError("HPCC1015", f"the ONNX graph is malformed: {error}", where=str(path)) from error
     _attach(model, data, path)

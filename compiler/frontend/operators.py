@@ -363,6 +363,8 @@ CONVERTERS: Mapping[str, Converter] = {
             "Reciprocal": nn.UnaryKind.RECIPROCAL,
             "Exp": nn.UnaryKind.EXP,
             "Log": nn.UnaryKind.LOG,
+            "Cos": nn.UnaryKind.COS,
+            "Sin": nn.UnaryKind.SIN,
             "Erf": nn.UnaryKind.ERF,
             "Tanh": nn.UnaryKind.TANH,
             "Sigmoid": nn.UnaryKind.SIGMOID,

@@ -40,7 +40,7 @@ def _find(inputs: Mapping[str, ir.Value], name: str, where: str) -> ir.Value:
             "HPCC2022",
             f"--shape names {name!r}, which is no input of the model",
             where=where,
-            hint=f"did you mean {', '.join(near)}?",
+            hint=f"did you mean {', '.join(near)}?" if near else "the model has no inputs",
         )
     return inputs[name]
 

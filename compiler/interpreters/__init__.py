@@ -8,6 +8,6 @@ from importlib.util import find_spec
 
 def load_meanings() -> None:
     """Register the meanings of all dialects (idempotent)."""
-    for name in ("nn_float", "nn_integer"):
+    for name in ("nn_float", "nn_integer", "nn_attention"):
         if find_spec(f"{__name__}.{name}") is not None:
             import_module(f"{__name__}.{name}")

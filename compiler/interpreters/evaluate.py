@@ -58,7 +58,11 @@ def run_op(op: Operation, args: list[Array], store: WeightStore) -> list[Array]:
     meaning = _MEANINGS.get((type(op), bf16)) or _MEANINGS.get((type(op), not bf16))
     if meaning is None:
         raise InputError("HPCC1421", f"{op.name} cannot be interpreted", where=f"node {node_name(op)!r}")
-    return meaning(op, args, store)
+    try:
+        return meaning(op, args, store)
+    except (ArithmeticError, LookupError, ValueError) as error:  # an id beyond its table, shapes that a value decides
+        message = f"{op.name} cannot be computed: {error}"
+        raise InputError("HPCC1424", message, where=f"node {node_name(op)!r}") from error
 
 
 def _bind(func: FuncOp, inputs: Mapping[str, Array]) -> dict[SSAValue, Array]:

@@ -169,6 +169,8 @@ _UNARY: dict[nn.UnaryKind, Callable[[Array], Array]] = {
     nn.UnaryKind.RECIPROCAL: np.reciprocal,
     nn.UnaryKind.EXP: np.exp,
     nn.UnaryKind.LOG: np.log,
+    nn.UnaryKind.COS: np.cos,
+    nn.UnaryKind.SIN: np.sin,
     nn.UnaryKind.ERF: erf,
     nn.UnaryKind.TANH: np.tanh,
     nn.UnaryKind.SIGMOID: lambda x: 1 / (1 + np.exp(-x)),
@@ -314,31 +316,6 @@ def _embedding(op: nn.EmbeddingOp, args: list[Array], store: WeightStore) -> lis
 def _linear(op: nn.LinearOp, args: list[Array], store: WeightStore) -> list[Array]:
     y = np.matmul(args[0], args[1].T)
     return [_fit(op, y + args[2] if len(args) > 2 else y)]
-
-
-def attend(q: Array, k: Array, v: Array, mask: Array | None, *, heads: int, scale: float, kind: str | None) -> Array:
-    """Multi-head attention on [b, s, d] arrays in fp32. A fully masked row gives 0 if the mask is boolean."""
-
-    def split(x: Array) -> Array:
-        return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
-
-    scores = np.matmul(split(q), split(k).transpose(0, 1, 3, 2)) * np.float32(scale)
-    if mask is not None and kind == "boolean":
-        scores = np.where((mask != 0)[:, None, None, :], scores, np.float32(-np.inf))
-        top = np.maximum(scores.max(axis=-1, keepdims=True), np.float32(np.finfo(np.float32).min))
-        e = np.exp(scores - top)
-        p = e / np.maximum(e.sum(axis=-1, keepdims=True), np.float32(np.finfo(np.float32).tiny))
-    else:
-        p = softmax(scores if mask is None else scores + mask, -1)
-    return np.matmul(p, split(v)).transpose(0, 2, 1, 3).reshape(q.shape)
-
-
-@meaning_of(nn.AttentionOp)
-def _attention(op: nn.AttentionOp, args: list[Array], store: WeightStore) -> list[Array]:
-    q, k, v, *mask = args
-    kind = None if op.mask_kind is None else op.mask_kind.data
-    heads, scale = op.heads.value.data, op.scale.value.data
-    return [_fit(op, attend(q, k, v, mask[0] if mask else None, heads=heads, scale=scale, kind=kind))]
 
 
 @meaning_of(nn.LayerNormOp)

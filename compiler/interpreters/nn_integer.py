@@ -7,7 +7,7 @@ import numpy as np
 from compiler.dialects import nn
 from compiler.interpreters.evaluate import Array, meaning_of
 from compiler.weights import WeightStore
-from hw_targets import numerics
+from hw_targets import decoder_numerics, numerics
 
 
 def _rows(x: Array) -> Array:
@@ -88,33 +88,9 @@ def _qlinear(op: nn.QLinearOp, args: list[Array], store: WeightStore) -> list[Ar
     codes, row_scale, weight, weight_scale, *rest = args
     bias = rest.pop(0) if op.bias is not None else None
     residual = _rows(rest.pop(0)) if op.residual is not None else None
+    gate = _rows(rest.pop(0)) if op.gate is not None else None
     acc = numerics.matmul_i32(_rows(codes), weight)
     y = numerics.finish(acc, row_scale.reshape(-1), weight_scale, bias, residual)
+    if gate is not None:
+        y = decoder_numerics.gated(y, gate)
     return [y.reshape(*codes.shape[:-1], -1)]
-
-
-@meaning_of(nn.QAttentionOp)
-def _qattention(op: nn.QAttentionOp, args: list[Array], store: WeightStore) -> list[Array]:
-    """Per sequence and head, on [s, d / heads] slices. The contexts are bf16 values already: the cast keeps them."""
-    q, q_scale, k, k_scale, v, v_scale, *masks = args
-    heads, scale = op.heads.value.data, op.scale.value.data
-    boolean = op.mask_kind is not None and op.mask_kind.data == "boolean"
-    additive = None
-    if masks and not boolean:
-        additive = np.broadcast_to(masks[0], (q.shape[0], heads, q.shape[1], k.shape[1]))
-    size = q.shape[2] // heads
-    result = np.empty(q.shape, np.float32)
-    for b in range(q.shape[0]):
-        for h in range(heads):
-            part = slice(h * size, (h + 1) * size)
-            p, total = numerics.softmax(
-                numerics.matmul_i32(q[b, :, part], k[b, :, part]),
-                q_scale[b, :, h],
-                k_scale[b, :, h],
-                scale,
-                masks[0][b] if masks and boolean else None,
-                None if additive is None else additive[b, h],
-            )
-            acc = numerics.matmul_i32(p, v[b, :, part].T)
-            result[b, :, part] = numerics.context(acc, total, v_scale[b, 0, h])
-    return [result]

@@ -17,9 +17,8 @@ from xdsl.ir import Block, Operation, SSAValue
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, row_stride
 from compiler.module import main_function
 from compiler.weights import WeightStore
-from hw_targets import numerics
-from hw_targets.errors import InputError
-from hw_targets.isa import Activation, MatrixMode
+from hw_targets import decoder_numerics, numerics
+from hw_targets.isa import Activation, MatrixMode, Norm
 
 Array = NDArray[Any]
 ELEMENTS: dict[str, type[np.generic]] = {"i8": np.int8, "i32": np.int32, "f32": np.float32, "bf16": np.float32}
@@ -106,7 +105,7 @@ class _Machine:
         source = self.arrays[op.source]
         view = source[row : row + (rows - 1) * step + 1 : step, col : col + cols]
         if view.shape != (rows, cols):
-            raise InputError("HPCC1405", f"a view of {(rows, cols)} at {(row, col)} leaves its buffer {source.shape}")
+            raise IndexError(f"a view of {(rows, cols)} at {(row, col)} leaves its buffer {source.shape}")
         return view
 
     def run(self, op: RunOp) -> None:
@@ -155,13 +154,32 @@ def _gather(o: Operands, v: Values) -> None:
 def _finish(o: Operands, v: Values) -> None:
     columns = o["columns"]
     y = numerics.finish(o["acc"], o["row_scale"].reshape(-1), columns[0], columns[1], o.get("residual"))
+    if "gate" in o:
+        y = decoder_numerics.gated(y, o["gate"])
     if v["out_f32"]:
         o["out"][...] = y
         return
     if v["norm"]:
-        y = numerics.layer_norm(y, columns[2], columns[3], float(v["eps"]))
+        y = _normalised(v, y, columns[2:])
     else:
         y = ACTIVATIONS[list(Activation)[int(v["activation"])].value](numerics.bf16(y))
+    if "out" in o:
+        o["out"][...] = y
+    _quantise(o, v, y)
+
+
+def _normalised(v: Values, y: Array, parameters: Array) -> Array:
+    if list(Norm)[int(v["norm"])] is Norm.RMS:
+        return decoder_numerics.rms_norm(y, parameters[0], float(v["eps"]))
+    return numerics.layer_norm(y, parameters[0], parameters[1], float(v["eps"]))
+
+
+def _heads(o: Operands, v: Values) -> None:
+    y = o["x"]
+    if "columns" in o:
+        y = decoder_numerics.rms_norm(y, o["columns"][0], float(v["eps"]))
+    if "table" in o:
+        y = decoder_numerics.rotate(y, o["table"], int(v["group"]), interleaved=bool(v["interleaved"]))
     if "out" in o:
         o["out"][...] = y
     _quantise(o, v, y)
@@ -171,7 +189,7 @@ def _embed(o: Operands, v: Values) -> None:
     tables, rows = int(v["tables"]), int(v["rows"])
     y = numerics.embed(o["rows_in"].reshape(tables, rows, -1))
     if v["norm"]:
-        y = numerics.layer_norm(y, o["columns"][0], o["columns"][1], float(v["eps"]))
+        y = _normalised(v, y, o["columns"])
     else:
         y = numerics.bf16(y)
     if "out" in o:
@@ -181,9 +199,8 @@ def _embed(o: Operands, v: Values) -> None:
 
 def _softmax(o: Operands, v: Values) -> None:
     mask = o["mask"].reshape(-1) if "mask" in o else None
-    p, total = numerics.softmax(
-        o["acc"], o["row_scale"].reshape(-1), o["col_scale"].reshape(-1), float(v["score_scale"]), mask
-    )
+    scales = o["row_scale"].reshape(-1), o["col_scale"].reshape(-1)
+    p, total = numerics.softmax(o["acc"], *scales, float(v["score_scale"]), mask, causal=bool(v["causal"]))
     o["p"][...] = p.view(np.int8)
     o["l"][...] = total
 
@@ -215,4 +232,5 @@ FUNCTIONS: dict[str, Callable[[Operands, Values], None]] = {
     "vector.quantize": lambda o, v: _quantise(o, v, o["x"]),
     "vector.quantize_columns": _quantize_columns,
     "vector.pool": _pool,
+    "vector.heads": _heads,
 }

@@ -22,7 +22,7 @@ from compiler.dialects.storage import StorageAttr, storage_attribute_of
 from compiler.passes.sparsify import logical, replace_weight
 from compiler.sparsity.base import Pattern
 from compiler.storage.choose import Candidate, rank
-from compiler.storage.formats import FORMATS, Format, SlotFormat, slots_of_rows
+from compiler.storage.formats import Format, SlotFormat, all_formats, slots_of_rows
 from compiler.weights import WeightStore
 from hw_targets.errors import UsageError
 from hw_targets.load import load_target
@@ -45,11 +45,11 @@ class EncodeStoragePass(ModulePass):
         if self.target:
             target = load_target(self.target)
             rates, bytes_per_cycle = dict[str, float](target.decode), target.dram_bytes_per_cycle
-        if self.format != "auto" and (self.format not in FORMATS or (rates is not None and self.format not in rates)):
+        if self.format != "auto" and (self.format not in all_formats() or (rates is not None and self.format not in rates)):
             raise UsageError(
                 "HPCC2220",
                 f"the target has no storage format {self.format!r}",
-                hint=f"formats: auto, {', '.join(rates or FORMATS)}",
+                hint=f"formats: auto, {', '.join(rates or all_formats())}",
             )
         choose_formats(op, rates, bytes_per_cycle, self.format)
 
@@ -79,8 +79,8 @@ def _rates(decode: tuple[str, ...]) -> dict[str, float] | None:
             rates[name] = float(rate or 0.0)
         except ValueError:
             raise UsageError("HPCC2221", f"decode: {item!r} is not of the form format=values_per_cycle") from None
-        if name not in FORMATS:
-            raise UsageError("HPCC2221", f"decode: unknown format {name!r}", hint=f"formats: {', '.join(FORMATS)}")
+        if name not in all_formats():
+            raise UsageError("HPCC2221", f"decode: unknown format {name!r}", hint=f"formats: {', '.join(all_formats())}")
     return rates or None
 
 
@@ -111,4 +111,4 @@ def encoded_bytes(weight: WeightOp, store: WeightStore, outs: slice = slice(None
     codes = logical(store.get(weight.key.data), weight)
     if outs == slice(None) or not isinstance(storage, SlotFormat):
         return storage.encode(codes[outs], pattern)
-    return storage.encode_slots(codes[outs], slots_of_rows(pattern.slots(codes), outs))
+    return storage.encode_slots(codes[outs], slots_of_rows(storage.mask_of(codes, pattern), outs), pattern)

@@ -18,9 +18,10 @@ from compiler.passes.fusion.attention import fuse_attentions
 from compiler.passes.fusion.linear import fuse_linears, simplify_movements, simplify_reshapes, sink_reshapes
 from compiler.passes.fusion.masks import MaskProver
 from compiler.passes.fusion.match import Scope
-from compiler.passes.fusion.pointwise import fuse_layer_norms
+from compiler.passes.fusion.pointwise import fuse_layer_norms, fuse_rms_norms
 from compiler.passes.fusion.projections import split_projections
 from compiler.passes.fusion.roles import assign_roles
+from compiler.passes.fusion.rotary import fuse_rotaries
 from compiler.passes.fusion.scaling import fuse_scaled_linears
 from compiler.passes.fusion.sequences import fuse_sequences
 from compiler.passes.fusion.stored import fuse_stored
@@ -41,10 +42,13 @@ class FusePass(ModulePass):
         simplify_reshapes(scope)
         simplify_movements(scope)
         fuse_layer_norms(scope)
+        fuse_rms_norms(scope)
         fuse_activations(scope)
         fuse_linears(scope)
         fuse_scaled_linears(scope)
+        fuse_rotaries(scope)
         split_projections(scope)
+        simplify_movements(scope)
         prover = MaskProver(scope)
         fuse_attentions(scope, prover)
         sink_reshapes(scope)

@@ -40,7 +40,7 @@ class Place(StrEnum):
 def host_reason(op: Operation) -> str | None:
     """Why the accelerator does not run an operation, None if it does. Judges the operation alone, not its place."""
     match op:
-        case nn.EmbeddingOp() | nn.LayerNormOp() | nn.TakeTokenOp() | nn.MeanPoolOp():
+        case nn.EmbeddingOp() | nn.LayerNormOp() | nn.TakeTokenOp() | nn.MeanPoolOp() | nn.RotaryOp() | nn.RmsNormOp():
             return None
         case nn.LinearOp():
             return None if is_f32(op.x) else "its activations are not fp32"
@@ -55,7 +55,7 @@ def host_reason(op: Operation) -> str | None:
         case nn.ReshapeOp():
             return None if is_f32(op.x) else "only fp32 tensors are reshaped on the accelerator"
         case nn.BinaryOp():
-            return None if is_residual(op) else f"no accelerator operation computes {op.kind.data.value} here"
+            return None if completes_linear(op) else f"no accelerator operation computes {op.kind.data.value} here"
         case nn.OpaqueOp():
             return op.reason.data
         case nn.MatMulOp() | nn.GemmOp():
@@ -64,9 +64,9 @@ def host_reason(op: Operation) -> str | None:
             return f"no accelerator operation computes {_kind(op)}"
 
 
-def is_residual(op: nn.BinaryOp) -> bool:
-    """An fp32 sum without broadcast, one operand a linear's result that nothing else reads."""
-    if op.kind.data is not nn.BinaryKind.ADD or not is_f32(op.result) or op.lhs.type != op.rhs.type:
+def completes_linear(op: nn.BinaryOp) -> bool:
+    """An fp32 sum or product without broadcast, one operand a linear's result that nothing else reads."""
+    if op.kind.data not in (nn.BinaryKind.ADD, nn.BinaryKind.MUL) or not is_f32(op.result) or op.lhs.type != op.rhs.type:
         return False
     return any(isinstance(value.owner, nn.LinearOp) and value.has_one_use() for value in (op.lhs, op.rhs))
 

@@ -21,6 +21,7 @@ from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from compiler.dialects import nn
+from compiler.dialects.sparsity import pattern_of
 from compiler.interpreters.nn_float import constant_array, dequantized
 from compiler.module import main_function
 from compiler.passes.smoothing import smoothing_factors
@@ -62,15 +63,15 @@ def _typed(value: SSAValue, element: Float32Type | BFloat16Type) -> TensorType:
     return TensorType(element, nn.shape_of(value))
 
 
-# ---- residual additions ---------------------------------------------------------------------------------------------
+# ---- residual additions and gates -----------------------------------------------------------------------------------
 
 
-def _residual_of(op: nn.BinaryOp) -> tuple[nn.LinearOp, SSAValue] | None:
-    """The linear that an addition completes and the other addend, or None if there is no such linear.
+def _completed_by(op: nn.BinaryOp) -> tuple[nn.LinearOp, SSAValue] | None:
+    """The linear that an addition or a product completes and the other operand, or None if there is no such linear.
 
-    Of two candidates the later one is taken: its addition can start when the other result is stored.
+    Of two candidates the later one is taken: its chain can start when the other result is stored.
     """
-    if op.kind.data is not nn.BinaryKind.ADD or nn.shape_of(op.lhs) != nn.shape_of(op.rhs):
+    if op.kind.data not in (nn.BinaryKind.ADD, nn.BinaryKind.MUL) or nn.shape_of(op.lhs) != nn.shape_of(op.rhs):
         return None
     found: list[tuple[nn.LinearOp, SSAValue]] = []
     for mine, other in ((op.lhs, op.rhs), (op.rhs, op.lhs)):
@@ -107,11 +108,11 @@ class _Quantizer:
         self.smoothing = smoothing_factors(module, self.store)
         block = main_function(module).body.block
         old = list(block.ops)
-        additions: dict[Operation, tuple[nn.LinearOp, SSAValue]] = {}
+        completions: dict[Operation, tuple[nn.LinearOp, SSAValue]] = {}
         for op in old:
-            if isinstance(op, nn.BinaryOp) and (found := _residual_of(op)) is not None:
-                additions[op] = found
-        late = {linear for linear, _ in additions.values()}
+            if isinstance(op, nn.BinaryOp) and (found := _completed_by(op)) is not None:
+                completions[op] = found
+        late = {linear for linear, _ in completions.values()}
         replaced: list[Operation] = []
         for op in old:
             if isinstance(op, ReturnOp):
@@ -120,9 +121,8 @@ class _Quantizer:
                 continue
             if op in late:
                 replaced.append(op)
-            elif op in additions:
-                linear, residual = additions[op]
-                self.primary[op.results[0]] = self._linear(linear, op, residual)
+            elif op in completions and isinstance(op, nn.BinaryOp):
+                self.primary[op.result] = self._linear(completions[op][0], op, completions[op][1], op.kind.data)
                 replaced.append(op)
             elif self._convert(op):
                 replaced.append(op)
@@ -263,11 +263,13 @@ class _Quantizer:
             key, array = self._values(value, before)
             matrix = row_major(np.asarray(array, dtype=np.float32))
             codes, scale = np.empty(matrix.shape, np.int8), np.empty(len(matrix), np.float32)
-            for start in range(0, len(matrix), _MATRIX_BLOCK):
-                rows = slice(start, start + _MATRIX_BLOCK)
+            tied = pattern_of(value.type).tied_rows
+            step = max(_MATRIX_BLOCK // tied, 1) * tied
+            for start in range(0, len(matrix), step):
+                rows = slice(start, start + step)
                 _check_finite(key, matrix[rows])
                 block = matrix[rows] if smooth is None else matrix[rows] / smooth
-                codes[rows], scale[rows] = numerics.quantize_weights(block)
+                codes[rows], scale[rows] = numerics.quantize_weights(block, tied)
             assert isinstance(value.type, TensorType)
             type = TensorType(i8, codes.shape, value.type.encoding)
             return (
@@ -337,20 +339,23 @@ class _Quantizer:
 
     # ---- one function per op ----------------------------------------------------------------------------------------
 
-    def _linear(self, op: nn.LinearOp, before: Operation, residual: SSAValue | None) -> SSAValue:
-        addend = None if residual is None else self._bf16(residual, before)
+    def _linear(
+        self, op: nn.LinearOp, before: Operation, other: SSAValue | None = None, kind: nn.BinaryKind = nn.BinaryKind.ADD
+    ) -> SSAValue:
+        """The linear layer, and what adds `other` to its result or multiplies it."""
+        term = None if other is None else self._bf16(other, before)
+        addend, gate = (None, term) if kind is nn.BinaryKind.MUL else (term, None)
         smooth = self.smoothing.get(op.x)
         codes, scale = self._quantized(op.x, nn.Granularity.TOKEN, 1, None, before, smooth=smooth)
         weight, weight_scale = self._coded(op.weight, before, smooth)
         bias = None if op.bias is None else self._parameter(op.bias, before)
-        new = nn.QLinearOp(
-            op.role.data, codes, scale, weight, weight_scale, bias, addend, TensorType(f32, nn.shape_of(op.result))
-        )
+        type = TensorType(f32, nn.shape_of(op.result))
+        new = nn.QLinearOp(op.role.data, codes, scale, weight, weight_scale, bias, addend, type, gate=gate)
         self._emit(new, before, op)
         return new.result
 
     def linear(self, op: nn.LinearOp) -> SSAValue:
-        return self._linear(op, op, None)
+        return self._linear(op, op)
 
     def embedding(self, op: nn.EmbeddingOp) -> SSAValue:
         tables = [self._table(table, op) for table in op.tables]
@@ -371,8 +376,8 @@ class _Quantizer:
         kind = None if op.mask_kind is None else op.mask_kind.data
         boolean = op.mask if kind == "boolean" else None
         q = self._quantized(op.q, nn.Granularity.TOKEN_HEAD, heads, None, op)
-        k = self._quantized(op.k, nn.Granularity.TOKEN_HEAD, heads, None, op)
-        v = self._quantized(op.v, nn.Granularity.SEQUENCE_HEAD, heads, boolean, op)
+        k = self._quantized(op.k, nn.Granularity.TOKEN_HEAD, op.groups, None, op)
+        v = self._quantized(op.v, nn.Granularity.SEQUENCE_HEAD, op.groups, boolean, op)
         new = nn.QAttentionOp(
             op.role.data,
             q,
@@ -383,6 +388,8 @@ class _Quantizer:
             scale=op.scale.value.data,
             mask_kind=kind,
             type=TensorType(f32, nn.shape_of(op.result)),
+            kv_heads=op.groups,
+            causal=op.causal is not None,
         )
         self._emit(new, op, op)
         return new.result
@@ -390,9 +397,26 @@ class _Quantizer:
     def layer_norm(self, op: nn.LayerNormOp) -> SSAValue:
         """Of the fp32 value where nothing else reads it (post-norm), else of its bf16 form (pre-norm)."""
         gamma, beta = self._parameter(op.gamma, op), self._parameter(op.beta, op)
-        in_chain = op.x.has_one_use() and isinstance(self._now(op.x).owner, nn.QLinearOp | nn.EmbeddingOp)
-        x = self._now(op.x) if in_chain else self._bf16(op.x, op)
-        new = nn.LayerNormOp(x, gamma, beta, op.eps.value.data, _typed(op.result, bf16))
+        new = nn.LayerNormOp(self._normalised(op.x, op), gamma, beta, op.eps.value.data, _typed(op.result, bf16))
+        self._emit(new, op, op)
+        return new.result
+
+    def _normalised(self, x: SSAValue, op: Operation) -> SSAValue:
+        in_chain = x.has_one_use() and isinstance(self._now(x).owner, nn.QLinearOp | nn.EmbeddingOp)
+        return self._now(x) if in_chain else self._bf16(x, op)
+
+    def rms_norm(self, op: nn.RmsNormOp) -> SSAValue:
+        """As a layer norm; of heads always the stored bf16 form."""
+        gamma = self._parameter(op.gamma, op)
+        x = self._normalised(op.x, op) if op.is_whole else self._bf16(op.x, op)
+        new = nn.RmsNormOp(x, gamma, op.eps.value.data, _typed(op.result, bf16))
+        self._emit(new, op, op)
+        return new.result
+
+    def rotary(self, op: nn.RotaryOp) -> SSAValue:
+        x, table = self._bf16(op.x, op), self._parameter(op.table, op)
+        interleaved = op.interleaved is not None
+        new = nn.RotaryOp(x, table, op.head_size.value.data, interleaved=interleaved, type=_typed(op.result, bf16))
         self._emit(new, op, op)
         return new.result
 
@@ -430,6 +454,8 @@ _CONVERTERS: dict[type[Operation], Callable[[_Quantizer, Any], SSAValue]] = {
     nn.EmbeddingOp: _Quantizer.embedding,
     nn.AttentionOp: _Quantizer.attention,
     nn.LayerNormOp: _Quantizer.layer_norm,
+    nn.RmsNormOp: _Quantizer.rms_norm,
+    nn.RotaryOp: _Quantizer.rotary,
     nn.ActivationOp: _Quantizer.activation,
     nn.MeanPoolOp: _Quantizer.mean_pool,
     nn.TakeTokenOp: _Quantizer.take_token,
@@ -441,7 +467,7 @@ _CONVERTERS: dict[type[Operation], Callable[[_Quantizer, Any], SSAValue]] = {
 def _norm_key(value: SSAValue) -> str:
     """A name for what belongs to a norm's result: that of its gamma."""
     norm = value.owner
-    assert isinstance(norm, nn.LayerNormOp)
+    assert isinstance(norm, nn.LayerNormOp | nn.RmsNormOp)
     return norm.gamma.owner.key.data if isinstance(norm.gamma.owner, nn.WeightOp) else "norm"
 
 

@@ -16,25 +16,27 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
 from compiler.dialects import nn
+from compiler.dialects.sparsity import pattern_of
 from compiler.interpreters.evaluate import walk
 from compiler.interpreters.probe import probe
 from compiler.weights import WeightStore
 
 Array = NDArray[Any]
 
+_NORMS = (nn.LayerNormOp, nn.RmsNormOp)
 MOST = 4
 """Factors are 2^-MOST to 2^MOST: all the gain, and weights stay far from overflow."""
 
 
 def smoothing_factors(module: ModuleOp, store: WeightStore) -> Mapping[SSAValue, Array]:
     """fp32 factors [columns] by the norm's result they multiply; norms whose readers gain nothing are absent."""
-    readers = {op.result: _readers(op, store) for op in module.walk() if isinstance(op, nn.LayerNormOp)}
+    readers = {op.result: _readers(op, store) for op in module.walk() if isinstance(op, _NORMS)}
     norms = {result: weights for result, weights in readers.items() if weights}
     factors: dict[SSAValue, Array] = {}
     if not norms:
         return factors
     for op, results in walk(module, store, probe(module)):
-        if isinstance(op, nn.LayerNormOp) and op.result in norms:
+        if isinstance(op, _NORMS) and op.result in norms:
             found = balance(_largest(results[0]), np.maximum.reduce([_largest(w) for w in norms.pop(op.result)]))
             if (found != 1).any():
                 factors[op.result] = found
@@ -55,15 +57,15 @@ def balance(activations: Array, weights: Array) -> Array:
     return np.exp2(np.clip(np.rint(exponent), -MOST, MOST)).astype(np.float32)
 
 
-def _readers(norm: nn.LayerNormOp, store: WeightStore) -> list[Array]:
-    """The out x in weights of the linears that read a norm's result; empty if codes of the file must stay as they are."""
+def _readers(norm: nn.LayerNormOp | nn.RmsNormOp, store: WeightStore) -> list[Array]:
+    """The out x in weights of the linears that read a norm's result; empty if the codes of one must stay as they are."""
     found: list[Array] = []
     for use in norm.result.uses:
         if not isinstance(use.operation, nn.LinearOp):
             continue
         owner = use.operation.weight.owner
-        if not isinstance(owner, nn.WeightOp):
-            return []
+        if not isinstance(owner, nn.WeightOp) or pattern_of(owner.result.type).sharing:
+            return []  # a factor per column would part what is tied
         array = store.get(owner.key.data)
         found.append(array.T if owner.transposed else array)
     return found

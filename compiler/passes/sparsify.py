@@ -195,6 +195,8 @@ def _reason_to_stay_dense(op: LinearOp, pattern: Pattern, shared: set[str]) -> s
         return f"its weights are {op.weight.type.element_type}, not floating point"
     if not _in_scope(weight) or weight.digest.data in shared:
         return "its weight is used outside of the blocks' linears too"
+    if pattern.sharing and _dequantize_of(weight) is not None:
+        return "its weights are codes, which are not shared anew"
     if ins < MIN_GROUPS * pattern.group:
         return f"its {ins} inputs are fewer than {MIN_GROUPS} groups of {pattern.group}"
     return ""
@@ -214,17 +216,23 @@ def _prune(weight: WeightOp, store: WeightStore, pattern: Pattern) -> str:
     dequantize = _dequantize_of(weight)
     scale = None if dequantize is None else stored_weight(dequantize.scale)
     factor = None if scale is None else np.broadcast_to(logical(store.get(scale.key.data), scale), matrix.shape)
-    projected = np.empty_like(matrix)
-    for rows in _row_blocks(pattern, len(matrix)):
-        values = matrix[rows]
-        try:
-            mask = pattern.mask(values if factor is None else values * factor[rows])
-        except InputError as error:
-            raise InputError(error.code, error.message, where=f"weight {weight.key.data!r}", hint=error.hint) from error
-        projected[rows] = np.where(mask, values, matrix.dtype.type(0))
+    try:
+        projected = pattern.project(matrix) if pattern.sharing else _masked(matrix, factor, pattern)
+    except InputError as error:
+        raise InputError(error.code, error.message, where=f"weight {weight.key.data!r}", hint=error.hint) from error
     pattern.check(projected)
     stored = row_major(logical(projected, weight))  # transposing twice gives the stored layout
     return store.add(f"{weight.key.data}.{pattern.spec()}", stored)
+
+
+def _masked(matrix: Array, factor: Array | None, pattern: Pattern) -> Array:
+    """The matrix with zeros where the pattern has them; ranked by what it stands for, its values times `factor`."""
+    projected = np.empty_like(matrix)
+    for rows in _row_blocks(pattern, len(matrix)):
+        values = matrix[rows]
+        mask = pattern.mask(values if factor is None else values * factor[rows])
+        projected[rows] = np.where(mask, values, matrix.dtype.type(0))
+    return projected
 
 
 def _row_blocks(pattern: Pattern, outs: int) -> Iterator[slice]:

@@ -41,7 +41,7 @@ def _extent(function: FuncOp) -> Extent:
 
 def _head_bytes(op: nn.QAttentionOp) -> int:
     _, keys, width = nn.shape_of(op.k)
-    return keys * width // op.heads.value.data
+    return keys * width // op.groups
 
 
 def _first_that_fits(function: FuncOp, target: Target, store: WeightStore) -> Block:

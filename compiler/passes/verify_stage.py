@@ -28,6 +28,8 @@ FUSED = (
     nn.LinearOp,
     nn.AttentionOp,
     nn.LayerNormOp,
+    nn.RmsNormOp,
+    nn.RotaryOp,
     nn.ActivationOp,
     nn.MeanPoolOp,
     nn.TakeTokenOp,
@@ -37,6 +39,8 @@ FUSED = (
 INTEGER = (
     nn.EmbeddingOp,
     nn.LayerNormOp,
+    nn.RmsNormOp,
+    nn.RotaryOp,
     nn.ActivationOp,
     nn.QuantizeOp,
     nn.QLinearOp,
@@ -58,7 +62,7 @@ class Rule:
 
 
 def _check_add(op: Operation) -> str:
-    if isinstance(op, nn.BinaryOp) and op.kind.data is not nn.BinaryKind.ADD:
+    if isinstance(op, nn.BinaryOp) and op.kind.data not in (nn.BinaryKind.ADD, nn.BinaryKind.MUL):
         return f"an elementary {op.kind.data.value!r} is left over"
     return ""
 

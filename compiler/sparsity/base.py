@@ -53,9 +53,13 @@ class Parameters:
 
 
 class Pattern(ABC):
-    """Which entries of W[out, in] are zero. `mask`, `project` and `check` take W as out x in, in any memory layout."""
+    """Which entries of W[out, in] are zero. `mask`, `project` and `check` take W as out x in, in any memory layout.
+
+    A pattern of weight sharing (sharing.py) has no zeros: it says which entries are tied, and only projects and checks.
+    """
 
     name: ClassVar[str]
+    sharing: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -88,6 +92,27 @@ class Pattern(ABC):
     @abstractmethod
     def kept(self, outs: int, ins: int) -> int:
         """Entries that stay in an outs x ins matrix, tails included."""
+
+    def free(self, outs: int, ins: int) -> int:
+        """Values of an outs x ins matrix that can be chosen: what stays, but for weight sharing fewer."""
+        return self.kept(outs, ins)
+
+    @property
+    def tied_rows(self) -> int:
+        """Consecutive rows that share values, and so need one scale when they are quantised."""
+        return 1
+
+    def row_slots(self, ins: int) -> int | None:
+        """Entries that stay in every row of `ins` inputs, if they are equally many in all rows."""
+        return None
+
+    def blocks_of(self, outs: int, ins: int) -> tuple[int, int] | None:
+        """Rows x inputs of the blocks that stay or go as a whole, if the pattern has such."""
+        return None
+
+    def block_slots(self, w: Matrix) -> Mask:
+        """The entries of the blocks that stay, of a w that obeys the pattern. Raises InputError like `check`."""
+        return self.slots(w)
 
     @abstractmethod
     def mask(self, w: Matrix, saliency: Scores | None = None) -> Mask:
@@ -158,6 +183,9 @@ class Dense(Pattern):
 
     def kept(self, outs: int, ins: int) -> int:
         return outs * ins
+
+    def row_slots(self, ins: int) -> int | None:
+        return ins
 
     def mask(self, w: Matrix, saliency: Scores | None = None) -> Mask:
         return np.ones(w.shape, np.bool_)

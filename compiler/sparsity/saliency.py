@@ -53,7 +53,8 @@ def keep_largest(values: Scores, keep: int) -> Mask:
     if keep >= size:
         return np.ones(values.shape, np.bool_)
     if size > PAIRWISE_LIMIT:
-        order = np.argsort(-values, axis=-1, kind="stable")
+        signed = values.astype(np.int64) if values.dtype.kind in "bu" else values
+        order = np.argsort(-signed, axis=-1, kind="stable")
         mask = np.zeros(values.shape, np.bool_)
         np.put_along_axis(mask, order[..., :keep], True, axis=-1)
         return mask

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compiler.sparsity.base import Pattern
-from compiler.storage.formats import Format, StorageSize, candidates, compute_bytes, compute_mode
+from compiler.storage.formats import Format, StorageSize, candidates
 from hw_targets.errors import InfeasibleError
 from hw_targets.isa import MatrixMode
+from hw_targets.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,12 @@ class Candidate:
     format: Format
     pattern: Pattern
     size: StorageSize
-    compute_bytes: int
+    layout: Layout
     load_cycles: float
 
     @property
-    def mode(self) -> MatrixMode:
-        return compute_mode(self.format, self.pattern)
+    def compute_bytes(self) -> int:
+        return self.layout.bytes
 
 
 def rank(
@@ -33,8 +34,8 @@ def rank(
     rates: Mapping[str, float] | None = None,
     bytes_per_cycle: float = 0.0,
 ) -> tuple[Candidate, ...]:
-    """Candidates for an outs x ins matrix, best first: the layout that the array runs fastest, then fewer load cycles,
-    then fewer bytes.
+    """Candidates for an outs x ins matrix, best first: the layout that the array runs fastest, with the fewest values, then
+    fewer load cycles, then fewer bytes.
 
     `rates` are the values per cycle of the formats that the target decodes (all formats, unlimited, if None).
     Raises InfeasibleError if it decodes none that can hold the pattern.
@@ -52,9 +53,10 @@ def _candidate(
 ) -> Candidate:
     size = storage.size_bits(outs, ins, pattern)
     rate = rates.get(storage.name, 0.0)
-    decode = size.value_bits / 8 / rate if rate else 0.0
+    layout = storage.layout(outs, ins, pattern)
+    decode = layout.values / rate if rate else 0.0
     transfer = size.total_bytes / bytes_per_cycle if bytes_per_cycle else 0.0
-    return Candidate(storage, pattern, size, compute_bytes(storage, pattern, outs, ins), max(decode, transfer))
+    return Candidate(storage, pattern, size, layout, max(decode, transfer))
 
 
 BALANCED, UNBALANCED, DENSE, LARGER = range(4)
@@ -62,10 +64,10 @@ BALANCED, UNBALANCED, DENSE, LARGER = range(4)
 matrix that takes more bytes than the dense one has so few zeros that no layout makes it faster either."""
 
 
-def _order(candidate: Candidate, dense_bytes: int) -> tuple[int, float, int]:
-    speed = DENSE
-    if candidate.mode is MatrixMode.UNSTRUCTURED:
+def _order(candidate: Candidate, dense_bytes: int) -> tuple[int, int, float, int]:
+    speed, layout = DENSE, candidate.layout
+    if layout.mode is MatrixMode.UNSTRUCTURED:
         speed = UNBALANCED if candidate.size.total_bytes < dense_bytes else LARGER
-    elif candidate.mode is not MatrixMode.DENSE:
+    elif layout.mode is not MatrixMode.DENSE:
         speed = BALANCED
-    return speed, candidate.load_cycles, candidate.size.total_bytes
+    return speed, layout.values, candidate.load_cycles, candidate.size.total_bytes

@@ -9,9 +9,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from compiler.tools.baseline import COMPARISON, baseline_section, comparison_text
 from compiler.tools.report import Report, RunReport, text_of
 from hw_targets.errors import VerificationError
+from runtime.compare import Difference
+from runtime.html.report import report_page
 from runtime.program import Program, RunResult
+from runtime.timeline import stretches
 from runtime.trace import chrome_trace
 
 Array = NDArray[Any]
@@ -27,20 +31,32 @@ class Compiled:
     outputs: Mapping[str, Array]
     failure: str = ""
     """What the verification found, empty if it found nothing."""
+    comparison: Difference | None = None
+    """With the baseline, if one was asked for and fits the target."""
 
     def run(self, inputs: Mapping[str, Array]) -> RunResult:
         """Simulate samples (arrays by input name, the first axis counting them). Raises InputError for what does not fit."""
         return self.program.run(inputs)
 
     def save(self, path: Path) -> None:
-        """Write the bundle with report.json, run.json and trace.json. An older bundle is replaced, anything else stays."""
-        manifest = self.program.manifest
+        """Write the bundle with report.json, run.json, report.html and trace.json. An older bundle is replaced, anything
+        else stays."""
+        manifest, timing = self.program.manifest, self.program.timing()
         clock = self.program.target.clock.mhz
         extras = {
             "report.json": text_of(self.report),
             "run.json": text_of(self.run_report),
-            "trace.json": chrome_trace(self.program.timing(), clock, manifest.onnx_nodes, manifest.layers),
+            "trace.json": chrome_trace(timing, clock, manifest.onnx_nodes, manifest.layers),
+            "report.html": report_page(
+                self.report.model_dump(mode="json"),
+                self.run_report.model_dump(mode="json"),
+                manifest.model_dump(mode="json"),
+                stretches(timing, manifest.layers),
+                baseline_section(self.comparison),
+            ),
         }
+        if self.comparison is not None:
+            extras[COMPARISON] = comparison_text(self.comparison)
         self.program.save(path, extras)
 
     def raise_if_wrong(self, bundle: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import onnx
@@ -15,7 +14,7 @@ from compiler.tools.model_facts import ModelFacts
 from compiler.tools.packaging import host_entries
 from hw_targets.cpu import CpuTarget
 from runtime.bundle import MANIFEST, WEIGHTS, Room, digest
-from runtime.cpu.bundle import BUILD, HEADER, LIBRARY, SOURCE
+from runtime.cpu.bundle import BUILD, HEADER, LIBRARY, SOURCE, Build
 from runtime.cpu.manifest import CpuManifest, StepEntry
 from runtime.manifest import DeviceEntry, TensorEntry
 
@@ -66,12 +65,9 @@ def write_bundle(
 def add_library(room: Room, compiler: CCompiler) -> None:
     """Build the library in a bundle in the making. Raises InputError if that fails."""
     build_library(room.folder / SOURCE, room.folder / LIBRARY, compiler)
-    build = {
-        "compiler": compiler.version,
-        "flags": list(compiler.flags),
-        "library_digest": digest((room.folder / LIBRARY).read_bytes()),
-    }
-    room.write(BUILD, json.dumps(build, indent=1) + "\n")
+    library = digest((room.folder / LIBRARY).read_bytes())
+    build = Build(compiler=compiler.version, flags=tuple(compiler.flags), library_digest=library)
+    room.write(BUILD, build.model_dump_json(indent=1) + "\n")
 
 
 def _of_any_length(segment: HostSegment) -> HostSegment:

@@ -31,6 +31,8 @@ class CpuReason(StrEnum):
     FULL = "full rate"
     SINGLES = "rows share no inputs"
     PADDED = "rows share few inputs"
+    PICKED = "rows pick inputs"
+    UNEVEN = "rows pick unevenly"
     FASTER_DENSE = "faster dense"
 
 
@@ -42,6 +44,8 @@ CPU_EXPLANATIONS: dict[CpuReason, str] = {
     CpuReason.FULL: "four rows share their inputs: a loaded vector is used four times, as in a dense product",
     CpuReason.SINGLES: "each row has inputs of its own, loaded for each weight; hp:S or block:4x1:S is faster here",
     CpuReason.PADDED: "not all of four rows use the inputs that one of them needs; hp:S or block:4x1:S is faster here",
+    CpuReason.PICKED: "each row picks its own of 64 inputs in a register, at three quarters of the rate of a dense product",
+    CpuReason.UNEVEN: "16 rows pick together and wait for the one with most inputs; nm or hp, balanced, are faster here",
     CpuReason.FASTER_DENSE: "a dense product takes less time than this pattern's; hp:S or block:4x1:S is faster here",
 }
 

@@ -153,8 +153,13 @@ def reason_of(linear: LinearFacts, zeros: int, left: bool, asked: Pattern | None
         case Kernel.SINGLES:
             return forms.CpuReason.SINGLES
         case Kernel.VECTORS | Kernel.BYTES:
-            kept = linear.outs * linear.ins - zeros
-            return forms.CpuReason.FULL if linear.packed.multiplied <= SHARED * kept else forms.CpuReason.PADDED
+            return forms.CpuReason.FULL if _little_padding(linear, zeros) else forms.CpuReason.PADDED
+        case Kernel.PICKS:
+            return forms.CpuReason.PICKED if _little_padding(linear, zeros) else forms.CpuReason.UNEVEN
+
+
+def _little_padding(linear: LinearFacts, zeros: int) -> bool:
+    return linear.packed.multiplied <= SHARED * (linear.outs * linear.ins - zeros)
 
 
 def build_cpu_run_report(
@@ -165,7 +170,7 @@ def build_cpu_run_report(
     host = statistics.median(run.host_ms) if run.host_ms else 0.0
     known = "measured" if run.device_ms else "not run"
     paths = {"model": Path(source), "bundle": output}
-    build = {} if program is None or program.bundle.build is None else program.bundle.build
+    build = {} if program is None or program.bundle.build is None else program.bundle.build.model_dump()
     return forms.CpuRunReport(
         hpcc_version=installed_version(),
         verify=verify_part(run.distances, run.samples, None),

@@ -20,6 +20,7 @@ from compiler.backends.cpu.printer import CModel, print_c
 from compiler.module import main_function, names_of
 from compiler.passes.sparsify import PruningSummary, pruning_summary
 from compiler.pipelines import Stage
+from compiler.tools.baseline import COMPARISON, baseline_section, comparison_text, print_comparison
 from compiler.tools.compiled import raise_if_wrong
 from compiler.tools.cpu_packaging import add_library, write_bundle
 from compiler.tools.cpu_report import CpuReport, CpuRunReport
@@ -34,8 +35,10 @@ from compiler.tools.stepwise import FLOAT_LIMIT
 from hw_targets.cpu import CpuTarget
 from hw_targets.errors import UsageError
 from runtime.bundle import Room
+from runtime.compare import Difference
 from runtime.cpu.bundle import load_cpu_bundle
 from runtime.cpu.program import CpuProgram, CpuRunResult
+from runtime.html.report import report_page
 from runtime.manifest import TensorEntry
 
 Array = NDArray[Any]
@@ -53,6 +56,8 @@ class CpuCompiled:
     outputs: Mapping[str, Array]
     failure: str = ""
     """What the verification found, empty if it found nothing."""
+    comparison: Difference | None = None
+    """With the baseline, if one was asked for."""
     scratch: Any = None
     """The temporary folder that holds the bundle, if nothing was to be written."""
 
@@ -132,6 +137,7 @@ class CpuSession(Session):
             self._print_json(compiled.report, compiled.run_report)
         elif not self.options.quiet:
             print_cpu_summary(compiled.report, compiled.run_report, output, verbose=self.options.verbose)
+            print_comparison(compiled.comparison, self.options.baseline)
         compiled.raise_if_wrong(output)
         return 0
 
@@ -162,10 +168,15 @@ class CpuSession(Session):
             run_report = build_cpu_run_report(run, ran, report, model, where, self.options.model)
             room.write("report.json", text_of(report))
             room.write("run.json", text_of(run_report))
+            comparison = self._compare_with_baseline(where, report, run_report)
+            if comparison is not None:
+                room.write(COMPARISON, comparison_text(comparison))
+            told, ran_as, described = (part.model_dump(mode="json") for part in (report, run_report, manifest))
+            room.write("report.html", report_page(told, ran_as, described, extra=baseline_section(comparison)))
             room.publish()
             bundle = replace(bundle, folder=room.folder)
         program = CpuProgram(bundle) if ran is None else ran.moved_to(bundle)
-        return CpuCompiled(program, report, run_report, outputs, run.failed, scratch)
+        return CpuCompiled(program, report, run_report, outputs, run.failed, comparison, scratch)
 
     def _borders(self, model: CModel) -> dict[str, TensorEntry]:
         """The library's tensors by name, with the compiled shapes."""

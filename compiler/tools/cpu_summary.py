@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from compiler.tools.cpu_report import CPU_EXPLANATIONS, CpuReason, CpuReport, CpuRunReport
-from compiler.tools.summary import escape, inputs_text, say_damage, say_outputs, say_zeros, size_text
+from compiler.tools.summary import escape, inputs_text, say_damage, say_outputs, say_zeros
+from runtime.figures import size_text
 
 
 def print_cpu_summary(report: CpuReport, run: CpuRunReport, output: Path, *, verbose: bool) -> None:
@@ -26,7 +27,7 @@ def print_cpu_summary(report: CpuReport, run: CpuRunReport, output: Path, *, ver
         say_outputs(console, run.verify)
     say_damage(console, run.damage)
     say(f"  inputs     {inputs_text(report.inputs)}")
-    say(f"  written    {output}/  (model.c, model.h, libmodel.so, weights.bin, report.json, run.json)")
+    say(f"  written    {output}/  (model.c, model.h, libmodel.so, weights.bin, report.html, report.json, run.json)")
 
 
 def _say_latency(console: Console, report: CpuReport, run: CpuRunReport) -> None:

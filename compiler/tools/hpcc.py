@@ -49,6 +49,13 @@ def build_parser() -> Parser:
         metavar="P",
         help="of products: fp32 (default on CPUs) or int8 (all that FPGAs have; on CPUs with VNNI)",
     )
+    what.add_argument(
+        "--storage",
+        default="auto",
+        metavar="FORMAT",
+        help="storage format of the weights that it can hold, as csr or hp_mark (docs/FORMATS.md). Default: auto, the best"
+        " of each by speed, load time and bytes",
+    )
     data = parser.add_argument_group("inputs")
     data.add_argument("--inputs", metavar="FILE.npz", help="arrays by input name, the first axis counting samples")
     data.add_argument("--text", metavar="FILE", help="one sentence per line, tokenised with --tokenizer")
@@ -64,6 +71,9 @@ def build_parser() -> Parser:
     checks.add_argument("--rtol", type=float, default=0.0, metavar="R", help="verification: relative tolerance")
     checks.add_argument("--atol", type=float, default=None, metavar="A", help="verification: absolute tolerance")
     checks.add_argument("--verify-each", action="store_true", help="execute and compare after every stage")
+    checks.add_argument(
+        "--baseline", metavar="dense|BUNDLE", help="compare with the dense model on this target, or with an older bundle"
+    )
     checks.add_argument("--check", action="store_true", help="only say what would run on the host, and why")
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", metavar="DIR", help="the bundle (default: MODEL.TARGET.PATTERN.hpcc)")
@@ -158,7 +168,9 @@ def _print_pipeline(options: argparse.Namespace) -> int:
 
     target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
     for stage in PIPELINES[load_any_target(target).kind]:
-        text = stage.pipeline(target=target, sparsity=sparsity, precision=options.precision or "fp32")
+        text = stage.pipeline(
+            target=target, sparsity=sparsity, precision=options.precision or "fp32", storage=options.storage
+        )
         print(f"{stage.name:<9} {text or '(the ONNX importer)'}")
     return 0
 

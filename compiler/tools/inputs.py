@@ -66,7 +66,7 @@ def from_npz(path: Path, specs: Sequence[InputSpec]) -> InputSet:
         raise InputError("HPCC1502", "not an .npz file (a zip of arrays by name)", where=where, hint="numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files if name != "labels"}
+            arrays = {name: np.asarray(data[name]) for name in data.files if name != "labels"}
     except FileNotFoundError as error:
         raise InputError("HPCC1501", "there is no such file", where=where) from error
     except ValueError as error:  # what a pickled object raises
@@ -154,7 +154,11 @@ def from_text(path: Path, tokenizer: Path, specs: Sequence[InputSpec], max_lengt
     encoder.no_padding()
     encoder.enable_truncation(min(length, max_length or length))
     arrays = {spec.name: np.zeros((len(lines), length), spec.dtype) for spec in specs}
-    for row, encoding in enumerate(encoder.encode_batch(lines)):
+    try:
+        encodings = encoder.encode_batch(lines)
+    except Exception as error:  # the library raises plain Exception for every fault
+        raise InputError("HPCC1514", f"the tokenizer fails: {error}", where=str(tokenizer)) from error
+    for row, encoding in enumerate(encodings):
         count = len(encoding.ids)
         arrays[roles["ids"].name][row, :count] = encoding.ids
         arrays[roles["mask"].name][row, :count] = 1

@@ -22,9 +22,13 @@ NUMPY_DTYPES: dict[str, DType] = {
     "bf16": "bfloat16",
     "i1": "bool",
     "i8": "int8",
-    "ui8": "uint8",
+    "i16": "int16",
     "i32": "int32",
     "i64": "int64",
+    "ui8": "uint8",
+    "ui16": "uint16",
+    "ui32": "uint32",
+    "ui64": "uint64",
 }
 
 

@@ -30,6 +30,8 @@ class Options:
     sparsity: str | None = None
     precision: str | None = None
     """None is the one of the target's kind: int8 for an FPGA, fp32 for a CPU."""
+    storage: str = "auto"
+    """The storage format of the weights that it can hold; auto takes the best of each."""
     inputs: str | Mapping[str, NDArray[Any]] | None = None
     """An .npz file, or arrays by input name; the first axis counts samples."""
     text: str | None = None
@@ -38,6 +40,8 @@ class Options:
     verify: bool = True
     rtol: float = 0.0
     atol: float | None = None
+    baseline: str | None = None
+    """`dense`, or the folder of a bundle of the same model."""
     verify_each: bool = False
     check: bool = False
     list_layers: bool = False
@@ -68,6 +72,8 @@ class Options:
         for name, limit in (("rtol", self.rtol), ("atol", self.atol)):
             if limit is not None and not (isfinite(limit) and limit >= 0):
                 raise UsageError("HPCC2018", f"--{name} {limit} is no tolerance", hint="a number of at least 0")
+        if self.baseline == "":
+            raise UsageError("HPCC2028", "--baseline names nothing", hint="--baseline dense, or the folder of a bundle")
         if self.verify_each and self.start is not None:
             raise UsageError("HPCC2013", "--verify-each needs the ONNX model to compare with", hint="leave --from out")
 

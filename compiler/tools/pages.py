@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from compiler.tools import supported_ops
+from compiler.tools import pattern_page, supported_ops
 from compiler.tools.report import schemas
 from hw_targets import docs, error_catalogue, isa_docs, schema
 
@@ -22,6 +22,7 @@ def _text(document: dict[str, Any]) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "ERRORS.md": error_catalogue.page,
     "ISA.md": isa_docs.render,
+    "PATTERNS.md": pattern_page.page,
     "SUPPORTED_OPS.md": supported_ops.page,
     "TARGETS.md": docs.page,
     "schemas/report.schema.json": lambda: _text(schemas()["report.json"]),

@@ -55,6 +55,16 @@ def _problems(floats: ModuleOp, integers: ModuleOp, store: WeightStore) -> Itera
         yield node_name(old), _unless(_same(value(old.gamma), value(new.gamma)), "gamma")
         yield node_name(old), _unless(_same(value(old.beta), value(new.beta)), "beta")
         yield node_name(old), _unless(old.eps == new.eps, "epsilon")
+    for old, new in _pairs(floats, integers, nn.RmsNormOp, nn.RmsNormOp):
+        yield node_name(old), _unless(_same(value(old.gamma), value(new.gamma)), "gamma")
+        yield node_name(old), _unless(old.eps == new.eps, "epsilon")
+    for old, new in _pairs(floats, integers, nn.RotaryOp, nn.RotaryOp):
+        yield node_name(old), _unless(_same(value(old.table), value(new.table)), "the table of angles")
+        same = (old.head_size, old.interleaved) == (new.head_size, new.interleaved)
+        yield node_name(old), _unless(same, "the order of the features")
+    for old, new in _pairs(floats, integers, nn.AttentionOp, nn.QAttentionOp):
+        same = (old.heads, old.groups, old.causal, old.scale) == (new.heads, new.groups, new.causal, new.scale)
+        yield old.role.data, _unless(same, "the order of the heads")
     for old, new in _pairs(floats, integers, nn.EmbeddingOp, nn.EmbeddingOp):
         yield node_name(old), _unless(len(old.tables) == len(new.tables), "the number of tables")
         for number, (before, after) in enumerate(zip(old.tables, new.tables, strict=False)):

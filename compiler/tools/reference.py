@@ -12,8 +12,10 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from compiler.frontend.rules import as_the_standard_says
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError, MissingToolError
+from runtime.host import import_onnxruntime
 
 Array = NDArray[Any]
 
@@ -35,12 +37,11 @@ class Reference:
         extra_outputs: Sequence[str] = (),
     ) -> None:
         try:
-            import onnxruntime
+            runtime = import_onnxruntime()
         except ImportError as error:
             raise MissingToolError(
                 "HPCC5102", "verification needs onnxruntime", hint="pip install onnxruntime, or --no-verify"
             ) from error
-        runtime: Any = onnxruntime
         options: Any = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what goes wrong comes as an exception
@@ -57,7 +58,10 @@ class Reference:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name for one batch."""
         feed = {name: array for name, array in inputs.items() if name in self._inputs}
-        return dict(zip(self.outputs, self._session.run(self.outputs, feed), strict=True))
+        try:
+            return dict(zip(self.outputs, self._session.run(self.outputs, feed), strict=True))
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InputError("HPCC1602", f"ONNX Runtime cannot run the model: {error}", hint="--no-verify") from error
 
 
 def with_weights(model: ir.Model, store: WeightStore, replaced: Mapping[str, str]) -> onnx.ModelProto:
@@ -70,7 +74,8 @@ def with_weights(model: ir.Model, store: WeightStore, replaced: Mapping[str, str
             array = store.get(replaced[name]).reshape(value.shape.numpy())  # a kernel [o, i, 1] is a matrix to us
             stored[name].const_value = ir.tensor(np.ascontiguousarray(array), name=name)
         computed = {name: store.get(key) for name, key in replaced.items() if name not in saved}
-        return _with_constants(ir.to_proto(model), computed)
+        with as_the_standard_says("the model for ONNX Runtime"):
+            return _with_constants(ir.to_proto(model), computed)
     finally:
         for name, value in saved.items():
             stored[name].const_value = value

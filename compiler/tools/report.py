@@ -119,6 +119,7 @@ class RooflinePart(Form):
     memory_ms: float
     bound_ms: float
     attained: float
+    bytes_moved: int
 
 
 class UnitPart(Form):
@@ -137,7 +138,8 @@ class ResourcePart(Form):
 
 
 class MemoryPart(Form):
-    """Bytes. `weights_*` are the linear weights, `compute_bytes` what they take on chip, `image_bytes` all constant data."""
+    """Bytes. `weights_*` are the linear weights, `compute_bytes` what they take on chip, `embedding_bytes` the tables that
+    rows are gathered from, `image_bytes` all constant data."""
 
     weights_dense_bytes: int
     weights_stored_bytes: int
@@ -145,6 +147,7 @@ class MemoryPart(Form):
     metadata_bytes: int
     compute_bytes: int
     program_bytes: int
+    embedding_bytes: int
     image_bytes: int
     on_chip: dict[str, ResourcePart]
 

@@ -7,10 +7,12 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from math import prod
 from pathlib import Path
 
 from xdsl.dialects.builtin import ModuleOp
 
+from compiler.dialects.nn import EmbeddingOp, shape_of
 from compiler.passes.sparsify import AUTO, PruningSummary, pruning_summary
 from compiler.sparsity.base import Pattern
 from compiler.tools import report as forms
@@ -90,6 +92,7 @@ def build_report(
             memory_ms=roof.memory_ms,
             bound_ms=roof.bound_ms,
             attained=roof.attained,
+            bytes_moved=timing.bytes_loaded + timing.bytes_stored,
         ),
         resources={
             name: forms.ResourcePart(used=entry["used"], usable=entry["usable"])
@@ -134,11 +137,20 @@ def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms
         metadata_bytes=sum(w.metadata_bytes for w in weights),
         compute_bytes=sum(w.plan.compute_bytes for w in weights),
         program_bytes=len(program.bundle.instructions) * INSTRUCTION_BYTES,
+        embedding_bytes=_embedding_bytes(encoded),
         image_bytes=int(program.bundle.weights.size),
         on_chip={
             memory.value: forms.ResourcePart(used=sizes.get(memory, 0), usable=target.capacities[memory]) for memory in order
         },
     )
+
+
+def _embedding_bytes(encoded: ModuleOp | None) -> int:
+    """Bytes of all tables that rows are gathered from, in bf16; a table with several uses counts once."""
+    if encoded is None:
+        return 0
+    tables = {table for op in encoded.walk() if isinstance(op, EmbeddingOp) for table in op.tables}
+    return sum(2 * prod(shape_of(table)) for table in tables)
 
 
 def pruning_part(summary: PruningSummary, asked: Pattern | None, parameters: int) -> forms.PruningPart:

@@ -28,6 +28,7 @@ from compiler.pipelines import PIPELINES, Stage, stages_between
 from compiler.sparsity.base import Pattern
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools import inputs as run_inputs
+from compiler.tools.baseline import DENSE, compared, dense_options, print_comparison, read_baseline
 from compiler.tools.compiled import Compiled
 from compiler.tools.dense_twin import dense_layers
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
@@ -46,6 +47,7 @@ from hw_targets.errors import InfeasibleError, InputError, UsageError, Verificat
 from hw_targets.load import load_any_target, load_target
 from hw_targets.target import Target
 from runtime.bundle import MANIFEST, Bundle
+from runtime.compare import Difference
 from runtime.program import Program
 
 if TYPE_CHECKING:
@@ -91,6 +93,8 @@ class Session:
         self.precision = options.precision or self.default_precision
         self._check_stages()
         self._check_precision()
+        self._check_storage()
+        self.baseline = read_baseline(options)  # before anything slow: it may be missing
         self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
         self.progress = Progress(quiet=options.quiet, steps=CPU_STEPS if self.kind == "cpu" else STEPS)
         self.seconds: dict[str, float] = {}
@@ -110,6 +114,12 @@ class Session:
         if self.precision != self.default_precision:
             message = f"target {self.machine.name!r} has no {self.precision} products"
             raise UsageError("HPCC2027", message, hint=f"--precision {self.default_precision}")
+
+    def _check_storage(self) -> None:
+        """Raises UsageError for a storage format where none is read."""
+        if self.options.storage != "auto" and self.kind != "fpga":
+            message = f"target {self.machine.name!r} reads no storage formats"
+            raise UsageError("HPCC2032", message, hint="leave --storage out")
 
     def _check_stages(self) -> None:
         """Raises UsageError for a stage or a form that targets of another kind have."""
@@ -235,7 +245,14 @@ class Session:
 
     def _stages(self, first: str, last: str) -> None:
         runner = StageRunner(
-            self.ctx, self.options.target, self.spec, (self._after_stage,), self.seconds, self.kind, self.precision
+            self.ctx,
+            self.options.target,
+            self.spec,
+            (self._after_stage,),
+            self.seconds,
+            self.kind,
+            self.precision,
+            self.options.storage,
         )
         for stage in stages_between(self.kind, first, last):
             self.progress.start(stage.name)
@@ -351,7 +368,25 @@ class Session:
             outputs = self._simulate(program, run)
         run.failed = run.failed or ledger_problem(report)
         run_report = build_run_report(run, program, output, options.model)
-        return Compiled(program, report, run_report, outputs, run.failed)
+        comparison = self._compare_with_baseline(output, report, run_report)
+        return Compiled(program, report, run_report, outputs, run.failed, comparison)
+
+    def _compare_with_baseline(self, output: Path | None, report: Form, run_report: Form) -> Difference | None:
+        """The comparison that --baseline asks for; None where the dense model does not fit."""
+        options = self.options
+        if options.baseline is None:
+            return None
+        baseline = self.baseline
+        if baseline is None:
+            self.progress.start("baseline")
+            try:
+                dense = open_session(dense_options(options, simulated=self.kind != "cpu")).compile()
+            except InfeasibleError:
+                return None
+            told, ran = (part.model_dump(mode="json") for part in (dense.report, dense.run_report))
+            baseline = (DENSE, told, ran)
+        name = self.spec if output is None else output.resolve().name
+        return compared(baseline, name, report, run_report)
 
     def _finish(self, compiled: Compiled, output: Path) -> int:
         """Write the bundle and say what came out. It is kept for a look where the verification failed."""
@@ -362,6 +397,7 @@ class Session:
             self._print_json(compiled.report, compiled.run_report)
         elif not options.quiet:
             print_summary(compiled.report, compiled.run_report, output, verbose=options.verbose)
+            print_comparison(compiled.comparison, options.baseline)
         compiled.raise_if_wrong(output)
         return 0
 

@@ -52,6 +52,7 @@ class StageRunner:
     seconds: dict[str, float] = field(default_factory=dict)
     kind: str = "fpga"
     precision: str = "fp32"
+    storage: str = "auto"
 
     def run(self, module: ModuleOp, stages: Sequence[Stage]) -> ModuleOp:
         for stage in stages:
@@ -64,7 +65,7 @@ class StageRunner:
         return module
 
     def _apply(self, stage: Stage, module: ModuleOp) -> None:
-        text = stage.pipeline(target=self.target, sparsity=self.sparsity, precision=self.precision)
+        text = stage.pipeline(target=self.target, sparsity=self.sparsity, precision=self.precision, storage=self.storage)
         if not text:
             return
         try:

@@ -21,7 +21,6 @@ from compiler.frontend.importer import Imported
 from compiler.interpreters.evaluate import evaluate, run_op
 from compiler.interpreters.tile import evaluate_tiles
 from compiler.module import main_function, names_of
-from compiler.storage.formats import compute_mode
 from compiler.tools.inputs import role_of
 from compiler.tools.parameters import check_parameters
 from compiler.tools.reference import Reference
@@ -101,7 +100,7 @@ class StepwiseCheck:
         fields = [plan.pattern_fields[key] for key in ("n", "m", "block_rows", "window", "keep", "kept")]
         data = encoding.format.encode(codes, encoding.pattern)
         layout = decoders.decode(encoding.format.code, data, plan.outs, plan.ins, *fields)
-        mode = list(MatrixMode).index(compute_mode(encoding.format, encoding.pattern))
+        mode = list(MatrixMode).index(MatrixMode(plan.mode))
         if not np.array_equal(decoders.expand(layout, mode, plan.outs, plan.ins, *fields), codes):
             raise VerificationError("HPCC4003", f"stage 'encode': {op.role.data} does not decode to its codes")
 

@@ -21,6 +21,7 @@ from compiler.tools.report import (
     RunReport,
     VerifyPart,
 )
+from runtime.figures import size_text
 
 HELPS_TOLD = 2
 """Changes that the summary names; report.json has one for every layer."""
@@ -57,7 +58,7 @@ def print_summary(report: Report, run: RunReport, output: Path, *, verbose: bool
     _say_layers(console, report, verbose=verbose)
     _say_latency(console, report, run)
     _say_checks(console, report, run)
-    say(f"  written    {output}/  (program, weights, report.json, run.json, trace.json for ui.perfetto.dev)")
+    say(f"  written    {output}/  (program, weights, report.html, report.json, run.json, trace.json)")
 
 
 def say_zeros(console: Console, pruning: PruningPart) -> None:
@@ -204,10 +205,3 @@ def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
         share = cycles / max(report.cycles, 1)
         console.print(f"  [dim]{help.value} would help where {share:.0%} of the cycles go: {HELPS[help]}[/]")
     console.print()
-
-
-def size_text(count: int) -> str:
-    for unit, scale in (("MB", 1_000_000), ("kB", 1_000)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"

@@ -6,17 +6,16 @@ compiler, and everything else of a bundle is the same for the same command.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hw_targets.errors import InputError, MissingToolError
-from runtime.bundle import MANIFEST, WEIGHTS, check_plain, digest
+from runtime.bundle import MANIFEST, WEIGHTS, check_plain, digest, digest_of
 from runtime.cpu.manifest import CpuManifest, parse_cpu_manifest
 
 SOURCE = "model.c"
@@ -24,6 +23,16 @@ HEADER = "model.h"
 LIBRARY = "libmodel.so"
 BUILD = "build.json"
 REPORTS = ("report.json", "run.json")
+
+
+class Build(BaseModel):
+    """How the library was built, and its digest (build.json)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    compiler: str
+    flags: tuple[str, ...]
+    library_digest: str
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class CpuBundle:
     manifest: CpuManifest
     weights: NDArray[np.uint8]
     host: Mapping[str, bytes]
-    build: Mapping[str, Any] | None
+    build: Build | None
 
     @property
     def library(self) -> Path:
@@ -55,7 +64,8 @@ def load_cpu_bundle(folder: Path) -> CpuBundle:
         if name not in manifest.digests:
             raise InputError("HPCC1266", f"no digest of {name}", where=str(folder / MANIFEST))
     weights = _map(folder / WEIGHTS)
-    _check(folder / WEIGHTS, weights.data, manifest.digests[WEIGHTS])
+    if digest_of(folder / WEIGHTS) != manifest.digests[WEIGHTS]:  # read, not mapped: only rows in use take memory
+        raise _edited(folder / WEIGHTS)
     for name in (SOURCE, HEADER):
         _check(folder / name, _read(folder, name), manifest.digests[name])
     host = {segment.file: _read(folder, segment.file) for segment in manifest.host_segments}
@@ -64,15 +74,16 @@ def load_cpu_bundle(folder: Path) -> CpuBundle:
     return CpuBundle(folder, manifest, weights, host, _build(folder))
 
 
-def _build(folder: Path) -> Mapping[str, Any] | None:
+def _build(folder: Path) -> Build | None:
     if not (folder / BUILD).is_file():
         return None
     try:
-        build: Any = json.loads(_read(folder, BUILD))
-        expected = build["library_digest"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError("HPCC1267", f"not what was written: {error!r}", where=str(folder / BUILD)) from error
-    _check(folder / LIBRARY, _read(folder, LIBRARY), expected)
+        build = Build.model_validate_json(_read(folder, BUILD))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError("HPCC1267", f"not what was written: {place}: {first['msg']}", where=str(folder / BUILD)) from error
+    _check(folder / LIBRARY, _read(folder, LIBRARY), build.library_digest)
     return build
 
 
@@ -89,7 +100,8 @@ def _map(file: Path) -> NDArray[np.uint8]:
         check_plain(file)
         return np.memmap(file, np.uint8, "r")
     except (OSError, ValueError) as error:
-        raise InputError("HPCC1268", f"cannot read: {error}", where=str(file)) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError("HPCC1268", f"cannot read: {reason}", where=str(file)) from error
 
 
 def _check(file: Path, data: bytes | memoryview, expected: str) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_targets import numerics
+from hw_targets import decoder_numerics, numerics
 from hw_targets.check import accesses
 from hw_targets.codec import Resolved
 from hw_targets.errors import HpccError, InputError
 from hw_targets.extents import Extent, column_rows, layout_of, operand_extents, overlap
-from hw_targets.isa import Activation, MatrixMode, Memory
+from hw_targets.isa import Activation, MatrixMode, Memory, Norm
 from hw_targets.layout import MATRIX_MODES, Layout
 from runtime import decoders
 from runtime.simulator.machine import POISON, AnyArray, DramRegion, Memories, read_bf16, write_bf16
@@ -31,6 +31,7 @@ ACTIVATIONS: Mapping[Activation, Callable[[AnyArray], AnyArray]] = {
     Activation(name): function for name, function in numerics.ACTIVATIONS.items()
 }
 ACTIVATION_WORDS = tuple(Activation)
+NORM_WORDS = tuple(Norm)
 BATCH_REACH = 256
 """Writes to the activation memory that a batch of multiplications looks back over."""
 
@@ -314,6 +315,7 @@ def _finish(sim: Simulator, i: Resolved) -> Step:
     columns = _columns(sim, i)
     assert columns is not None
     residual = _bf16_view(sim, i, "residual", rows, cols) if "residual" in i.operands else None
+    gate = _bf16_view(sim, i, "gate", rows, cols) if "gate" in i.operands else None
     write, quantize = _writer(sim, i), _quantizer(sim, i, columns)
     activation = ACTIVATIONS.get(ACTIVATION_WORDS[i.integer("activation")])
     eps, rounded = i.number("eps"), not i.integer("out_f32")
@@ -321,8 +323,10 @@ def _finish(sim: Simulator, i: Resolved) -> Step:
     def step() -> None:
         addend = None if residual is None else read_bf16(residual)
         y: AnyArray = numerics.finish(acc, row_scale, columns[0], columns[1], addend)
+        if gate is not None:
+            y = decoder_numerics.gated(y, read_bf16(gate))
         if norm:
-            y = numerics.layer_norm(y, columns[2], columns[3], eps)
+            y = _normalised(norm, y, columns[2:], eps)
         elif rounded:
             y = numerics.bf16(y)
         if activation is not None:
@@ -331,6 +335,13 @@ def _finish(sim: Simulator, i: Resolved) -> Step:
         quantize(y if rounded else numerics.bf16(y))
 
     return step
+
+
+def _normalised(norm: int, y: AnyArray, parameters: AnyArray, eps: float) -> AnyArray:
+    """The bf16 norm of fp32 rows; `parameters` begin with gamma."""
+    if NORM_WORDS[norm] is Norm.RMS:
+        return decoder_numerics.rms_norm(y, parameters[0], eps)
+    return numerics.layer_norm(y, parameters[0], parameters[1], eps)
 
 
 def _writer(sim: Simulator, i: Resolved) -> Callable[[AnyArray], None]:
@@ -351,10 +362,10 @@ def _softmax(sim: Simulator, i: Resolved) -> Step:
     mask = sim.memories.view(i.operands["mask"], np.uint8, (cols,)) if "mask" in i.operands else None
     p = sim.memories.view(i.operands["p"], np.uint8, (rows, cols))
     sums = sim.memories.view(i.operands["l"], np.int32, (rows,))
-    score_scale = i.number("score_scale")
+    score_scale, causal = i.number("score_scale"), bool(i.integer("causal"))
 
     def step() -> None:
-        p[...], sums[...] = numerics.softmax(acc, row_scale, col_scale, score_scale, mask)
+        p[...], sums[...] = numerics.softmax(acc, row_scale, col_scale, score_scale, mask, causal=causal)
 
     return step
 
@@ -405,7 +416,27 @@ def _embed(sim: Simulator, i: Resolved) -> Step:
         total = numerics.embed(np.stack([read_bf16(view) for view in views]))
         if not norm or columns is None:
             return write_both(numerics.bf16(total))
-        return write_both(numerics.layer_norm(total, columns[0], columns[1], eps))
+        return write_both(_normalised(norm, total, columns, eps))
+
+    return step
+
+
+def _heads(sim: Simulator, i: Resolved) -> Step:
+    rows, cols, group, turned = _int(i, "rows", "cols", "group", "turned")
+    x = _bf16_view(sim, i, "x", rows, cols)
+    gamma = sim.memories.view(i.operands["columns"], np.float32, (group,)) if "columns" in i.operands else None
+    table = sim.memories.view(i.operands["table"], np.float32, (rows, turned)) if turned else None
+    write, quantize = _writer(sim, i), _quantizer(sim, i)
+    eps, interleaved = i.number("eps"), bool(i.integer("interleaved"))
+
+    def step() -> None:
+        y: AnyArray = read_bf16(x)
+        if gamma is not None:
+            y = decoder_numerics.rms_norm(y, gamma, eps)
+        if table is not None:
+            y = decoder_numerics.rotate(y, table, group, interleaved=interleaved)
+        write(y)
+        quantize(y)
 
     return step
 
@@ -432,6 +463,7 @@ PREPARE: Mapping[str, Callable[[Simulator, Resolved], Step]] = {
     "vector.quantize_columns": _quantize_columns,
     "vector.embed": _embed,
     "vector.pool": _pool,
+    "vector.heads": _heads,
     "store.copy": _copy,
 }
 """CONTROL's instructions are absent: the expansion has executed them."""

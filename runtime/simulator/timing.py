@@ -19,7 +19,7 @@ from hw_targets.codec import Resolved
 from hw_targets.errors import InputError
 from hw_targets.extents import Extent, overlap
 from hw_targets.isa import Queue
-from hw_targets.layout import STORAGE_CODES
+from hw_targets.storage import storage_of_code
 from hw_targets.target import Target
 from hw_targets.timing import Cost, cost, matrix_macs, transfer
 from runtime.simulator.residents import Decoded, Residents
@@ -268,7 +268,7 @@ class _Clock:
         try:
             moved = transfer(instruction, self.target)
         except KeyError as error:
-            word = STORAGE_CODES[instruction.integer("format")].value
+            word = storage_of_code(instruction.integer("format")).name
             message = f"target {self.target.name} decodes no {word} weights"
             raise InputError("HPCC1234", message, where=instruction.place) from error
         begins = self.channels.reserve(start, moved.memory)

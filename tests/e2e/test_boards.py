@@ -9,8 +9,6 @@ import pytest
 
 from benchmarks.workloads import l3_model
 from hw_targets.catalogue import list_targets, target_files
-from hw_targets.isa import StorageCode
-from hw_targets.layout import STORAGE_CODES
 from runtime.program import Program
 from tests.e2e.harness import hpcc, read_json
 from tests.graphs import Encoder, write
@@ -45,7 +43,7 @@ def test_weights_that_do_not_fit_stream_in_parts(spec: str, tmp_path: Path) -> N
     assert all(row["weight_bytes_loaded"] >= row["value_bytes"] + row["metadata_bytes"] // 2 for row in streamed)
     if spec in UNBALANCED:
         loads = [i for i in Program.load(tmp_path / "out.hpcc").bundle.expanded if i.name == "load.weights"]
-        sparse = [i for i in loads if STORAGE_CODES[i.integer("format")] is not StorageCode.DENSE]
+        sparse = [i for i in loads if i.integer("format") > 0]
         assert len({i.integer("kept") for i in sparse}) > len(rows)
 
 

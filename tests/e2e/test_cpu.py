@@ -94,7 +94,7 @@ HAS_BYTES = HOST.instructions.has_bytes
 
 
 @pytest.mark.skipif(not HAS_BYTES, reason="no VNNI")
-@pytest.mark.parametrize("spec", ["dense", "hp:0.75", "unstructured:0.9"])
+@pytest.mark.parametrize("spec", ["dense", "hp:0.75", "nm:2:4", "unstructured:0.9"])
 def test_int8_is_within_the_limits_of_integers(model: Path, spec: str) -> None:
     inputs = feeds(ODD, BATCH, TOKENS)
     inputs["attention_mask"][1, 33:] = 0
@@ -105,18 +105,23 @@ def test_int8_is_within_the_limits_of_integers(model: Path, spec: str) -> None:
     for check in verify.outputs:
         assert check.passed
         assert 1e-4 < check.relative_l2 < 0.03
-    assert {row.kernel for row in compiled.report.layers if row.op == "linear" and "layer." in row.name} == {"bytes"}
+    kernels = {row.kernel for row in compiled.report.layers if row.op == "linear" and "layer." in row.name}
+    if HOST.instructions.has_picks and spec == "nm:2:4":
+        assert kernels == {"picks"}
+    else:
+        assert kernels <= {"bytes", "picks"}
     one = CpuProgram(compiled.program.bundle, threads=1).run(inputs).outputs
     three = CpuProgram(compiled.program.bundle, threads=3).run(inputs).outputs
     assert all(np.array_equal(one[name], three[name]) for name in one)
 
 
 @pytest.mark.skipif(not HAS_BYTES, reason="no VNNI")
-def test_int8_equals_a_plain_quantiser(model: Path) -> None:
+@pytest.mark.parametrize("spec", ["dense", "nm:2:4"])
+def test_int8_equals_a_plain_quantiser(model: Path, spec: str) -> None:
     """The same codes in numpy, layer by layer, give the same result but for the last bits of fp32."""
     inputs = feeds(ODD, 2, 19)
-    compiled = hpcc.compile(model, "cpu-host", shapes=SHAPES, precision="int8", verify=False)
-    module, store = fused(model)
+    compiled = hpcc.compile(model, "cpu-host", shapes=SHAPES, sparsity=spec, precision="int8", verify=False)
+    module, store = fused(model, spec)
     for op in list(module.walk()):
         if isinstance(op, nn.LinearOp) and op.role.data.startswith("layer."):
             key = store.add(f"{op.role.data}.codes", rounded(matrix_of(op.weight, store)))
@@ -137,10 +142,10 @@ def rounded(w: Array) -> Array:
     return codes.astype(np.float32) * scales[:, None]
 
 
-def fused(model: Path) -> tuple[ModuleOp, WeightStore]:
+def fused(model: Path, spec: str) -> tuple[ModuleOp, WeightStore]:
     imported = import_onnx(model, SHAPES)
     ctx = new_context(imported.store)
-    StageRunner(ctx, "cpu-host", "dense", kind="cpu").run(imported.module, stages_between("cpu", "import", "sparsify"))
+    StageRunner(ctx, "cpu-host", spec, kind="cpu").run(imported.module, stages_between("cpu", "import", "sparsify"))
     return imported.module, imported.store
 
 
@@ -336,10 +341,17 @@ def test_the_python_example(dense: CpuCompiled, model: Path, tmp_path: Path) -> 
     assert len(done.stdout.splitlines()) == 1 + len(dense.program.manifest.outputs)
 
 
-def test_the_c_is_clean_and_stays_inside_its_buffers(dense: CpuCompiled, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["dense fp32", "nm:2:4 int8"])
+def test_the_c_is_clean_and_stays_inside_its_buffers(dense: CpuCompiled, model: Path, tmp_path: Path, kind: str) -> None:
     """The example program, with warnings as errors and the sanitizers, runs random sizes and ids."""
     compiler = find_compiler(HOST.instructions)
     bundle = dense.program.bundle.folder
+    if kind != "dense fp32":
+        if not HAS_BYTES:
+            pytest.skip("no VNNI")
+        spec, precision = kind.split()
+        bundle = tmp_path / "bytes.hpcc"
+        hpcc.compile(model, "cpu-host", shapes=SHAPES, sparsity=spec, precision=precision, output=bundle, verify=False)
     flags = [flag for flag in compiler.flags if flag not in ("-O3", "-shared")]
     strict = ["-Werror", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{bundle}"]
     sources = [str(ROOT / "examples" / "cpu" / "run_model.c"), str(bundle / "model.c")]
@@ -430,7 +442,7 @@ def test_a_bundle_holds_what_the_page_says(bundle: Path) -> None:
     names = {path.name for path in bundle.iterdir()}
     assert names == {
         *("manifest.json", "model.c", "model.h", "libmodel.so", "build.json"),
-        *("weights.bin", "report.json", "run.json"),
+        *("weights.bin", "report.json", "run.json", "report.html"),
     }
     source = (bundle / "model.c").read_text(encoding="utf-8")
     assert "/* layer.0.ffn.up: 150 x 42, hp:rows=4" in source
@@ -441,7 +453,9 @@ def test_a_bundle_holds_what_the_page_says(bundle: Path) -> None:
 def test_the_same_command_writes_the_same_bytes(bundle: Path, model: Path, tmp_path: Path) -> None:
     done = hpcc_command(model, *BIND, "--target", "cpu-host", "--sparsity", "hp:0.75", "-q", "-o", tmp_path / "odd.hpcc")
     assert done.status == 0
-    assert digests(tmp_path / "odd.hpcc", without=["run.json"]) == digests(bundle, without=["run.json"])
+    assert digests(tmp_path / "odd.hpcc", without=["run.json", "report.html"]) == digests(
+        bundle, without=["run.json", "report.html"]
+    )
 
 
 def test_hpcc_run_measures_and_computes(bundle: Path, model: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Bad input is one line, the documented exit status, a stable code, and nothing written.
 
-The golden lines stand in tests/golden/errors.txt, one case a line: `name | status | line`. TMP stands for the folder
-of the test, LINE for a line number, `...` for text that other versions of a library may word differently.
+The golden lines stand in tests/golden/errors.txt, see golden_errors.py.
 """
 
 from __future__ import annotations
@@ -34,6 +33,8 @@ from hw_targets.errors import InputError
 from hw_targets.isa import Instruction
 from runtime.bundle import Room, load_bundle
 from runtime.cli import main_objdump, main_run
+from tests.e2e import test_error_codes
+from tests.e2e.golden_errors import GOLDEN, matches
 from tests.e2e.harness import ROOT, TARGET, Done, call, digests, hpcc, resign, unchanged
 from tests.graphs import Encoder, feeds, write
 
@@ -44,23 +45,10 @@ SHAPE = ("--shape", "input_ids:2x7")
 COMPILE = ("dynamic.onnx", "--target", TARGET, *SHAPE)
 
 
-def golden() -> dict[str, tuple[int, str]]:
-    """Exit status and line by name of the case."""
-    lines = (ROOT / "tests" / "golden" / "errors.txt").read_text(encoding="utf-8").splitlines()
-    rows = [line.split(" | ", 2) for line in lines if line and not line.startswith("#")]
-    found = {name: (int(status), text) for name, status, text in rows}
-    assert len(found) == len(rows), "a case stands twice"
-    return found
-
-
-GOLDEN = golden()
-
-
 def expect(done: Done, name: str, folder: Path) -> None:
     """The run failed as the golden line of `name` says."""
     status, text = GOLDEN[name]
-    pattern = re.escape(text.replace("TMP", str(folder))).replace(re.escape("..."), ".*").replace(re.escape("LINE"), r"\d+")
-    assert re.fullmatch(pattern, done.line), f"\n  got  {done.line}\n  want {text}"
+    assert matches(done.line.replace(str(folder), "TMP"), text), f"\n  got  {done.line}\n  want {text}"
     assert re.search(r" \[HPCC\d{4}\]$", done.line)
     assert done.status == status
     assert done.out == ""
@@ -146,6 +134,14 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = (folder / "good.npz").read_bytes()
     (folder / "truncated.npz").write_bytes(whole[: len(whole) // 2])
     assert hpcc(folder / "dynamic.onnx", "--target", TARGET, *SHAPE, "-q", "-o", folder / "older.hpcc").status == 0
+    for name in ("other", "damaged"):
+        (folder / f"{name}.hpcc").mkdir()
+        for file in ("report.json", "run.json"):
+            text = (folder / "older.hpcc" / file).read_text(encoding="utf-8")
+            changed = text.replace("layer.0.", "block.0.") if name == "other" else text.replace('"clock_mhz"', '"clock"')
+            (folder / f"{name}.hpcc" / file).write_text(changed, encoding="utf-8")
+    (folder / "cut.hpcc").mkdir()
+    (folder / "cut.hpcc" / "report.json").write_text('{"model": ', encoding="utf-8")
     return folder
 
 
@@ -283,6 +279,10 @@ HPCC: dict[str, tuple[str, ...]] = {
     "hp:1.2": compiling("--sparsity", "hp:1.2"),
     "hp:0.2": compiling("--sparsity", "hp:0.2"),
     "unknown parameter of a pattern": compiling("--sparsity", "hp:row=64"),
+    "column inside a pattern": compiling("--sparsity", "column:0.5+nm:2:4"),
+    "groups that straddle blocks": compiling("--sparsity", "block:6x6:0.5+nm:2:4"),
+    "tile that is none": compiling("--sparsity", "row:0.5:tile=8"),
+    "storage on a CPU": ("static.onnx", "--target", "cpu-avx2", "--storage", "csr"),
     "input of a wrong name": inputs("wrong name"),
     "missing input": inputs("missing"),
     "input of a wrong dtype": inputs("wrong dtype"),
@@ -338,6 +338,9 @@ HPCC: dict[str, tuple[str, ...]] = {
     "weights do not fit": target("small weights.toml"),
     "memory does not fit": target("small memory.toml"),
     "array does not fit": target("too many dsps.toml"),
+    "missing baseline": compiling("--baseline", "nowhere.hpcc"),
+    "baseline without a name": compiling("--baseline", ""),
+    "baseline of another model": compiling("--baseline", "other.hpcc", "--no-verify"),
 }
 
 RUN: dict[str, tuple[str, ...]] = {
@@ -364,6 +367,17 @@ RUN: dict[str, tuple[str, ...]] = {
     "run: output is a folder": ("older.hpcc", "--inputs", "good.npz", "-o", "a folder"),
 }
 
+DUMP: dict[str, tuple[str, ...]] = {
+    "objdump: nothing to dump": (),
+    "objdump: a bundle and a comparison": ("older.hpcc", "--diff", "older.hpcc", "older.hpcc"),
+    "objdump: a page of one bundle": ("older.hpcc", "--html", "page.html"),
+    "objdump: comparison with a folder": ("--diff", "older.hpcc", "a folder"),
+    "objdump: comparison with half a report": ("--diff", "older.hpcc", "cut.hpcc"),
+    "objdump: comparison with a damaged report": ("--diff", "older.hpcc", "damaged.hpcc"),
+    "objdump: comparison of different models": ("--diff", "older.hpcc", "other.hpcc"),
+    "objdump: page below a file": ("--diff", "older.hpcc", "older.hpcc", "--html", "occupied/page.html"),
+}
+
 OPT: dict[str, tuple[str, ...]] = {
     "opt: unknown pass": ("dynamic.onnx", *SHAPE, "-p", "hpcc-fuze"),
     "opt: unknown flag": ("dynamic.onnx", *SHAPE, "--nope"),
@@ -383,8 +397,12 @@ def skip_without_proc(arguments: tuple[str, ...]) -> None:
         pytest.skip("this system has no /proc")
 
 
+OTHERS = ("verification", "cache below a file")
+
+
 def test_every_golden_line_has_its_case() -> None:
-    assert set(GOLDEN) == {*HPCC, *RUN, *OPT, *EDITED, *HOSTILE, "verification", "cache below a file"}
+    cases = (HPCC, RUN, DUMP, OPT, EDITED, HOSTILE, test_error_codes.CASES, OTHERS)
+    assert set(GOLDEN) == {name for group in cases for name in group}
 
 
 @pytest.mark.parametrize("name", HPCC)
@@ -405,6 +423,12 @@ def test_hpcc_run(place: Path, name: str) -> None:
     skip_without_proc(RUN[name])
     with unchanged(place.parent):
         expect(call(main_run, *RUN[name]), name, place)
+
+
+@pytest.mark.parametrize("name", DUMP)
+def test_hpcc_objdump(place: Path, name: str) -> None:
+    with unchanged(place.parent):
+        expect(call(main_objdump, *DUMP[name]), name, place)
 
 
 @pytest.mark.parametrize("name", OPT)

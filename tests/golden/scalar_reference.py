@@ -213,6 +213,37 @@ def layer_norm(y: Matrix, gamma: Row, beta: Row, eps: Number) -> Matrix:
     return result
 
 
+def rms_norm(y: Matrix, gamma: Row, eps: Number) -> Matrix:
+    size = len(gamma)
+    result: Matrix = []
+    for row in y:
+        normal: Row = []
+        for start in range(0, len(row), size):
+            group = row[start : start + size]
+            mean_square = div(tree([mul(v, v) for v in group]), Fraction(size))
+            r = div(Fraction(1), root(add(mean_square, eps)))
+            normal += [bf16(mul(mul(v, r), g)) for v, g in zip(group, gamma, strict=True)]
+        result.append(normal)
+    return result
+
+
+def rotate(x: Matrix, angles: Matrix, size: int, interleaved: bool) -> Matrix:
+    result: Matrix = []
+    for values, row_angles in zip(x, angles, strict=True):
+        row, half = list(values), len(row_angles) // 2
+        for head in range(0, len(row), size):
+            for i in range(half):
+                first, second = (head + 2 * i, head + 2 * i + 1) if interleaved else (head + i, head + i + half)
+                a, b, c, s = values[first], values[second], row_angles[i], row_angles[i + half]
+                row[first], row[second] = bf16(sub(mul(a, c), mul(b, s))), bf16(add(mul(b, c), mul(a, s)))
+        result.append(row)
+    return result
+
+
+def gated(y: Matrix, gate: Matrix) -> Matrix:
+    return [[mul(a, b) for a, b in zip(x, g, strict=True)] for x, g in zip(y, gate, strict=True)]
+
+
 LOG2E_256 = Fraction(0xB8AA3B, 2**15)
 """0x43B8AA3B: exponent field 0x87 is 2^8, and the significand 0xB8AA3B has 23 fraction bits."""
 
@@ -224,6 +255,7 @@ def softmax(
     score_scale: Number,
     mask: Sequence[int] | None,
     additive: Matrix | None,
+    causal: bool = False,
 ) -> tuple[list[list[int]], list[int]]:
     probabilities: list[list[int]] = []
     for r, sums in enumerate(acc):
@@ -231,12 +263,13 @@ def softmax(
         for c, total in enumerate(sums):
             value = mul(mul(from_int(total), q_scale[r]), mul(k_scale[c], score_scale))
             s.append(value if additive is None else add(value, additive[r][c]))
-        probabilities.append(_probability_row(s, mask))
+        seen = [c <= r + len(s) - len(acc) or not causal for c in range(len(s))]
+        probabilities.append(_probability_row(s, [int(seen[c]) and (mask is None or mask[c]) for c in range(len(s))]))
     return probabilities, [sum(row) for row in probabilities]
 
 
-def _probability_row(s: Row, mask: Sequence[int] | None) -> list[int]:
-    live = [mask is None or bool(mask[c]) for c in range(len(s))]
+def _probability_row(s: Row, mask: Sequence[int]) -> list[int]:
+    live = [bool(attended) for attended in mask]
     seen = [v for v, alive in zip(s, live, strict=True) if alive]
     if not seen or any(isnan(v) for v in seen) or isinf(max(seen)):
         return [0] * len(s)

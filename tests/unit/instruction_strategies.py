@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from hw_targets.codec import ENUMS, build
+from hw_targets.codec import build, words_of
 from hw_targets.isa import FUNCTIONS, Address, Function, Immediate, Instruction
 
 WORDS = st.integers(0, 2**32 - 1)
@@ -16,8 +16,8 @@ SEMAPHORE_LISTS = st.lists(st.integers(0, 31), max_size=3).map(tuple)
 def values(field: Immediate) -> st.SearchStrategy[int | float]:
     if field.is_float:
         return st.floats(width=32, allow_nan=False, allow_infinity=False)
-    most = len(ENUMS[field.name]) if field.name in ENUMS else 1 << field.bits
-    return st.integers(0, most - 1) | st.just(0)
+    words = words_of(field.name)
+    return st.sampled_from(list(words)) if words else st.integers(0, (1 << field.bits) - 1) | st.just(0)
 
 
 @st.composite

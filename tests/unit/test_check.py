@@ -265,6 +265,17 @@ def test_a_program_that_is_too_long_is_refused_before_it_is_unrolled() -> None:
     assert fails(assemble(text)).code == "HPCC1213"
 
 
+@pytest.mark.parametrize("count", [100_000, 4294967295])
+def test_the_check_of_a_small_file_ends_soon(count: int) -> None:
+    """A few instructions in a loop: refused before it is unrolled, or checked in seconds."""
+    body = "store.copy src=0x0 dst=0x0 rows=1 row_bytes=64\n"
+    text = f"control.loop count={count}\n{body}{body}control.end\ncontrol.halt"
+    began = time.process_time()
+    with pytest.raises(InputError):
+        check_program(assemble(text), (), SIZES)
+    assert time.process_time() - began < 10
+
+
 def test_a_check_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Regions that all overlap and are all different: every access is compared with every one before it."""
     text = """
@@ -275,4 +286,5 @@ def test_a_check_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     """
     assert len(check_program(assemble(text), (), SIZES)) == 602
     monkeypatch.setattr(check, "PAIRS_LIMIT", 10_000)
+    monkeypatch.setattr(check, "PAIRS_PER_INSTRUCTION", 1)
     assert fails(assemble(text), ()).code == "HPCC1228"

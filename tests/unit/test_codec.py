@@ -90,8 +90,8 @@ def test_a_missing_operand_and_a_wrong_word_are_named() -> None:
     with pytest.raises(InputError, match="operand src is missing"):
         decode(bytes(data))
     load = build("load.weights", {k: Address(0) for k in ("src", "dst")}, {"format": 1})
-    with pytest.raises(InputError, match="format = 9 is none of"):
-        decode(spoil([load], 3, 9))
+    with pytest.raises(InputError, match="format = 11 is none of"):
+        decode(spoil([load], 3, 11))
 
 
 @pytest.mark.parametrize("cut", [1, 8, INSTRUCTION_BYTES, INSTRUCTION_BYTES + 15])

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from compiler.backends.cpu.packing import Packed, block_inputs, choose_kernel, group_rows, pack, quantized
+from compiler.backends.cpu.packing import (
+    Packed,
+    block_inputs,
+    choose_byte_kernel,
+    choose_kernel,
+    group_rows,
+    pack,
+    quantized,
+)
 from compiler.dialects.cpu import Kernel
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools.cpu_report import CPU_EXPLANATIONS, CpuReason
@@ -86,6 +94,51 @@ def test_packed_bytes_are_the_codes(outs: int, ins: int, density: float, seed: i
     np.testing.assert_array_equal(packed.row_scales[:outs], scales)
     np.testing.assert_array_equal(packed.begins, -128 * found.sum(axis=1))
     assert np.abs(codes * scales[:, None] - w).max(initial=0) <= scales.max() / 2 * 1.001
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    outs=st.integers(1, 40), ins=st.integers(1, 200), density=st.sampled_from([0.0, 0.1, 0.5, 1.0]), seed=st.integers(0, 9)
+)
+def test_picked_bytes_are_the_codes(outs: int, ins: int, density: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    w = np.where(random.random((outs, ins)) < density, random.standard_normal((outs, ins)), 0).astype(np.float32)
+    packed = pack(w, Kernel.PICKS, TARGETS[0])
+    codes, scales = quantized(w)
+    groups, windows = -(-outs // 16), -(-ins // 64)
+    found = np.zeros((groups * 16, windows * 64), np.int32)
+    values, columns = packed.values.reshape(-1, 16, 4), packed.columns.reshape(-1, 16, 4)
+    for group, window in np.ndindex(groups, windows):
+        begin, end = packed.starts[group * windows + window : group * windows + window + 2]
+        most = np.count_nonzero(w[group * 16 : group * 16 + 16, window * 64 : window * 64 + 64], axis=1).max(initial=0)
+        assert end - begin == -(-most // 4), "as many lists as the row with most inputs needs"
+        for slot, row in np.ndindex(int(end - begin), 16):
+            np.add.at(found[group * 16 + row], window * 64 + columns[begin + slot, row], values[begin + slot, row])
+    assert packed.starts[-1] == len(values)
+    assert not found[outs:].any()
+    assert not found[:, ins:].any()
+    np.testing.assert_array_equal(found[:outs, :ins], codes)
+    np.testing.assert_array_equal(packed.row_scales[:outs], scales)
+    np.testing.assert_array_equal(packed.begins, -128 * found.sum(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("spec", "kernel"),
+    [
+        ("dense", Kernel.BYTES),
+        ("hp:0.75", Kernel.BYTES),
+        ("block:4x1:0.9", Kernel.BYTES),
+        ("nm:2:4", Kernel.PICKS),
+        ("nm:1:8", Kernel.PICKS),
+        ("unstructured:0.75", Kernel.PICKS),
+        ("hp:rows=64,window=32,keep=16,fine=2:4", Kernel.PICKS),
+    ],
+)
+def test_the_kernel_of_bytes_suits_the_pattern_and_the_machine(spec: str, kernel: Kernel) -> None:
+    mask = parse_pattern(spec, "cpu").mask(np.random.default_rng(0).standard_normal((96, 384)).astype(np.float32))
+    picking, without = (CpuTarget("made up", "cpu", "", f"avx512-{isa}", 8192, 65536, ()) for isa in ("vbmi", "vnni"))
+    assert choose_byte_kernel(mask, picking) is kernel
+    assert choose_byte_kernel(mask, without) is Kernel.BYTES
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,9 @@ KEPT = (2, 6, 1, 1, 0, 0, 0, 4)
         (bytes_of(0xEF, 0x08, 0x10, 0x01), "csr: column 7 of row 0 is not below 6"),
         (bytes_of(0xCD, 0x08, 0x10, 0x01), "csr: the columns of row 0 do not ascend"),  # 5, 1, 3, 4
         (bytes_of(0xE9, 0xF8, 0x10, 0x01), "csr columns: the padding bits are not zero"),
-        (bytes_of(0xE9, 0x08, 0x11, 0x01), "csr: the row starts run from 1 to 4"),
-        (bytes_of(0xE9, 0x08, 0xD0, 0x00), "csr: the row starts run from 0 to 3"),
+        (bytes_of(0xE9, 0x08, 0x11, 0x01), "csr: the row starts run from 1 to 4, not from 0 to at most 4"),
+        (bytes_of(0xE9, 0x08, 0xD0, 0x00), "csr: behind the last of its 3 slots stands another"),
+        (bytes_of(0xE9, 0x08, 0x50, 0x01), "csr: the row starts run from 0 to 5, not from 0 to at most 4"),
         (bytes_of(0xE9, 0x08, 0x28, 0x01), "csr: row 1 starts at 5 and ends before, at 4"),
     ],
 )
@@ -86,10 +87,10 @@ def test_damaged_csr(data: np.ndarray, message: str) -> None:
     ("data", "shape", "message"),
     [
         (bytes_of(0x22), KEPT, "bitmap: 6 bytes expected, 5 found"),
-        (bytes_of(0x22, 0x02), KEPT, "bitmap: 3 of the marks are set, 4 values are stored"),
+        (bytes_of(0x32, 0x06), KEPT, "bitmap: 5 of the marks are set, 4 values are stored"),
         (bytes_of(0x22, 0x16), KEPT, "bitmap marks: the padding bits are not zero"),
         (bytes_of(0x23, 0x06), NM_SHAPE, "bitmap: row 0 marks 2 of group 0, which keeps 1"),
-        (bytes_of(0x22, 0x06), (2, 6), "bitmap: 0 values in a matrix of 2 x 6 are not possible"),
+        (bytes_of(0x22, 0x06), (2, 6), "bitmap: 14 bytes expected, 6 found"),
     ],
 )
 def test_damaged_bitmap(data: np.ndarray, shape: tuple[int, ...], message: str) -> None:
@@ -101,7 +102,8 @@ def test_damaged_bitmap(data: np.ndarray, shape: tuple[int, ...], message: str) 
     ("counts", "indices", "message"),
     [
         ((2, 2), (1, 5, 3), "10 bytes expected, 9 found"),
-        ((2, 1), (1, 5, 3, 4), "its counts add up to 3, not to 4"),
+        ((2, 3), (1, 5, 3, 4), "its counts add up to 5, more than 4"),
+        ((2, 1), (1, 5, 3, 4), "what is behind its 3 slots is not zero"),
         ((2, 2), (1, 6, 3, 4), "index 6 of row 0 leaves its window"),
         ((2, 2), (1, 5, 4, 4), "do not ascend"),
     ],
@@ -112,8 +114,8 @@ def test_damaged_unstructured_layout(counts: tuple[int, ...], indices: tuple[int
 
 
 def test_parameters_are_checked() -> None:
-    with pytest.raises(InputError, match="format 9 is unknown"):
-        decode(9, bytes_of(), 2, 6)
+    with pytest.raises(InputError, match="storage format 11 is unknown"):
+        decode(11, bytes_of(), 2, 6)
     with pytest.raises(InputError, match="groups of 3:2"):
         decode(1, bytes_of(), 2, 6, 3, 2)
     with pytest.raises(InputError, match="groups of 1:17"):

@@ -20,20 +20,11 @@ CODE = re.compile(r"HPCC\d{4}")
 KINDS = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HpccError)}
 CATALOGUE = entries()
 
-UNTRIGGERED = {
-    f"HPCC{digits}"
-    for digits in re.findall(
-        r"\d{4}",
-        "1005 1008 1010 1013 1022 1101 1102 1201 1202 1203 1204 1205 1206 1207 1208 1209 1210 1211 1212 1214 "
-        "1220 1221 1222 1224 1226 1227 1228 1230 1231 1232 1233 1234 1235 1243 1246 1247 1248 1250 1255 1257 "
-        "1258 1262 1263 1264 1265 1266 1267 1268 1269 1270 1271 1272 1273 1274 1304 1310 1320 1321 1390 1391 "
-        "1392 1401 1402 1403 1404 1405 1406 1407 1408 1420 1421 1422 1423 1430 1431 1432 1434 1435 1436 1511 "
-        "1512 1601 1801 1803 1804 1810 1811 1812 1820 1900 1902 2007 2011 2019 2025 2026 2027 2103 2104 2190 "
-        "2191 2205 2210 2220 2221 2303 2304 2602 2603 2604 3002 3101 3201 3210 3301 3302 3303 3304 3305 4002 "
-        "4003 4004 5101 5102 5104 5190 5191 5192 5201 5203 ",
-    )
-}
-"""Codes that no golden line shows yet."""
+EARLIER = {"HPCC1401", "HPCC1406"}
+"""An earlier check refuses what these would, unless a module was made by hand."""
+TRAINING = {f"HPCC{number}" for number in (*range(1550, 1561), *range(2250, 2259), 5110)}
+"""Those of hpcc-prune; they have tests of their own, but not each a golden line."""
+UNTRIGGERED = EARLIER | TRAINING
 
 
 def raised() -> dict[str, set[tuple[str, str]]]:
@@ -55,12 +46,15 @@ RAISED = raised()
 
 
 def golden() -> dict[str, list[str]]:
-    """The golden lines by code."""
+    """By code: the golden lines, and those that tests/lit checks."""
     found: dict[str, list[str]] = defaultdict(list)
     for line in (ROOT / "tests" / "golden" / "errors.txt").read_text(encoding="utf-8").splitlines():
         code = re.search(r" \[(HPCC\d{4})\]$", line)
         if code and not line.startswith("#"):
             found[code[1]].append(line.split(" | ", 2)[2])
+    for path in (ROOT / "tests" / "lit").rglob("*.mlir"):
+        for line, code in re.findall(r"^// [A-Z]+: *(.*\[(HPCC\d{4})\])", path.read_text(encoding="utf-8"), re.MULTILINE):
+            found[code].append(re.sub(r"\{\{.*?\}\}", "...", line.removeprefix("{{^}}")))
     return found
 
 
@@ -110,7 +104,8 @@ def test_every_code_has_a_golden_line_and_its_example_is_one(code: str) -> None:
         assert code not in GOLDEN
         return
     patterns = [
-        re.escape(line).replace(re.escape("..."), ".*").replace("LINE", r"\d+").replace("TMP/", "") for line in GOLDEN[code]
+        re.escape(line).replace(re.escape("..."), ".*").replace("LINE", r"\d+").replace("TMP/", "").replace("TMP", "folder")
+        for line in GOLDEN[code]
     ]
     example = f"{CATALOGUE[code].example} [{code}]"
     assert any(re.fullmatch(pattern, example) for pattern in patterns), f"\n{example}\nis none of\n" + "\n".join(

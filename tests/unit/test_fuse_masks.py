@@ -138,12 +138,37 @@ def test_products_of_two_entries_are_not_a_function_of_one() -> None:
     assert graph.prover.table(graph.binary(nn.BinaryKind.MUL, rows, columns)) is None
 
 
-def test_a_causal_part_keeps_the_mask_additive() -> None:
+@pytest.mark.parametrize("fill", [-1e9, -np.inf, float(np.finfo(np.float32).min)])
+def test_a_causal_part_beside_a_mask(fill: float) -> None:
     graph = Graph()
-    triangle = graph.weight(np.triu(np.full((1, 1, KEYS, KEYS), -1e9, np.float32), 1))
+    triangle = graph.weight(np.triu(np.full((1, 1, KEYS, KEYS), fill, np.float32), 1))
     value = graph.binary(nn.BinaryKind.ADD, graph.filled(-1e9), triangle)
-    assert not graph.prover.additive_mask(value, BATCH, KEYS).proved
+    assert graph.prover.additive_mask(value, BATCH, KEYS) == Proof(True, graph.mask, causal=True)
     check_against_brute_force(graph, value)
+
+
+def test_a_causal_mask_alone() -> None:
+    graph = Graph()
+    allowed = np.tri(KEYS, dtype=np.bool_)
+    assert graph.prover.keep_mask(graph.weight(allowed), BATCH, KEYS) == Proof(True, None, causal=True)
+    added = graph.weight(np.where(allowed, 0, -np.inf).astype(np.float32))
+    assert graph.prover.additive_mask(added, BATCH, KEYS) == Proof(True, None, causal=True)
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_another_triangle_is_not_causal(shift: int) -> None:
+    """One key less (the query does not see itself), or one that comes after."""
+    graph = Graph()
+    allowed = np.tri(KEYS, k=shift, dtype=np.bool_)
+    assert not graph.prover.keep_mask(graph.weight(allowed), BATCH, KEYS).proved
+
+
+def test_a_causal_mask_with_the_padding_of_its_queries_is_not_proved() -> None:
+    """The mask of the queries in place of that of the keys."""
+    graph = Graph()
+    flags = graph.cast(graph.reshape(graph.mask, BATCH, 1, KEYS, 1), i1)
+    keep = graph.binary(nn.BinaryKind.AND, graph.weight(np.tri(KEYS, dtype=np.bool_)), flags, i1)
+    assert not graph.prover.keep_mask(keep, BATCH, KEYS).proved
 
 
 def test_a_constant_zero_masks_nothing() -> None:

@@ -267,10 +267,10 @@ def test_softmax(data):
     if data.draw(st.booleans()):
         values = data.draw(st.lists(fill, min_size=rows * cols, max_size=rows * cols))
         additive = numerics.ftz(np.array(values, np.float32)).reshape(rows, cols)
-    p, total = numerics.softmax(acc, q, k, 0.125, None if mask is None else np.array(mask), additive)
-    expected = scalar.softmax(
-        acc.tolist(), numbers(q), numbers(k), Fraction(1, 8), mask, None if additive is None else numbers(additive)
-    )
+    causal = data.draw(st.booleans()) and rows <= cols
+    p, total = numerics.softmax(acc, q, k, 0.125, None if mask is None else np.array(mask), additive, causal=causal)
+    added = None if additive is None else numbers(additive)
+    expected = scalar.softmax(acc.tolist(), numbers(q), numbers(k), Fraction(1, 8), mask, added, causal)
     assert (p.tolist(), total.tolist()) == expected
 
 

@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 
 from compiler.sparsity.patterns import parse_pattern
-from compiler.storage.formats import FORMATS, candidates, compute_mode
+from compiler.storage.formats import FORMATS, candidates
 from hw_targets import numerics
 from hw_targets.asm import assemble
 from hw_targets.check import Semaphore, check_program
 from hw_targets.codec import Place, Resolved, expand
 from hw_targets.errors import InputError
 from hw_targets.extents import Extent, operand_extents
-from hw_targets.isa import FUNCTIONS, MatrixMode, Memory, Queue
+from hw_targets.isa import FUNCTIONS, Memory, Queue
 from runtime.simulator.functional import DEFAULTS, Options, Simulator
 from runtime.simulator.machine import POISON, DramRegion, Memories, read_bf16, write_bf16
 from tests.unit.hand_programs import INS, LINEAR_SEMAPHORES, OUTS, SIZES, LinearData, linear
 
 SPECS = ["dense", "nm:2:4", "nm:1:4", "hp:rows=8,window=8,keep=4,fine=2:4", "hp:rows=5,window=10,keep=8,fine=1:4"]
 SPECS += ["nm:2:4,along=out", "block:4x1:0.75", "block:3x5:0.5", "unstructured:0.75", "unstructured:0.05"]
+SPECS += ["row:0.5", "row:0.5:tile=5x10", "column:0.75", "column:0.5:tile=8x8", "block:4x4:0.5:balanced", "circulant:5"]
+SPECS += ["block:4x8:0.5+nm:2:4", "row:0.5+nm:1:4"]
 BOTH = [Options(poison=True), Options(poison=True, from_bytes=True)]
 RANDOM = np.random.default_rng(7)
 
@@ -74,16 +76,12 @@ def test_a_linear_in_every_format(spec: str, name: str, options: Options) -> Non
     """Weights go through encoder, decoder, weight memory and array; 24 inputs make tails for a window of 10."""
     data = LinearData()
     pattern = parse_pattern(spec)
-    codes = np.where(pattern.mask(data.codes.astype(np.float32)), data.codes, np.int8(0))
+    codes = np.asarray(pattern.project(data.codes))
     storage = FORMATS[name]
     stored = np.asarray(storage.encode(codes, pattern))
-    fields, mode = "n=1 m=1", compute_mode(storage, pattern)
-    if mode in (MatrixMode.NM, MatrixMode.HP):
-        p = pattern.parameters(INS)
-        fields = f"n={p.n} m={p.m} block_rows={p.block_rows} window={p.window} keep={p.keep}"
-    elif mode is MatrixMode.UNSTRUCTURED:
-        fields += f" kept={pattern.kept(OUTS, INS)}"
-    program = linear(f"format={name} {fields}", f"mode={mode} {fields}", stored.size)
+    p = storage.layout(OUTS, INS, pattern)
+    fields = f"n={p.n} m={p.m} block_rows={p.block_rows} window={p.window} keep={p.keep} kept={p.kept}"
+    program = linear(f"format={name} {fields}", f"mode={p.mode} {fields}", stored.size)
     sim = linear_machine(data, options, program, stored)
     for _ in range(2):
         sim.run()
@@ -268,7 +266,12 @@ def test_out_f32_is_not_rounded() -> None:
 BUSY = """
 vector.finish acc=0x0:80 row_scale=0x0:8 columns=0x0:64 residual=0x100:40 out=0x400:48 codes=0x800:20 scale=0x900:16 \
 rows=3 cols=16 group=8 norm=1
+vector.finish acc=0x0:80 row_scale=0x0:8 columns=0x0:64 gate=0x100:40 codes=0x800:20 scale=0x900:16 rows=3 cols=16 \
+group=8 norm=rms
 vector.softmax acc=0x0:40 row_scale=0x0:8 col_scale=0x40:12 mask=0x100 p=0x200:16 l=0x300 rows=4 cols=10 score_scale=1.0
+vector.softmax acc=0x0:40 row_scale=0x0:8 col_scale=0x40:12 p=0x200:16 l=0x300 rows=4 cols=10 score_scale=1.0 causal=1
+vector.heads x=0x0:40 columns=0x0:32 table=0x200:24 out=0x400:48 codes=0x800:20 scale=0x900:16 rows=3 cols=16 \
+group=8 turned=6
 vector.context acc=0x0:80 l=0x0 v_scale=0x40 out=0x100:40 rows=3 cols=16
 vector.quantize x=0x0:40 codes=0x100:30 codes_in_weights=1 scale=0x200:12 rows=3 cols=16 group=8
 vector.quantize_columns x=0x0:40 mask=0x100 codes=0x200:9 scale=0x300 rows=5 cols=12

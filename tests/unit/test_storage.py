@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler.sparsity.base import Dense, Pattern
-from compiler.sparsity.patterns import HP, NM, Block, Unstructured, parse_pattern
+from compiler.sparsity.lines import Tile
+from compiler.sparsity.patterns import HP, NM, Block, Circulant, Column, Composed, Row, Unstructured, parse_pattern
 from compiler.storage.bits import width_of
-from compiler.storage.formats import FORMATS, Format, candidates, compute_bytes, compute_mode, stored_groups
+from compiler.storage.formats import FORMATS, candidates, compute_bytes, compute_mode
 from hw_targets.errors import InputError
 from hw_targets.isa import MatrixMode
 from runtime.decoders import compute_bytes as machine_compute_bytes
@@ -23,14 +24,26 @@ FAST = settings(max_examples=50, deadline=None)
 def patterns(draw: st.DrawFn) -> Pattern:
     m = draw(st.sampled_from([1, 2, 3, 4, 5, 8, 16]))
     n = draw(st.integers(1, m))
-    kind = draw(st.sampled_from(["dense", "nm", "nm", "hp", "hp", "hp-in", "block", "unstructured", "unstructured"]))
+    kinds = ["dense", "nm", "nm", "hp", "hp", "hp-in", "block", "unstructured", "row", "column", "composed", "circulant"]
+    kind = draw(st.sampled_from(kinds))
     if kind == "dense":
         return Dense()
+    if kind == "circulant":
+        return Circulant(draw(st.integers(1, 12)))
+    share = draw(st.fractions(Fraction(1, 100), 1, max_denominator=100))
+    if kind in ("row", "column"):
+        sides = st.none() | st.integers(1, 40)
+        return (Row if kind == "row" else Column)(share, Tile(draw(sides), draw(sides)))
+    if kind == "composed":
+        rows, balanced = draw(st.integers(1, 9)), draw(st.booleans())
+        outer = Row(share) if draw(st.booleans()) else Block(rows, m * draw(st.integers(1, 4)), share, balanced)
+        return Composed(outer, NM(n, m))
     if kind == "nm":
         return NM(n, m, draw(st.sampled_from(["in", "in", "out"])))
     if kind in ("block", "unstructured"):
         density = draw(st.fractions(Fraction(1, 500), 1, max_denominator=500))
-        return Block(draw(st.integers(1, 9)), draw(st.integers(1, 9)), density) if kind == "block" else Unstructured(density)
+        sides = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+        return Block(*sides, density, draw(st.booleans())) if kind == "block" else Unstructured(density)
     rows = draw(st.integers(1, 9))
     if kind == "hp-in":
         return HP(rows, "in", Fraction(draw(st.integers(1, 8)), 8), n, m)
@@ -38,40 +51,45 @@ def patterns(draw: st.DrawFn) -> Pattern:
     return HP(rows, window, draw(st.integers(1, window // m)) * m, n, m)
 
 
-def codes_of(pattern: Pattern, outs: int, ins: int, seed: int, zeros: float = 0.0) -> np.ndarray:
-    """Random codes that obey the pattern; a share of the kept ones is 0."""
-    rng = np.random.default_rng(seed)
-    codes = pattern.project(rng.integers(-127, 128, (outs, ins)).astype(np.int8))
-    return np.where(rng.random(codes.shape) < zeros, 0, codes).astype(np.int8)
+def codes_of(pattern: Pattern, outs: int, ins: int, seed: int, zeros: float = 0.0, bits: int = 8) -> np.ndarray:
+    """Random codes that obey the pattern; a share of those that stay is 0."""
+    rng, limit = np.random.default_rng(seed), (1 << (bits - 1)) - 1
+    kind = np.int16 if bits == 16 else np.int8
+    codes = pattern.project(rng.integers(-limit, limit + 1, (outs, ins)).astype(kind))
+    if pattern.sharing:
+        return codes
+    return np.where(rng.random(codes.shape) < zeros, 0, codes).astype(kind)
 
 
-@FAST
-@given(patterns(), st.integers(1, 30), st.integers(1, 90), st.integers(0, 2**31), st.sampled_from([0.0, 0.3, 0.9, 1.0]))
-def test_round_trip_and_sizes(pattern: Pattern, outs: int, ins: int, seed: int, zeros: float) -> None:
-    codes = codes_of(pattern, outs, ins, seed, zeros)
+@settings(max_examples=200, deadline=None)
+@given(
+    patterns(),
+    st.integers(1, 30),
+    st.integers(1, 90),
+    st.integers(0, 2**31),
+    st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    st.sampled_from([8, 8, 16, 4]),
+)
+def test_round_trip_and_sizes(pattern: Pattern, outs: int, ins: int, seed: int, zeros: float, bits: int) -> None:
+    codes = codes_of(pattern, outs, ins, seed, zeros, bits)
     for storage in candidates(pattern):
-        data = storage.encode(codes, pattern)
-        size = storage.size_bits(outs, ins, pattern)
+        data = storage.encode(codes, pattern, bits)
+        size = storage.size_bits(outs, ins, pattern, bits)
         assert data.dtype == np.uint8
         assert 8 * data.size == size.value_bits + size.metadata_bits == 8 * size.total_bytes
-        stored = outs * ins if storage.name == "dense" else pattern.kept(outs, ins)
-        assert size.value_bits == 8 * stored
-        shape = fields_of(storage, pattern, outs, ins)
-        layout = decode(storage.code, data, outs, ins, *shape)
-        mode = list(MatrixMode).index(compute_mode(storage, pattern))
-        assert layout.size == compute_bytes(storage, pattern, outs, ins)
-        assert layout.size == machine_compute_bytes(mode, outs, ins, *shape)
-        assert np.array_equal(expand(layout, mode, outs, ins, *shape), codes)
-
-
-def fields_of(storage: Format, pattern: Pattern, outs: int, ins: int) -> tuple[int, ...]:
-    """n, m, block_rows, window, keep, kept of the instructions."""
-    if compute_mode(storage, pattern) is MatrixMode.UNSTRUCTURED:
-        return (1, 1, 0, 0, 0, pattern.kept(outs, ins))
-    if not stored_groups(storage, pattern):
-        return (1, 1, 0, 0, 0, 0)
-    p = pattern.parameters(ins)
-    return (p.n, p.m, p.block_rows, p.window, p.keep, 0)
+        layout = storage.layout(outs, ins, pattern)
+        assert not layout.problem()
+        stored = pattern.free(outs, ins) if storage.name == "circulant" else layout.values
+        assert size.value_bits == bits * stored
+        if storage.name not in ("dense", "bcsr", "cbr", "circulant"):
+            assert stored == pattern.kept(outs, ins)
+        shape = (layout.n, layout.m, layout.block_rows, layout.window, layout.keep, layout.kept)
+        decoded = decode(storage.code, data, outs, ins, *shape, bits)
+        mode = list(MatrixMode).index(layout.mode)
+        if bits <= 8:
+            assert decoded.size == layout.bytes == compute_bytes(storage, pattern, outs, ins)
+            assert decoded.size == machine_compute_bytes(mode, outs, ins, *shape)
+        assert np.array_equal(expand(decoded, mode, outs, ins, *shape, bits), codes)
 
 
 EXAMPLE = np.array([[0, 5, 0, 0, 0, -3], [0, 0, 0, 7, 2, 0]], np.int8)
@@ -123,11 +141,19 @@ def test_a_slice_of_blocks_and_windows_is_a_matrix_of_its_own() -> None:
 
 def test_candidates() -> None:
     names = {spec: [f.name for f in candidates(parse_pattern(spec, kind="cpu"))] for spec in ("dense", "nm:2:4", "nm:2:32")}
-    anywhere = ["bitmap", "csr", "dense"]
-    assert names == {"dense": ["dense"], "nm:2:4": ["nm", *anywhere], "nm:2:32": anywhere}
-    assert [f.name for f in candidates(parse_pattern("hp:0.75"))] == ["hp_mark", *anywhere]
+    anywhere = ["bitmap", "csr", "coo", "dense"]
+    assert names == {"dense": ["dense"], "nm:2:4": ["nm", "ell", *anywhere], "nm:2:32": ["ell", *anywhere]}
+
+    def of(spec: str) -> list[str]:
+        return [f.name for f in candidates(parse_pattern(spec))]
+
+    assert of("hp:0.75") == of("column:0.5") == ["hp_mark", "cbr", "ell", *anywhere]
     assert [f.name for f in candidates(NM(2, 4, "out"))] == anywhere
-    assert [f.name for f in candidates(parse_pattern("block:4x1:0.75"))] == anywhere
+    assert of("block:4x1:0.75") == of("row:0.5") == of("block:8x8:0.5+nm:2:4") == ["bcsr", *anywhere]
+    assert of("block:4x1:0.75:balanced") == of("block:8x8:0.5:balanced+nm:2:4") == ["bcsr", "ell", *anywhere]
+    assert of("row:0.5:tile=16x64") == ["cbr", "bcsr", *anywhere]
+    assert of("unstructured:0.5") == anywhere
+    assert of("circulant:8") == ["circulant", "dense"]
 
 
 def test_layouts_of_formats() -> None:

@@ -56,7 +56,9 @@ def a_report(**changes: Any) -> forms.Report:
         "instructions_executed": 20,
         "busy": {},
         "units": {u: forms.UnitPart(busy=6, semaphore=2, memory=1, idle=1) for u in ("load", "matrix", "vector", "store")},
-        "roofline": forms.RooflinePart(matrix_ms=0.4, vector_ms=0.1, memory_ms=0.1, bound_ms=0.4, attained=0.8),
+        "roofline": forms.RooflinePart(
+            matrix_ms=0.4, vector_ms=0.1, memory_ms=0.1, bound_ms=0.4, attained=0.8, bytes_moved=9
+        ),
         "resources": {"dsp": forms.ResourcePart(used=1, usable=2)},
         "memory": forms.MemoryPart(
             weights_dense_bytes=160,
@@ -65,6 +67,7 @@ def a_report(**changes: Any) -> forms.Report:
             metadata_bytes=20,
             compute_bytes=120,
             program_bytes=10,
+            embedding_bytes=0,
             image_bytes=200,
             on_chip={},
         ),

@@ -61,10 +61,13 @@ def test_memory_is_in_whole_blocks_of_its_width() -> None:
     assert resources.memory_takes(512, 512 * 4096, "uram").uram == 57
 
 
+MORE = {"coo": 256, "ell": 256, "bcsr": 256, "cbr": 512, "circulant": 1024}
+
+
 def test_figures_derived_from_clock_and_memory(u280: Target) -> None:
     assert u280.dram_bytes_per_cycle == pytest.approx(460e9 * 0.70 / 250e6)
     assert u280.dram_latency_cycles == 30
-    assert u280.decode == {"dense": 1024, "nm": 512, "hp_mark": 512, "csr": 256, "bitmap": 512}
+    assert u280.decode == {"dense": 1024, "nm": 512, "hp_mark": 512, "csr": 256, "bitmap": 512, **MORE}
 
 
 def test_every_number_has_a_source_and_the_unverified_are_known(u280: Target) -> None:
@@ -201,7 +204,7 @@ REFUSED = [
     (("queue_depth", "queue_dept"), "t.toml:55: error: unknown key 'queue_dept' in [accelerator]", "'queue_depth'"),
     (("[clock]", "[clocks]"), "t.toml:26: error: unknown key 'clocks'", "'clock'"),
     (("value = 250", "valu = 250"), "t.toml:27: error: unknown key 'valu' in [clock.mhz]", "'value'"),
-    (("[decode]\n", "[decode]\nell = {}\n"), "unknown key 'ell' in [decode]", "valid keys: dense, nm, hp_mark, csr, bitmap"),
+    (("[decode]\n", "[decode]\nelk = {}\n"), "unknown key 'elk' in [decode]", "did you mean 'ell'"),
     (('mhz = { value = 250, source = "unverified" }', "mhz = 250"), "'mhz' in [clock] has no source", "unverified"),
     (("value = 250", 'value = "250"'), "t.toml:27", "should be a valid number"),
     (('kind = "fpga"', 'kind = "fgpa"'), "'kind'", "should be 'fpga'"),

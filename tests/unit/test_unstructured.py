@@ -15,6 +15,7 @@ from compiler.backends.fpga.weights import plan_weight, slots_by_row
 from compiler.dialects.nn import WeightOp
 from compiler.dialects.storage import storage_attribute_of
 from compiler.sparsity.patterns import Block, Unstructured
+from compiler.storage.base import Room
 from compiler.storage.formats import FORMATS, SlotFormat, slots_of_rows
 from compiler.weights import WeightStore
 from hw_targets.asm import assemble
@@ -132,7 +133,7 @@ def test_one_busy_row_holds_up_its_pass_only() -> None:
     st.integers(1, 90),
     st.integers(1, 100),
     st.fractions(Fraction(1, 100), 1, max_denominator=100),
-    st.sampled_from(["csr", "bitmap"]),
+    st.sampled_from(["csr", "bitmap", "coo"]),
     st.sampled_from([1, 8, 32]),
     st.integers(200, 4000),
     st.integers(0, 2**20),
@@ -157,10 +158,11 @@ def test_parts_are_as_large_as_their_own_rows_make_them(
     for part in parts:
         rows = slice(part.first, part.first + part.outs)
         assert isinstance(storage, SlotFormat)
-        data = storage.encode_slots(codes[rows], slots_of_rows(slots, rows))
         kept = part.pattern_fields["kept"]
+        data = storage.encode_slots(codes[rows], slots_of_rows(slots, rows), pattern, room=Room(kept))
         assert len(data) == part.stored_bytes
-        assert kept == max(np.count_nonzero(slots[rows]), 1)
+        alike = [slots[other.first : other.first + other.outs] for other in parts if other.outs == part.outs]
+        assert kept == max(1, *(np.count_nonzero(other) for other in alike)), "room for the fullest of as many rows"
         layout = decode(storage.code, data, part.outs, ins, 1, 1, 0, 0, 0, kept)
         assert len(layout) == part.compute_bytes
         np.testing.assert_array_equal(expand_weights(layout, 3, part.outs, ins, 1, 1, 0, 0, 0, kept), codes[rows])

@@ -13,7 +13,7 @@ from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.rewriter import Rewriter
 
-from compiler.backends.cpu.packing import block_inputs, choose_kernel
+from compiler.backends.cpu.packing import WINDOW, block_inputs, choose_byte_kernel, choose_kernel
 from compiler.dialects import cpu, nn
 from compiler.interpreters.evaluate import node_name
 from compiler.interpreters.nn_float import dequantized
@@ -43,6 +43,8 @@ def padded(features: int) -> int:
 
 def rows_of(type: cpu.BufferType) -> int:
     """Rows that a buffer takes; codes have their scales before them."""
+    if type.per.data == cpu.WINDOWS:
+        return -(-type.features.data // WINDOW) * WINDOW + SCALE_ROWS
     return padded(type.features.data + (SCALE_ROWS if type.per.data == cpu.CODES else 0))
 
 
@@ -72,7 +74,7 @@ class Lowering:
     block: Block = field(default_factory=Block)
     values: dict[SSAValue, SSAValue] = field(default_factory=dict)
     done: set[Operation] = field(default_factory=set)
-    codes: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    codes: dict[tuple[SSAValue, str], SSAValue] = field(default_factory=dict)
 
     def run(self) -> FuncOp:
         old = self.function.body.block
@@ -168,7 +170,7 @@ class Lowering:
         residual: SSAValue | None = None
         activation = cpu.Activation.NONE
         user = result.get_user_of_unique_use()
-        if isinstance(user, nn.BinaryOp) and user.lhs.type == user.rhs.type:
+        if isinstance(user, nn.BinaryOp) and user.kind.data is nn.BinaryKind.ADD and user.lhs.type == user.rhs.type:
             other = user.rhs if user.lhs is result else user.lhs
             if other in self.values and isinstance(self.values[other].type, cpu.BufferType):
                 residual, result = self.values[other], user.result
@@ -178,7 +180,8 @@ class Lowering:
             activation, result = _ACTIVATIONS[user.kind.data], user.result
             self.done.add(user)
         if self.in_bytes and type.per.data == cpu.TOKENS:
-            kernel, x = cpu.Kernel.BYTES, self._codes_of(op, x)
+            kernel = choose_byte_kernel(matrix_of(op.weight, self.store) != 0, self.target)
+            x = self._codes_of(op, x, cpu.WINDOWS if kernel is cpu.Kernel.PICKS else cpu.CODES)
         else:
             kernel = choose_kernel(matrix_of(op.weight, self.store) != 0)
         step = cpu.LinearOp(
@@ -194,20 +197,22 @@ class Lowering:
         )
         self._add_step(op, step, result)
 
-    def _codes_of(self, op: Operation, x: SSAValue) -> SSAValue:
-        """The codes of a buffer, made once for all that read them."""
-        if x not in self.codes:
-            step = cpu.QuantizeOp(x, cpu.BufferType.of(cpu.features_of(x), cpu.CODES, 0))
+    def _codes_of(self, op: Operation, x: SSAValue, order: str) -> SSAValue:
+        """The codes of a buffer, made once for all that read them in the same order."""
+        if (x, order) not in self.codes:
+            step = cpu.QuantizeOp(x, cpu.BufferType.of(cpu.features_of(x), order, 0))
             step.location = op.location
             self.block.add_op(step)
-            self.codes[x] = step.result
-        return self.codes[x]
+            self.codes[x, order] = step.result
+        return self.codes[x, order]
 
     def _attention(self, op: nn.AttentionOp) -> None:
         if op.mask_kind is not None and op.mask_kind.data != "boolean":
             raise _infeasible(op, "the mask of an attention is not boolean")
         if not op.scale.value.data > 0:
             raise _infeasible(op, "the scale of an attention is not positive")
+        if op.causal is not None:
+            raise _infeasible(op, "the CPU library has no step for causal attention")
         if nn.shape_of(op.q) != nn.shape_of(op.k):
             raise _infeasible(op, "queries and keys are of different sequences")
         step = cpu.AttentionOp(
@@ -231,6 +236,8 @@ class Lowering:
         self._add_step(op, step, op.result)
 
     def _add(self, op: nn.BinaryOp) -> None:
+        if op.kind.data is not nn.BinaryKind.ADD:
+            raise _infeasible(op, f"the CPU library has no step for {op.kind.data.value}")
         left, right = self._buffer(op, op.lhs), self._buffer(op, op.rhs)
         step = cpu.PointwiseOp(left, right, cpu.Activation.NONE, self._type(op, op.result))
         self._add_step(op, step, op.result)
@@ -256,6 +263,11 @@ def _infeasible(op: Operation, message: str) -> InfeasibleError:
     return InfeasibleError("HPCC3302", message, where=f"node {node_name(op)!r}", hint="hpcc --check lists what runs where")
 
 
+def memory_of(type: cpu.BufferType) -> str:
+    """The memory that holds a buffer: codes of either order share one."""
+    return cpu.CODES if type.per.data == cpu.WINDOWS else type.per.data
+
+
 # ---- places -----------------------------------------------------------------------------------------------------------
 
 
@@ -270,13 +282,13 @@ def _assign_places(block: Block) -> None:
                 continue
             type = result.type
             last = max((number[use.operation] for use in result.uses), default=index)
-            taken = [entry for entry in live[type.per.data] if entry[2] >= index]
+            taken = [entry for entry in live[memory_of(type)] if entry[2] >= index]
             size, place = rows_of(type), 0
             for begin, end, _ in sorted(taken):
                 if place + size <= begin:
                     break
                 place = max(place, end)
-            live[type.per.data] = [*taken, (place, place + size, last)]
+            live[memory_of(type)] = [*taken, (place, place + size, last)]
             Rewriter.replace_value_with_new_type(result, cpu.BufferType.of(type.features.data, type.per.data, place))
 
 
@@ -287,7 +299,7 @@ def memory_sizes(block: Block) -> dict[str, int]:
         for result in op.results:
             if isinstance(result.type, cpu.BufferType):
                 type = result.type
-                sizes[type.per.data] = max(sizes[type.per.data], type.place.data + rows_of(type))
+                sizes[memory_of(type)] = max(sizes[memory_of(type)], type.place.data + rows_of(type))
     return sizes
 
 

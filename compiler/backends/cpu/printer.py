@@ -34,8 +34,8 @@ KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector", "layout", "threads", "linear", "attention", "elementwise", "interface")
 """The C library in the order in which it stands in model.c; what it needs of the model comes before, the steps behind."""
 
-BYTES_PART = "bytes"
-"""What follows `linear` where there are int8 products."""
+BYTES_PARTS = ("bytes", "picks")
+"""What follows `linear` where there are int8 products, and where rows pick inputs of their own."""
 
 ALIGNMENT = 64
 MAGIC = b"HPCC CPU weights 1\n"
@@ -198,16 +198,12 @@ class CPrinter:
             self.linears.append(facts)
             share = packed.multiplied / (outs * ins)
             notes.append(f"{facts.role}: {outs} x {ins}, {pattern}, {packed.kernel.value} ({share:.1%}): {facts.onnx_node}")
-            in_bytes = packed.kernel is cpu.Kernel.BYTES
-            rows.append(self._byte_linear(op, packed) if in_bytes else self._linear(op, packed))
+            rows.append(self._byte_linear(op, packed) if packed.kernel.in_bytes else self._linear(op, packed))
             chunk = 2 * CHUNK if ins > self.target.dense_block else chunk
-        type, run = ("byte_linear", "run_byte_linears") if self.in_bytes(ops[0]) else ("linear", "run_linears")
-        body = f"  const {type} layers[] = {{\n{''.join(rows)}  }};\n  {run}(m, layers, {len(rows)}, {chunk});\n"
+        kinds = {cpu.Kernel.BYTES: "byte_linear", cpu.Kernel.PICKS: "pick_linear"}
+        type = kinds.get(ops[0].kernel.data, "linear")
+        body = f"  const {type} layers[] = {{\n{''.join(rows)}  }};\n  run_{type}s(m, layers, {len(rows)}, {chunk});\n"
         self._function("_".join(_distinct_parts([op.role.data for op in ops])), "linear", notes, body)
-
-    @staticmethod
-    def in_bytes(op: cpu.LinearOp) -> bool:
-        return op.kernel.data is cpu.Kernel.BYTES
 
     def _bias(self, op: cpu.LinearOp) -> str:
         """The bias, or zeros, filled up to whole groups of rows."""
@@ -224,9 +220,11 @@ class CPrinter:
         begins, values, starts, columns = (
             self.image.place(array) for array in (packed.begins, packed.values, packed.starts, packed.columns)
         )
+        outs, ins = nn.shape_of(op.weight)
+        sizes, index = (f"{outs}, {ins}", "uint8_t") if packed.kernel is cpu.Kernel.PICKS else (str(outs), "uint16_t")
         return (
-            f"      {{{nn.shape_of(op.weight)[0]}, {then}, {self._bias(op)}, {self._float(packed.row_scales)},\n"
-            f"       AT(int32_t, {begins}), AT(int8_t, {values}), AT(uint32_t, {starts}), AT(uint16_t, {columns}),\n"
+            f"      {{{sizes}, {then}, {self._bias(op)}, {self._float(packed.row_scales)},\n"
+            f"       AT(int32_t, {begins}), AT(int8_t, {values}), AT(uint32_t, {starts}), AT({index}, {columns}),\n"
             f"       {_buffer(op.x)}, {residual}, {_buffer(op.result)}}},\n"
         )
 
@@ -254,7 +252,7 @@ class CPrinter:
 
     @singledispatchmethod
     def _print(self, op: Operation) -> None:
-        raise InfeasibleError("HPCC3305", f"{op.name} has no C form", where=f"node {node_name(op)!r}")
+        raise TypeError(f"{op.name} has no C form")
 
     @_print.register
     def _(self, op: cpu.EmbeddingOp) -> None:
@@ -287,7 +285,7 @@ class CPrinter:
     def _(self, op: cpu.QuantizeOp) -> None:
         body = (
             f"  const quantization q = {{{cpu.features_of(op.x)}, {_buffer(op.x)}, {_buffer(op.result)}}};\n"
-            "  run_quantization(m, &q);\n"
+            f"  {'run_windows' if cpu.buffer_of(op.result).per.data == cpu.WINDOWS else 'run_quantization'}(m, &q);\n"
         )
         self._function(f"{_maker(op.x)}.codes", "quantize", [node_name(op)], body)
 
@@ -410,8 +408,9 @@ class CPrinter:
 
     def _parts(self) -> list[str]:
         after = PARTS.index("linear") + 1
-        in_bytes = any(linear.packed.kernel is cpu.Kernel.BYTES for linear in self.linears)
-        return [*PARTS[:after], *([BYTES_PART] if in_bytes else []), *PARTS[after:]]
+        kernels = {linear.packed.kernel for linear in self.linears}
+        count = 2 if cpu.Kernel.PICKS in kernels else int(cpu.Kernel.BYTES in kernels)
+        return [*PARTS[:after], *BYTES_PARTS[:count], *PARTS[after:]]
 
     def _run(self) -> str:
         reads = ["  if (!status) status = read_mask(m, 0, NULL, 'q');"]
@@ -435,6 +434,8 @@ STEPS_BEGIN = """/* ---- the steps of this model -------------------------------
 #define PER_TOKEN(place, features) {m->tokens_arena + (size_t)(place) * m->columns, PADDED(features), m->columns}
 #define PER_SAMPLE(place, features) {m->samples_arena + (size_t)(place) * m->rows, PADDED(features), m->rows}
 #define CODES(place, features) {m->codes_arena + (size_t)(place) * TILE * m->tiles, PADDED(features + SCALE_ROWS)}
+#define WINDOWED(features) (((features) + 63) / 64 * 64 + SCALE_ROWS)
+#define WINDOWS(place, features) {m->codes_arena + (size_t)(place) * TILE * m->tiles, WINDOWED(features)}
 #define NONE {NULL, 0, 0}
 """
 
@@ -488,7 +489,7 @@ def _batch_and_tokens(arguments: Sequence[BlockArgument], names: Sequence[str]) 
 
 def _buffer(value: SSAValue) -> str:
     type = cpu.buffer_of(value)
-    kind = {cpu.TOKENS: "PER_TOKEN", cpu.SAMPLES: "PER_SAMPLE", cpu.CODES: "CODES"}[type.per.data]
+    kind = {cpu.TOKENS: "PER_TOKEN", cpu.SAMPLES: "PER_SAMPLE", cpu.CODES: "CODES", cpu.WINDOWS: "WINDOWS"}[type.per.data]
     return f"{kind}({type.place.data}, {type.features.data})"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from xdsl.dialects.builtin import (
     bf16,
     f32,
@@ -25,6 +27,11 @@ from compiler.dialects import nn
 from hw_targets.errors import InputError
 from hw_targets.isa import Memory
 
+CAUSAL_QUERIES = 32
+"""Queries of a causal block at least: below, an instruction's fill outweighs the keys that it leaves out."""
+CAUSAL_BLOCKS = 16
+"""Blocks of a long causal sequence: more would leave out less than 1 / 32 of the work and make the program long."""
+
 
 def qattention(c: Context, op: nn.QAttentionOp) -> None:
     layer = op.role.data
@@ -45,43 +52,67 @@ def qattention(c: Context, op: nn.QAttentionOp) -> None:
     c.done.add(follower)
     context = c.tensor(f"{layer}.context", batch * queries, width, bf16)
     c.buffers[follower.result] = context
-    score_weight = WeightPlan.dense("", keys, size)
-    value_weight = WeightPlan.dense("", size, keys, x_unsigned=True)
-    with c.b.loop(batch, "sequence") as sequence, c.b.loop(heads, "head") as head:
-        k_rows = c.read(k.codes, sequence * keys, keys, layer, "k.head", col=head * size, cols=size, memory=Memory.WEIGHTS)
-        v_rows, v_scale = _values_of(c, op.v, sequence, head, size, layer)
+    with c.b.loop(batch, "sequence") as sequence, c.b.loop(op.groups, "group") as group:
+        k_rows = c.read(k.codes, sequence * keys, keys, layer, "k.head", col=group * size, cols=size, memory=Memory.WEIGHTS)
+        v_rows, v_scale = _values_of(c, op.v, sequence, group, size, layer)
+        k_scale = c.b.view(k.scale, sequence * keys, group, keys, 1)
         most = _query_rows(c, q.codes, context, keys, size)
-        for first, rows in c.b.tiles(queries, most, "block"):
-            row = sequence * queries + first
-            q_rows = c.read(q.codes, row, rows, layer, "q.tile", col=head * size, cols=size)
-            scores = c.b.alloc("scores", Memory.ACC, rows, keys, i32, SLOTS)
-            p = c.b.alloc("p", Memory.ACT, rows, keys, i8, SLOTS)
-            total = c.b.alloc("l", Memory.ACT, 1, rows, i32, SLOTS)
-            c.multiply(q_rows, k_rows, scores, score_weight, layer)
-            c.b.run(
-                "vector.softmax",
-                {
-                    "acc": scores,
-                    "row_scale": c.b.view(q.scale, row, head, rows, 1),
-                    "col_scale": c.b.view(k.scale, sequence * keys, head, keys, 1),
-                    "mask": c.b.view(mask, sequence, 0, 1, keys) if mask is not None else None,
-                    "p": p,
-                    "l": total,
-                },
-                {"rows": rows, "cols": keys, "score_scale": op.scale.value.data},
-                layer,
-            )
-            acc = c.b.alloc("acc", Memory.ACC, rows, size, i32, SLOTS)
-            c.multiply(p, v_rows, acc, value_weight, layer, stage=1)
-            place = {"col": head * size, "cols": size}
-            with c.writing(context, row, rows, layer, "context.tile", stage=1, **place) as out:
+        with c.b.loop(heads // op.groups, "head") as member:
+            head = group * (heads // op.groups) + member
+            for first, rows, seen in _blocks(c, op, most):
+                row = sequence * queries + first
+                place = {"col": head * size, "cols": size}
+                q_rows = c.read(q.codes, row, rows, layer, "q.tile", **place)
+                scores = c.b.alloc("scores", Memory.ACC, rows, seen, i32, SLOTS)
+                p = c.b.alloc("p", Memory.ACT, rows, seen, i8, SLOTS)
+                total = c.b.alloc("l", Memory.ACT, 1, rows, i32, SLOTS)
+                score_weight = WeightPlan.dense("", seen, size)
+                c.multiply(q_rows, c.b.view(k_rows, 0, 0, seen, size), scores, score_weight, layer)
                 c.b.run(
-                    "vector.context",
-                    {"acc": acc, "l": total, "v_scale": v_scale, "out": out},
-                    {"rows": rows, "cols": size},
+                    "vector.softmax",
+                    {
+                        "acc": scores,
+                        "row_scale": c.b.view(q.scale, row, head, rows, 1),
+                        "col_scale": c.b.view(k_scale, 0, 0, seen, 1),
+                        "mask": c.b.view(mask, sequence, 0, 1, seen) if mask is not None else None,
+                        "p": p,
+                        "l": total,
+                    },
+                    {
+                        "rows": rows,
+                        "cols": seen,
+                        "score_scale": op.scale.value.data,
+                        "causal": int(op.causal is not None),
+                    },
                     layer,
-                    stage=1,
                 )
+                acc = c.b.alloc("acc", Memory.ACC, rows, size, i32, SLOTS)
+                value_weight = WeightPlan.dense("", size, seen, x_unsigned=True)
+                c.multiply(p, c.b.view(v_rows, 0, 0, size, seen), acc, value_weight, layer, stage=1)
+                with c.writing(context, row, rows, layer, "context.tile", stage=1, **place) as out:
+                    c.b.run(
+                        "vector.context",
+                        {"acc": acc, "l": total, "v_scale": v_scale, "out": out},
+                        {"rows": rows, "cols": size},
+                        layer,
+                        stage=1,
+                    )
+
+
+def _blocks(c: Context, op: nn.QAttentionOp, most: int) -> Iterator[tuple[Index, int, int]]:
+    """(first query, queries, keys that any of them sees) of the tasks of one head.
+
+    Causal attention is cut finer, each block with the keys up to its last query: what no query of it sees is left out.
+    """
+    queries, keys = nn.shape_of(op.q)[1], nn.shape_of(op.k)[1]
+    if op.causal is None:
+        for first, rows in c.b.tiles(queries, most, "block"):
+            yield first, rows, keys
+        return
+    step = min(max(CAUSAL_QUERIES, -(-queries // CAUSAL_BLOCKS)), most)
+    for start in range(0, queries, step):
+        rows = min(step, queries - start)
+        yield Index(start), rows, start + rows
 
 
 def _query_rows(c: Context, codes: Buffer, context: Buffer, keys: int, size: int) -> int:

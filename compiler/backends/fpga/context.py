@@ -25,7 +25,7 @@ from compiler.dialects import nn
 from compiler.dialects.tile import Part, buffer_type, element_bytes, memory_of
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
-from hw_targets.isa import Activation, MatrixMode, Memory, StorageCode
+from hw_targets.isa import Activation, MatrixMode, Memory, Norm
 from hw_targets.target import Target
 
 Kind = TypeVar("Kind", bound=Operation)
@@ -42,9 +42,19 @@ class Quantised:
     scale: Buffer
 
 
-def enum_code(kind: type[Activation] | type[MatrixMode] | type[StorageCode], name: str) -> int:
+def enum_code(kind: type[Activation] | type[MatrixMode] | type[Norm], name: str) -> int:
     """The field value of a StrEnum member: its position."""
     return [member.value for member in kind].index(name)
+
+
+def norm_code(norm: nn.LayerNormOp | nn.RmsNormOp | None) -> int:
+    """The field `norm` of a chain with this normalisation."""
+    return enum_code(Norm, (Norm.NONE if norm is None else Norm.RMS if isinstance(norm, nn.RmsNormOp) else Norm.LAYER).value)
+
+
+def norm_keys(norm: nn.LayerNormOp | nn.RmsNormOp) -> list[str]:
+    """The keys of its parameters in the order of the operand `columns`."""
+    return [key_of(norm.gamma)] if isinstance(norm, nn.RmsNormOp) else [key_of(norm.gamma), key_of(norm.beta)]
 
 
 def location_name(op: Operation) -> str:
@@ -70,6 +80,7 @@ class Context:
         self.masks: dict[SSAValue, Buffer] = {}
         self.values: dict[SSAValue, nn.QuantizeOp] = {}
         self.regions: dict[str, tuple[Buffer, list[Part]]] = {}
+        self.tables: dict[str, Buffer] = {}
 
     # ---- values -----------------------------------------------------------------------------------------------------
 

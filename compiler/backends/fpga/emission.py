@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from compiler.dialects.storage import StorageAttr
 from compiler.dialects.tile import Part, parts_of
 from compiler.module import main_function
 from compiler.sparsity.saliency import Matrix
+from compiler.storage.base import rooms_of
 from compiler.storage.formats import SlotFormat, slots_of_rows
 from compiler.weights import WeightStore
 from hw_targets.isa import Instruction, Memory, Queue
@@ -148,15 +149,22 @@ def _weights(codes: Matrix, encoding: StorageAttr, parts: list[Part], size: int)
     format = encoding.format
     if not parts:
         return format.encode(codes, encoding.pattern)
-    slots = encoding.pattern.slots(codes) if isinstance(format, SlotFormat) else None
     image = np.zeros(size, np.uint8)
-    for part in parts:
-        if isinstance(format, SlotFormat) and slots is not None:
-            data = format.encode_slots(codes[part.rows], slots_of_rows(slots, part.rows))
-        else:
-            data = format.encode(codes[part.rows], encoding.pattern)
+    for part, data in zip(parts, _encoded_parts(codes, encoding, parts), strict=True):
         image[part.offset : part.offset + len(data)] = data
     return image
+
+
+def _encoded_parts(codes: Matrix, encoding: StorageAttr, parts: list[Part]) -> Iterator[U8]:
+    format, pattern = encoding.format, encoding.pattern
+    if not isinstance(format, SlotFormat) or not format.slots_kept(len(codes), codes.shape[1], pattern):
+        yield from (format.encode(codes[part.rows], pattern) for part in parts)
+        return
+    mask = format.mask_of(codes, pattern)
+    runs = [(part.first, part.outs) for part in parts]
+    rooms = rooms_of(format, np.count_nonzero(mask, axis=1), codes.shape[1], pattern, runs)
+    for part, room in zip(parts, rooms, strict=True):
+        yield format.encode_slots(codes[part.rows], slots_of_rows(mask, part.rows), pattern, room=room)
 
 
 def _bytes(array: NDArray[np.generic]) -> U8:

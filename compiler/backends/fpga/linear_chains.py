@@ -21,6 +21,8 @@ from compiler.backends.fpga.context import (
     in_dram,
     in_weights,
     key_of,
+    norm_code,
+    norm_keys,
     only_user,
     row_bytes,
 )
@@ -28,7 +30,9 @@ from compiler.backends.fpga.planning import Linear, cut
 from compiler.backends.fpga.weights import WeightPlan, plan_weight, slots_by_row
 from compiler.dialects import nn
 from compiler.dialects.tile import Part
-from hw_targets.isa import Activation, Memory, StorageCode
+from hw_targets.isa import Activation, Memory
+from hw_targets.storage import storage_formats
+from hw_targets.timing import NORM_PASSES
 
 
 def qlinear(c: Context, op: nn.QLinearOp) -> None:
@@ -42,7 +46,7 @@ def qlinear(c: Context, op: nn.QLinearOp) -> None:
     keys = [key_of(op.weight_scale), key_of(op.bias) if op.bias is not None else ""]
     smooth = c.smooth_keys(last)
     if norm is not None:
-        keys += [key_of(norm.gamma), key_of(norm.beta), *smooth]
+        keys += [*norm_keys(norm), *smooth]
     out_f32 = last is op.result
     if out_f32:
         out: Buffer | None = c.tensor(f"{layer}.out", tokens, width, f32)
@@ -51,10 +55,12 @@ def qlinear(c: Context, op: nn.QLinearOp) -> None:
     else:
         out, quantised, group = c.chain_targets(last, layer)
     residual = c.buffer_of(op.residual) if op.residual is not None else None
+    gate = c.buffer_of(op.gate) if op.gate is not None else None
 
     codes = quantised.codes if quantised else None
-    moved = sum(row_bytes(buffer) for buffer in (x.codes, residual, out, codes) if buffer is not None and in_dram(buffer))
-    passes = 1 + 2 * (norm is not None) + (codes is not None)
+    streams = (x.codes, residual, gate, out, codes)
+    moved = sum(row_bytes(buffer) for buffer in streams if buffer is not None and in_dram(buffer))
+    passes = 1 + NORM_PASSES[norm_code(norm)] + (gate is not None) + (codes is not None)
     inputs = row_bytes(x.codes) if in_dram(x.codes) else 0
     choice = cut(c.target, c.plan, Linear(weight, tokens, inputs, moved, passes))
     parts = [weight] if choice.resident else _parts(c, weight)
@@ -68,6 +74,7 @@ def qlinear(c: Context, op: nn.QLinearOp) -> None:
             loaded = whole or _load_weight(c, part, place, layer)
             c.multiply(x_tile, loaded, c.b.view(acc, 0, part.first, acc.rows, part.outs), part, layer)
         residual_tile = c.read(residual, first, rows, layer, "residual.tile") if residual is not None else None
+        gate_tile = c.read(gate, first, rows, layer, "gate.tile") if gate is not None else None
         with (
             c.writing(out, first, rows, layer, "out.tile") as out_tile,
             c.writing(codes, first, rows, layer, "codes.tile") as code_tile,
@@ -82,13 +89,14 @@ def qlinear(c: Context, op: nn.QLinearOp) -> None:
                     "out": out_tile,
                     "codes": code_tile,
                     "scale": c.rows(quantised.scale if quantised else None, first, rows),
+                    "gate": gate_tile,
                 },
                 {
                     "rows": rows,
                     "cols": width,
                     "group": group,
                     "activation": enum_code(Activation, activation),
-                    "norm": int(norm is not None),
+                    "norm": norm_code(norm),
                     "smoothed": len(smooth),
                     "out_f32": int(out_f32),
                     "codes_in_weights": int(code_tile is not None and in_weights(code_tile)),
@@ -132,7 +140,7 @@ def _load_weight(c: Context, weight: WeightPlan, region: Buffer, layer: str) -> 
         "load.weights",
         {"src": region, "dst": loaded},
         {
-            "format": enum_code(StorageCode, weight.format),
+            "format": storage_formats()[weight.format].code,
             "outs": weight.outs,
             "ins": weight.ins,
             **weight.pattern_fields,
@@ -152,10 +160,10 @@ def _chain_ops(op: nn.QLinearOp) -> list[Operation]:
     return [cast, activation] if isinstance(activation, nn.ActivationOp) else [cast]
 
 
-def _tail_of(op: nn.QLinearOp) -> tuple[SSAValue, nn.LayerNormOp | None, str]:
+def _tail_of(op: nn.QLinearOp) -> tuple[SSAValue, nn.LayerNormOp | nn.RmsNormOp | None, str]:
     """The value a linear's vector chain ends in, its norm and its activation."""
     user = only_user(op.result)
-    if isinstance(user, nn.LayerNormOp):
+    if isinstance(user, nn.LayerNormOp | nn.RmsNormOp):
         return user.result, user, Activation.NONE.value
     ops = _chain_ops(op)
     if not ops:

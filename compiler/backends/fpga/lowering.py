@@ -12,7 +12,7 @@ from typing import Any
 
 from xdsl.ir import Operation
 
-from compiler.backends.fpga import attention_chains, borders, linear_chains, row_chains
+from compiler.backends.fpga import attention_chains, borders, head_chains, linear_chains, row_chains
 from compiler.backends.fpga.context import (
     Context,
     location_name,
@@ -26,7 +26,9 @@ RULES: Mapping[type[Operation], Callable[[Context, Any], None]] = {
     nn.QAttentionOp: attention_chains.qattention,
     nn.QuantizeOp: row_chains.quantize,
     nn.TakeTokenOp: row_chains.take_token,
-    nn.LayerNormOp: row_chains.layer_norm,
+    nn.LayerNormOp: row_chains.norm,
+    nn.RmsNormOp: head_chains.rms_norm,
+    nn.RotaryOp: head_chains.rotary,
     nn.ConcatOp: row_chains.concat,
     nn.WeightOp: borders.weight,
     nn.MeanPoolOp: row_chains.mean_pool,

@@ -20,6 +20,8 @@ from compiler.backends.fpga.context import (
     in_weights,
     key_of,
     layer_of,
+    norm_code,
+    norm_keys,
     origin_of,
 )
 from compiler.backends.fpga.planning import SLOTS
@@ -34,7 +36,7 @@ def embedding(c: Context, op: nn.EmbeddingOp) -> None:
     layer = "embeddings"
     shape = nn.shape_of(op.result)
     tokens, width = prod(shape[:-1]), shape[-1]
-    follower = follower_of(op, op.result, nn.LayerNormOp, nn.CastOp)
+    follower = follower_of(op, op.result, nn.LayerNormOp, nn.RmsNormOp, nn.CastOp)
     columns = None
     eps = 0.0
     c.done.add(follower)
@@ -44,9 +46,10 @@ def embedding(c: Context, op: nn.EmbeddingOp) -> None:
         tables.append(c.b.dram("table", key_of(table), rows, width, bf16, [key_of(table)]))
         ids.append(_ids(c, id_value, tokens))
     smooth = c.smooth_keys(follower.result)
-    if isinstance(follower, nn.LayerNormOp):
-        eps = follower.eps.value.data
-        columns = c.columns(layer, width, [key_of(follower.gamma), key_of(follower.beta), *smooth])
+    norm = None if isinstance(follower, nn.CastOp) else follower
+    if norm is not None:
+        eps = norm.eps.value.data
+        columns = c.columns(layer, width, [*norm_keys(norm), *smooth])
     out, quantised, group = c.chain_targets(follower.result, layer)
     if out is None:  # the instruction always writes the sum
         out = c.tensor(f"{layer}.out", tokens, width, bf16)
@@ -84,7 +87,7 @@ def embedding(c: Context, op: nn.EmbeddingOp) -> None:
                     "group": group,
                     "tables": len(tables),
                     "table_bytes": rows * width * 2,
-                    "norm": int(columns is not None),
+                    "norm": norm_code(norm),
                     "smoothed": len(smooth),
                     "codes_in_weights": int(code_tile is not None and in_weights(code_tile)),
                     "eps": eps,
@@ -159,12 +162,12 @@ def mean_pool(c: Context, op: nn.MeanPoolOp) -> None:
             )
 
 
-def layer_norm(c: Context, op: nn.LayerNormOp) -> None:
+def norm(c: Context, op: nn.LayerNormOp | nn.RmsNormOp) -> None:
     """A norm of a bf16 tensor that others read too (pre-norm): the sum of one table, normalised."""
     layer = _layer_of_norm(op)
     width = nn.shape_of(op.x)[-1]
     smooth = c.smooth_keys(op.result)
-    columns = c.columns(f"{layer}.norm", width, [key_of(op.gamma), key_of(op.beta), *smooth])
+    columns = c.columns(f"{layer}.norm", width, [*norm_keys(op), *smooth])
     tokens = prod(nn.shape_of(op.x)[:-1])
     out, quantised, group = c.chain_targets(op.result, f"{layer}.norm")
     if out is None:  # the instruction always writes the sum
@@ -179,17 +182,23 @@ def layer_norm(c: Context, op: nn.LayerNormOp) -> None:
         ):
             operands = {"rows_in": x, "columns": columns, "out": out_tile, "codes": code_tile}
             operands["scale"] = c.rows(scale, first, rows)
-            _embed(c, operands, group, layer, eps=op.eps.value.data, smoothed=len(smooth))
+            _embed(c, operands, group, layer, norm=op, smoothed=len(smooth))
 
 
 def _embed(
-    c: Context, operands: dict[str, Buffer | None], group: int, layer: str, *, eps: float = 0.0, smoothed: int = 0
+    c: Context,
+    operands: dict[str, Buffer | None],
+    group: int,
+    layer: str,
+    *,
+    norm: nn.LayerNormOp | nn.RmsNormOp | None = None,
+    smoothed: int = 0,
 ) -> None:
     """`vector.embed` of one table that already is on chip."""
     x, codes = operands["rows_in"], operands.get("codes")
     assert x is not None
-    fields = {"rows": x.rows, "cols": x.cols, "group": group, "tables": 1, "table_bytes": 0, "eps": eps}
-    fields |= {"norm": int(operands.get("columns") is not None), "smoothed": smoothed}
+    fields = {"rows": x.rows, "cols": x.cols, "group": group, "tables": 1, "table_bytes": 0}
+    fields |= {"norm": norm_code(norm), "smoothed": smoothed, "eps": 0.0 if norm is None else norm.eps.value.data}
     fields |= {"codes_in_weights": int(codes is not None and in_weights(codes))}
     c.b.run("vector.embed", operands, fields, layer)
 
@@ -212,7 +221,7 @@ def concat(c: Context, op: nn.ConcatOp) -> None:
         start += count
 
 
-def _layer_of_norm(op: nn.LayerNormOp) -> str:
+def _layer_of_norm(op: nn.LayerNormOp | nn.RmsNormOp) -> str:
     """The layer a free-standing norm works for: that of the first linear or attention behind it."""
     for use in op.result.uses:
         if isinstance(use.operation, nn.QuantizeOp):

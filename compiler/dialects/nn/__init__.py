@@ -10,6 +10,7 @@ from __future__ import annotations
 from xdsl.ir import Dialect
 
 from compiler.dialects.nn.attention import AttentionOp, QAttentionOp
+from compiler.dialects.nn.decoder import RmsNormOp, RotaryOp
 from compiler.dialects.nn.elementary import (
     BinaryKind,
     BinaryKindAttr,
@@ -83,6 +84,8 @@ NN = Dialect(
         LinearOp,
         AttentionOp,
         LayerNormOp,
+        RmsNormOp,
+        RotaryOp,
         ActivationOp,
         MeanPoolOp,
         TakeTokenOp,
@@ -127,6 +130,8 @@ __all__ = [
     "ReduceKindAttr",
     "ReduceOp",
     "ReshapeOp",
+    "RmsNormOp",
+    "RotaryOp",
     "STORED",
     "SliceOp",
     "SoftmaxOp",

@@ -7,6 +7,7 @@ from xdsl.dialects.builtin import (
     IntegerAttr,
     StringAttr,
     TensorType,
+    UnitAttr,
     f32,
 )
 from xdsl.ir import SSAValue
@@ -33,11 +34,15 @@ from compiler.dialects.nn.types import (
 
 def _verify_attention(op: AttentionOp | QAttentionOp) -> None:
     q, k, v = shape_of(op.q), shape_of(op.k), shape_of(op.v)
-    heads = op.heads.value.data
-    if len(q) != 3 or k != v or len(k) != 3 or q[0] != k[0] or q[2] != k[2]:
+    heads, groups = op.heads.value.data, op.groups
+    if len(q) != 3 or k != v or len(k) != 3 or q[0] != k[0]:
         raise VerifyException(f"attention takes q, k, v of batch x tokens x features, not {q}, {k}, {v}")
     if heads < 1 or q[2] % heads:
         raise VerifyException(f"{q[2]} features do not split into {heads} heads")
+    if groups < 1 or heads % groups or k[2] * heads != q[2] * groups:
+        raise VerifyException(f"{heads} heads of {q[2]} features do not share {groups} heads of {k[2]}")
+    if op.causal is not None and q[1] != k[1]:
+        raise VerifyException(f"{q[1]} queries of {k[1]} keys: causal attention has as many of both")
     if op.mask is not None and op.mask_kind is None:
         raise VerifyException("a masked attention says its mask_kind")
     if op.mask is not None and op.mask_kind is not None:
@@ -53,7 +58,8 @@ def _verify_attention(op: AttentionOp | QAttentionOp) -> None:
 class AttentionOp(IRDLOperation):
     """softmax(scale * q k^T, masked) v per head, heads side by side in the feature axis.
 
-    A boolean mask is [batch, keys], nonzero = attend; an additive mask is fp32 and broadcasts to the scores.
+    A boolean mask is [batch, keys], nonzero = attend; an additive mask is fp32 and broadcasts to the scores. With `causal` a
+    query attends to no key behind it. Fewer heads of k and v than of q (`over`) are shared by as many neighbours each.
     """
 
     name = "hpcc_nn.attention"
@@ -62,13 +68,16 @@ class AttentionOp(IRDLOperation):
     v = operand_def(AnyTensor)
     mask = opt_operand_def(AnyTensor)
     heads = prop_def(IntegerAttr)
+    kv_heads = opt_prop_def(IntegerAttr)
     scale = prop_def(FloatAttr)
     mask_kind = opt_prop_def(StringAttr)
+    causal = opt_prop_def(UnitAttr)
     role = prop_def(StringAttr)
     result = result_def(AnyTensor)
     traits = traits_def(Pure())
     assembly_format = (
-        "$role $q `,` $k `,` $v (`mask` $mask^)? (`kind` $mask_kind^)? `heads` $heads `scale` $scale attr-dict"
+        "$role $q `,` $k `,` $v (`mask` $mask^)? (`kind` $mask_kind^)? (`causal` $causal^)?"
+        " `heads` $heads (`over` $kv_heads^)? `scale` $scale attr-dict"
         " `:` type($q) `,` type($k) `,` type($v) (`,` type($mask)^)? `->` type($result)"
     )
 
@@ -84,17 +93,26 @@ class AttentionOp(IRDLOperation):
         scale: float,
         mask_kind: str | None,
         type: TensorType,
+        kv_heads: int | None = None,
+        causal: bool = False,
     ) -> None:
         super().__init__(
             operands=[q, k, v, mask],
             properties={
                 "role": StringAttr(role),
                 "heads": IntegerAttr(heads, 64),
+                "kv_heads": None if kv_heads in (None, heads) else IntegerAttr(kv_heads, 64),
                 "scale": FloatAttr(scale, f32),
                 "mask_kind": None if mask_kind is None else StringAttr(mask_kind),
+                "causal": UnitAttr() if causal else None,
             },
             result_types=[type],
         )
+
+    @property
+    def groups(self) -> int:
+        """Heads of k and v."""
+        return (self.kv_heads or self.heads).value.data
 
     def verify_(self) -> None:
         _verify_attention(self)
@@ -113,14 +131,17 @@ class QAttentionOp(IRDLOperation):
     v_scale = operand_def(F32Tensor)
     mask = opt_operand_def(AnyTensor)
     heads = prop_def(IntegerAttr)
+    kv_heads = opt_prop_def(IntegerAttr)
     scale = prop_def(FloatAttr)
     mask_kind = opt_prop_def(StringAttr)
+    causal = opt_prop_def(UnitAttr)
     role = prop_def(StringAttr)
     result = result_def(F32Tensor)
     traits = traits_def(Pure())
     assembly_format = (
         "$role $q `,` $q_scale `,` $k `,` $k_scale `,` $v `,` $v_scale (`mask` $mask^)? (`kind` $mask_kind^)?"
-        " `heads` $heads `scale` $scale attr-dict `:` type($q) `,` type($q_scale) `,` type($k) `,` type($k_scale)"
+        " (`causal` $causal^)? `heads` $heads (`over` $kv_heads^)? `scale` $scale attr-dict"
+        " `:` type($q) `,` type($q_scale) `,` type($k) `,` type($k_scale)"
         " `,` type($v) `,` type($v_scale) (`,` type($mask)^)? `->` type($result)"
     )
 
@@ -136,21 +157,30 @@ class QAttentionOp(IRDLOperation):
         scale: float,
         mask_kind: str | None,
         type: TensorType,
+        kv_heads: int | None = None,
+        causal: bool = False,
     ) -> None:
         super().__init__(
             operands=[*q, *k, *v, mask],
             properties={
                 "role": StringAttr(role),
                 "heads": IntegerAttr(heads, 64),
+                "kv_heads": None if kv_heads in (None, heads) else IntegerAttr(kv_heads, 64),
                 "scale": FloatAttr(scale, f32),
                 "mask_kind": None if mask_kind is None else StringAttr(mask_kind),
+                "causal": UnitAttr() if causal else None,
             },
             result_types=[type],
         )
+
+    @property
+    def groups(self) -> int:
+        """Heads of k and v."""
+        return (self.kv_heads or self.heads).value.data
 
     def verify_(self) -> None:
         _verify_attention(self)
         heads = self.heads.value.data
         expect_shape(self, self.q_scale, (*shape_of(self.q)[:2], heads))
-        expect_shape(self, self.k_scale, (*shape_of(self.k)[:2], heads))
-        expect_shape(self, self.v_scale, (shape_of(self.v)[0], 1, heads))
+        expect_shape(self, self.k_scale, (*shape_of(self.k)[:2], self.groups))
+        expect_shape(self, self.v_scale, (shape_of(self.v)[0], 1, self.groups))

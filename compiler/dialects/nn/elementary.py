@@ -48,6 +48,8 @@ class UnaryKind(StrEnum):
     RECIPROCAL = "reciprocal"
     EXP = "exp"
     LOG = "log"
+    COS = "cos"
+    SIN = "sin"
     ERF = "erf"
     TANH = "tanh"
     SIGMOID = "sigmoid"

@@ -102,7 +102,8 @@ class QuantizeOp(IRDLOperation):
 
 @irdl_op_definition
 class QLinearOp(IRDLOperation):
-    """f32(x W^T) * (sx * sw) + bias + residual: int8 codes in, fp32 out; W out x in of int8, one scale per output."""
+    """(f32(x W^T) * (sx * sw) + bias + residual) * gate: int8 codes in, fp32 out; W out x in of int8, one scale per output;
+    residual and gate in bf16."""
 
     name = "hpcc_nn.qlinear"
     x = operand_def(AnyTensor)
@@ -111,14 +112,16 @@ class QLinearOp(IRDLOperation):
     weight_scale = operand_def(F32Tensor)
     bias = opt_operand_def(F32Tensor)
     residual = opt_operand_def(AnyTensor)
+    gate = opt_operand_def(AnyTensor)
     role = prop_def(StringAttr)
     result = result_def(F32Tensor)
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
     traits = traits_def(Pure())
     assembly_format = (
-        "$role $x `,` $x_scale `,` $weight `,` $weight_scale (`bias` $bias^)? (`residual` $residual^)? attr-dict"
+        "$role $x `,` $x_scale `,` $weight `,` $weight_scale (`bias` $bias^)? (`residual` $residual^)?"
+        " (`gate` $gate^)? attr-dict"
         " `:` type($x) `,` type($x_scale) `,` type($weight) `,` type($weight_scale)"
-        " (`bias` type($bias)^)? (`residual` type($residual)^)? `->` type($result)"
+        " (`bias` type($bias)^)? (`residual` type($residual)^)? (`gate` type($gate)^)? `->` type($result)"
     )
 
     def __init__(
@@ -131,9 +134,11 @@ class QLinearOp(IRDLOperation):
         bias: SSAValue | None,
         residual: SSAValue | None,
         type: TensorType,
+        *,
+        gate: SSAValue | None = None,
     ) -> None:
         super().__init__(
-            operands=[x, x_scale, weight, weight_scale, bias, residual],
+            operands=[x, x_scale, weight, weight_scale, bias, residual, gate],
             properties={"role": StringAttr(role)},
             result_types=[type],
         )
@@ -142,5 +147,6 @@ class QLinearOp(IRDLOperation):
         verify_linear(self, self.x, self.weight, self.bias)
         expect_shape(self, self.x_scale, (*shape_of(self.x)[:-1], 1))
         expect_shape(self, self.weight_scale, shape_of(self.weight)[:1])
-        if self.residual is not None:
-            expect_shape(self, self.residual, shape_of(self.result))
+        for addend in (self.residual, self.gate):
+            if addend is not None:
+                expect_shape(self, addend, shape_of(self.result))

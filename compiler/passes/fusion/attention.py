@@ -21,6 +21,7 @@ from compiler.passes.fusion.match import (
     Scope,
     binary,
     is_f32,
+    is_stored,
     made_by,
     orders,
     scalar,
@@ -30,7 +31,7 @@ from compiler.passes.fusion.match import (
     users,
 )
 
-_MOVEMENT = (nn.ReshapeOp, nn.TransposeOp, nn.ExpandOp)
+_MOVEMENT = (nn.ReshapeOp, nn.TransposeOp, nn.ExpandOp, nn.GatherOp)
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,18 @@ class Heads:
 
 @dataclass(frozen=True)
 class Masking:
-    """What is done to the scores before the softmax: nothing, a boolean mask [b, keys] or an addition."""
+    """What is done to the scores before the softmax: nothing, a boolean mask [b, keys] or an addition; `causal` besides."""
 
     value: SSAValue | None = None
     kind: str | None = None
+    causal: bool = False
+
+    def and_then(self, inner: Masking) -> Masking | None:
+        """Both maskings; None where both name a mask."""
+        if self.kind is not None and inner.kind is not None and self.value is not inner.value:
+            return None
+        named = self if self.kind is not None else inner
+        return Masking(named.value, named.kind, self.causal or inner.causal)
 
 
 def fuse_attentions(scope: Scope, prover: MaskProver) -> None:
@@ -79,7 +88,9 @@ def _fuse(scope: Scope, prover: MaskProver, softmax: nn.SoftmaxOp) -> None:
     q = _heads(scope, product.lhs, transposed=False)
     k = _heads(scope, product.rhs, transposed=True)
     v = _heads(scope, context.rhs, transposed=False)
-    if q is None or k is None or v is None or not q.heads == k.heads == v.heads:
+    if q is None or k is None or v is None or k.heads != v.heads or q.heads % k.heads:
+        return
+    if masking.causal and nn.shape_of(product.result)[-2] != shape[-1]:
         return
     if guarded and masking.kind == "additive":
         return  # a guard changes fully masked rows, which only a boolean mask defines
@@ -108,12 +119,12 @@ def _scores(prover: MaskProver, value: SSAValue) -> tuple[nn.MatMulOp, float, Ma
             value, scale = step[0], scale * step[1]
             continue
         masked = _unmasked(prover, value)
-        if masked is None or (masked[1].kind is not None and masking.kind is not None):
+        if masked is None or (masked[1].kind == "additive" and scale != 1.0):
+            return None  # the mask would be scaled with the scores
+        both = masking.and_then(masked[1])
+        if both is None:
             return None
-        if masked[1].kind == "additive" and scale != 1.0:
-            return None  # the mask is scaled with the scores
-        value = masked[0]
-        masking = masked[1] if masked[1].kind is not None else masking
+        value, masking = masked[0], both
     return product, scale, masking
 
 
@@ -140,7 +151,7 @@ def _unmasked(prover: MaskProver, value: SSAValue) -> tuple[SSAValue, Masking] |
 
 
 def _masking(proof: Proof) -> Masking:
-    return Masking() if proof.mask is None else Masking(proof.mask, "boolean")
+    return Masking(proof.mask, None if proof.mask is None else "boolean", proof.causal)
 
 
 def _leads_to_product(value: SSAValue) -> bool:
@@ -160,6 +171,7 @@ def _split(batch: int, tokens: int, heads: int, width: int) -> Array:
 
 def _heads(scope: Scope, value: SSAValue, *, transposed: bool) -> Heads | None:
     """Find the tensor whose heads `value` holds: [b, h, s, d] or [b * h, s, d], its last axes swapped if `transposed`.
+    Of k and v every head may be there several times in a row, for as many neighbouring heads of q.
 
     [b * h, s, d] is itself a tensor of one head, so of all candidates the nearest with the most heads is taken.
     """
@@ -175,7 +187,7 @@ def _heads(scope: Scope, value: SSAValue, *, transposed: bool) -> Heads | None:
         step = scaled(root)
         if step is not None:
             root, factor = step[0], factor * step[1]
-        elif isinstance(root.owner, _MOVEMENT):
+        elif isinstance(root.owner, _MOVEMENT) and all(is_stored(extra) for extra in root.owner.operands[1:]):
             chain.append(root.owner)
             root = root.owner.x
         else:
@@ -195,17 +207,21 @@ def _split_matches(
     """The number of heads if running `chain` on `root` splits it as attention does."""
     source = nn.shape_of(root)
     size, features = int(np.prod(shape)), source[-1]
-    if len(source) not in (2, 3) or features % width or int(np.prod(source)) != size:
+    held = int(np.prod(source))
+    if len(source) not in (2, 3) or features % width or size % held or held % (tokens * features):
         return None
-    heads = features // width
-    batch = size // (tokens * features)
-    if (len(source) == 3 and source[:2] != (batch, tokens)) or shape[:-2] not in ((batch, heads), (batch * heads,)):
+    heads, copies = features // width, size // held
+    batch = held // (tokens * features)
+    if len(source) == 3 and source[:2] != (batch, tokens):
         return None
-    expected = _split(batch, tokens, heads, width)
+    if shape[:-2] not in ((batch, heads * copies), (batch * heads * copies,)):
+        return None
+    expected = np.repeat(_split(batch, tokens, heads, width), copies, axis=1)
     expected = expected.swapaxes(-1, -2) if transposed else expected
-    moved = np.arange(size).reshape(source)
+    moved = np.arange(held).reshape(source)
     for op in chain:
-        moved = scope.run(op, [moved])
+        extra = [scope.array(operand) for operand in op.operands[1:]]
+        moved = scope.run(op, [moved, *(array for array in extra if array is not None)])
     return heads if np.array_equal(moved, expected.reshape(shape)) else None
 
 
@@ -247,6 +263,8 @@ def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scal
         heads=q.heads,
         scale=scale * q.factor * k.factor,
         mask_kind=masking.kind,
+        kv_heads=k.heads,
+        causal=masking.causal,
         type=TensorType(f32, list(nn.shape_of(values[0]))),
     )
     ops.append(attention)

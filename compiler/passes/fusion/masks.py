@@ -40,10 +40,11 @@ class TruthTable:
 
 @dataclass(frozen=True)
 class Proof:
-    """Whether a value is a mask over the keys, and of which input [batch, keys]; None masks nothing."""
+    """Whether a value is a mask over the keys, of which input [batch, keys] (None: of none), and whether it is causal."""
 
     proved: bool
     mask: SSAValue | None = None
+    causal: bool = False
 
 
 @dataclass
@@ -97,24 +98,22 @@ class MaskProver:
 
     def additive_mask(self, value: SSAValue, batch: int, keys: int) -> Proof:
         """Whether adding `value` to scores [batch, heads, queries, keys] adds 0 for the set entries of a mask input
-        and a fill <= -1e4 for the cleared ones, or 0 everywhere."""
+        and a fill <= -1e4 for the cleared ones, or 0 everywhere; and the fill above the diagonal if it is causal."""
         table = self.table(value)
-        if table is None:
+        if table is None or table.set.dtype.kind != "f":
             return Proof(False)
-        if table.source is None:
-            return Proof(not np.any(table.set))
-        ok = np.all(table.set == 0) and np.all(table.cleared <= FILL_LIMIT)
-        return Proof(True, table.source) if ok and _keys_in_order(table, batch, keys) else Proof(False)
+        known = [(array == 0) | (array <= FILL_LIMIT) for array in (table.set, table.cleared)]
+        if not all(np.all(array) for array in known):
+            return Proof(False)
+        return _proof(table, table.set == 0, table.cleared == 0, batch, keys)
 
     def keep_mask(self, value: SSAValue, batch: int, keys: int) -> Proof:
-        """Whether a boolean that keeps scores where it is true is true for the set entries of a mask input."""
+        """Whether a boolean that keeps scores where it is true is true for the set entries of a mask input, and false
+        above the diagonal if it is causal."""
         table = self.table(value)
-        if table is None:
+        if table is None or table.set.ndim > 4:
             return Proof(False)
-        if table.source is None:
-            return Proof(bool(np.all(table.set)))
-        ok = np.all(table.set) and not np.any(table.cleared)
-        return Proof(True, table.source) if ok and _keys_in_order(table, batch, keys) else Proof(False)
+        return _proof(table, table.set != 0, table.cleared != 0, batch, keys)
 
     def weights_of_tokens(self, value: SSAValue, batch: int, tokens: int) -> SSAValue | None:
         """The mask input of which `value`, [batch, tokens] or [batch, tokens, n], is 1 for set entries and else 0."""
@@ -153,8 +152,22 @@ def _settled(source: SSAValue | None, cleared: Array, set_: Array, origin: Array
     return TruthTable(None if np.all(same) else source, cleared, set_, origin)
 
 
-def _keys_in_order(table: TruthTable, batch: int, keys: int) -> bool:
-    """Whether element [b, h, q, k] depends on the mask entry [b, k]."""
+def _proof(table: TruthTable, open_set: Array, open_cleared: Array, batch: int, keys: int) -> Proof:
+    """What is proved if scores pass where `open_set` or, for cleared entries of the mask, `open_cleared` is true."""
+    causal = not np.all(open_set)
+    if causal:
+        square = (1,) * (2 - open_set.ndim) + open_set.shape
+        if square[-2:] != (keys, keys) or not np.all(open_set == np.tri(keys, dtype=np.bool_)):
+            return Proof(False)
+    if table.source is None:
+        return Proof(True, None, causal)
+    if np.any(open_cleared) or not _keys_in_order(table, open_set, batch, keys):
+        return Proof(False)
+    return Proof(True, table.source, causal)
+
+
+def _keys_in_order(table: TruthTable, seen: Array, batch: int, keys: int) -> bool:
+    """Whether element [b, h, q, k] depends on the mask entry [b, k], if it is `seen` at all."""
     if table.source is None or nn.shape_of(table.source) != (batch, keys) or table.origin.ndim > 4:
         return False
     order = np.arange(batch * keys).reshape(batch, 1, 1, keys)
@@ -162,4 +175,4 @@ def _keys_in_order(table: TruthTable, batch: int, keys: int) -> bool:
         shape = np.broadcast_shapes(table.origin.shape, order.shape)
     except ValueError:
         return False
-    return shape[-1] == keys and shape[0] == batch and bool(np.all(table.origin == order))
+    return shape[-1] == keys and shape[0] == batch and bool(np.all((table.origin == order) | ~seen))

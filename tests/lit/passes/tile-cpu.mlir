@@ -2,6 +2,7 @@
 // RUN: sed 's|WEIGHTS|%t.safetensors|' %s > %t.mlir
 // RUN: hpcc-opt %t.mlir -p 'hpcc-tile-cpu{target="cpu-avx512"},hpcc-verify-stage{stage=tile kind="cpu"}' | filecheck %s
 // RUN: hpcc-opt %t.mlir -p 'hpcc-tile-cpu{target="cpu-avx512-vnni" precision="int8"},hpcc-verify-stage{stage=tile kind="cpu"}' | filecheck %s --check-prefix=BYTES
+// RUN: hpcc-opt %t.mlir -p 'hpcc-tile-cpu{target="cpu-avx512-vbmi" precision="int8"},hpcc-verify-stage{stage=tile kind="cpu"}' | filecheck %s --check-prefix=PICKS
 
 builtin.module attributes {"hpcc.weights" = "WEIGHTS"} {
   func.func @main(%ids: tensor<1x80xi64>, %mask: tensor<1x80xi64>) -> tensor<1x80x40xf32> attributes {input_names = ["ids", "mask"], output_names = ["y"]} {
@@ -27,6 +28,11 @@ builtin.module attributes {"hpcc.weights" = "WEIGHTS"} {
     // The sum and the activation that follow a linear are part of it, and a place is free again after the last use.
     // CHECK: hpcc_cpu.linear "layer.0.ffn.down" %{{.*}}, %{{.*}} residual %[[X]] by singles block 96 : i64 then gelu : {{.*}} -> !hpcc_cpu.buffer<40 x tokens, at 48>
     // CHECK-NEXT: func.return
+    // Rows that share no inputs pick theirs, from codes in another order.
+    // PICKS: %[[C:.*]] = hpcc_cpu.quantize %{{.*}} -> !hpcc_cpu.buffer<40 x codes, at 0>
+    // PICKS: hpcc_cpu.linear "layer.0.attn.k" %[[C]], %{{.*}} by bytes
+    // PICKS: %[[P:.*]] = hpcc_cpu.quantize %{{.*}} -> !hpcc_cpu.buffer<40 x windows, at 0>
+    // PICKS: hpcc_cpu.linear "layer.0.ffn.down" %[[P]], %{{.*}} by picks
     %d = hpcc_nn.linear "layer.0.ffn.down" %c, %down : tensor<1x80x40xf32>, tensor<40x40xf32> -> tensor<1x80x40xf32>
     %e = hpcc_nn.binary add %d, %x : tensor<1x80x40xf32>, tensor<1x80x40xf32> -> tensor<1x80x40xf32>
     %f = hpcc_nn.activation gelu %e : tensor<1x80x40xf32> -> tensor<1x80x40xf32>

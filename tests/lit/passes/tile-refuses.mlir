@@ -16,7 +16,7 @@
 // MAIN-NOT: {{.}}
 // FORMAT:     {{^}}error: weight 'i' has no storage format (run the stage `encode` before `tile`) [HPCC1403]{{$}}
 // FORMAT-NOT: {{.}}
-// FOLLOWER:     {{^}}error: hpcc_nn.embedding writes no fp32: one hpcc_nn.layer_norm or hpcc_nn.cast must follow it {{.*}}[HPCC1407]{{$}}
+// FOLLOWER:     {{^}}error: hpcc_nn.embedding writes no fp32: one hpcc_nn.layer_norm or hpcc_nn.rms_norm or hpcc_nn.cast must follow it {{.*}}[HPCC1407]{{$}}
 // FOLLOWER-NOT: {{.}}
 func.func @main(%x: tensor<4x64xf32>, %c: tensor<4x64xi8>, %xs: tensor<4x1xf32>, %ids: tensor<1x4xi64>) -> tensor<4x64xf32> {
   %w = hpcc_nn.weight "w" digest "1" : tensor<64x64xf32>

@@ -24,15 +24,11 @@ typedef struct {
   code_buffer y;
 } quantization;
 
-/* One item is one tile: a scale for each token, from the largest of its values, and the codes, rounded to nearest even. */
-static void quantize_tile(hpcc_model *m, const void *arguments, int item, int worker) {
-  const quantization *q = arguments;
-  const int width = width_of(q->x.columns, item), vectors = width / W;
-  const float *x = tile_of(&q->x, item);
-  float *scales = scales_of(&q->y, item);
-  uint8_t *codes = codes_of(&q->y, item);
-  vf over[TILE_VECTORS];
-  (void)m, (void)worker;
+/* A scale for each token of a tile, from the largest of its values; `over` are the factors that make codes. */
+INLINE void scale_tokens(const quantization *q, int tile, vf over[TILE_VECTORS]) {
+  const int width = width_of(q->x.columns, tile), vectors = width / W;
+  const float *x = tile_of(&q->x, tile);
+  float *scales = scales_of(&q->y, tile);
   for (int v = 0; v < vectors; v++) {
     __m512 most[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
     for (int f = 0; f < q->features; f++)
@@ -42,19 +38,40 @@ static void quantize_tile(hpcc_model *m, const void *arguments, int item, int wo
     store(scales + v * W, blend(live, top * (1.0f / 127.0f), splat(1.0f)));
     over[v] = blend(live, 127.0f / top, ZERO);
   }
-  const __m512i middle = _mm512_set1_epi8((char)0x80);
-  for (int f = 0; f < q->features; f++) {
-    const float *row = x + (size_t)f * width;
-    __m512i part[TILE_VECTORS];
-    UNROLL for (int v = 0; v < TILE_VECTORS; v++)
-      part[v] = v < vectors ? _mm512_cvtps_epi32((__m512)(load(row + v * W) * over[v])) : _mm512_setzero_si512();
-    const __m512i low = _mm512_packs_epi32(part[0], part[1]), high = _mm512_packs_epi32(part[2], part[3]);
-    _mm512_store_si512(codes + (size_t)f * TILE, _mm512_xor_si512(_mm512_packs_epi16(low, high), middle));
-  }
+}
+
+/* The codes of one feature of a tile's tokens, rounded to nearest even. */
+INLINE __m512i code_row(const float *row, int vectors, const vf over[TILE_VECTORS]) {
+  __m512i part[TILE_VECTORS];
+  UNROLL for (int v = 0; v < TILE_VECTORS; v++)
+    part[v] = v < vectors ? _mm512_cvtps_epi32((__m512)(load(row + v * W) * over[v])) : _mm512_setzero_si512();
+  const __m512i low = _mm512_packs_epi32(part[0], part[1]), high = _mm512_packs_epi32(part[2], part[3]);
+  return _mm512_xor_si512(_mm512_packs_epi16(low, high), _mm512_set1_epi8((char)0x80));
+}
+
+/* One item is one tile. */
+static void quantize_tile(hpcc_model *m, const void *arguments, int item, int worker) {
+  const quantization *q = arguments;
+  const int width = width_of(q->x.columns, item);
+  const float *x = tile_of(&q->x, item);
+  uint8_t *codes = codes_of(&q->y, item);
+  vf over[TILE_VECTORS];
+  (void)m, (void)worker;
+  scale_tokens(q, item, over);
+  for (int f = 0; f < q->features; f++)
+    _mm512_store_si512(codes + (size_t)f * TILE, code_row(x + (size_t)f * width, width / W, over));
 }
 
 STEP run_quantization(hpcc_model *m, const quantization *q) {
   parallel(m, quantize_tile, q, (q->x.columns + TILE - 1) / TILE);
+}
+
+/* Four rows of codes as operands of VPDPBUSD: of v, lane l has four bytes of token v * 16 + l. */
+INLINE void interleave(__m512i a, __m512i b, __m512i c, __m512i d, __m512i in[4]) {
+  const __m512i ab = _mm512_unpacklo_epi8(a, b), cd = _mm512_unpacklo_epi8(c, d);
+  const __m512i ef = _mm512_unpackhi_epi8(a, b), gh = _mm512_unpackhi_epi8(c, d);
+  in[0] = _mm512_unpacklo_epi16(ab, cd), in[1] = _mm512_unpackhi_epi16(ab, cd);
+  in[2] = _mm512_unpacklo_epi16(ef, gh), in[3] = _mm512_unpackhi_epi16(ef, gh);
 }
 
 /* Sums of four rows: `n` lists of four inputs, and four bytes of weights for each row and list. */
@@ -66,10 +83,8 @@ INLINE void byte_rows(const int NV, const uint8_t *codes, int n, const int8_t *v
     const __m512i b = _mm512_load_si512(codes + (size_t)columns[4 * s + 1] * TILE);
     const __m512i c = _mm512_load_si512(codes + (size_t)columns[4 * s + 2] * TILE);
     const __m512i d = _mm512_load_si512(codes + (size_t)columns[4 * s + 3] * TILE);
-    const __m512i ab = _mm512_unpacklo_epi8(a, b), cd = _mm512_unpacklo_epi8(c, d);
-    const __m512i ef = _mm512_unpackhi_epi8(a, b), gh = _mm512_unpackhi_epi8(c, d);
-    const __m512i in[4] = {_mm512_unpacklo_epi16(ab, cd), _mm512_unpackhi_epi16(ab, cd), _mm512_unpacklo_epi16(ef, gh),
-                           _mm512_unpackhi_epi16(ef, gh)};
+    __m512i in[4];
+    interleave(a, b, c, d, in);
     int32_t w[4];
     memcpy(w, values + 16 * s, 16);
     UNROLL for (int r = 0; r < 4; r++) {

@@ -1,7 +1,7 @@
 // RUN: hpcc-opt %s --split-input-file --verify-diagnostics --parsing-diagnostics | filecheck %s
 
 func.func @main(%x: !hpcc_cpu.buffer<8 x rows, at 0>) {
-  // CHECK: a buffer holds tokens, samples or codes, not rows
+  // CHECK: a buffer holds tokens, samples, codes or windows, not rows
   func.return
 }
 

@@ -1,0 +1,30 @@
+"""A fixed share of `make fuzz`: the same judge, some cases of every kind, and what was once found."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import cases, corpus
+from tests.fuzz.__main__ import attempt
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="cases run in forked processes with limits")
+
+EACH = 6
+FIRST = 7000
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus.build(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+def test_damaged_files(shelf: Path, kind: str) -> None:
+    for number in range(FIRST, FIRST + EACH):
+        outcome = attempt(kind, number, shelf, None)
+        assert outcome.problems == (), f"python -m tests.fuzz --case {outcome.case.name}\n{outcome.err}"

@@ -1,0 +1,106 @@
+"""A pattern, a storage format and its decoder that another package brings: installed, chosen, bit-exact."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from hw_targets.catalogue import target_files
+from tests.e2e.harness import ROOT, read_json
+from tests.graphs import Encoder, write
+
+PACKAGE = ROOT / "tests" / "packages" / "diagonal"
+HPCC = "import sys; from compiler.tools.hpcc import main; sys.exit(main())"
+
+
+def wheel_of(package: Path, folder: Path) -> Path:
+    """The wheel of a package of plain modules, as its build backend makes it; nothing has to be downloaded for it."""
+    about = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))
+    name, version = about["project"]["name"].replace("-", "_"), about["project"]["version"]
+    groups = about["project"]["entry-points"].items()
+    points = [line for group, entries in groups for line in (f"[{group}]", *(f"{k} = {v}" for k, v in entries.items()))]
+    info = f"{name}-{version}.dist-info"
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
+    with ZipFile(wheel, "w") as archive:
+        for module in about["tool"]["setuptools"]["py-modules"]:
+            archive.write(package / f"{module}.py", f"{module}.py")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/entry_points.txt", "\n".join(points) + "\n")
+        archive.writestr(f"{info}/RECORD", "\n".join(f"{file},," for file in archive.namelist()) + "\n")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example package, installed into a folder of its own."""
+    folder = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*install, str(folder / "installed"), str(wheel_of(PACKAGE, folder))], check=True, capture_output=True)
+    return folder / "installed"
+
+
+def run(site: Path | None, *arguments: object) -> subprocess.CompletedProcess[str]:
+    path = f"{ROOT}:{site}" if site else str(ROOT)
+    return subprocess.run(
+        [sys.executable, "-c", HPCC, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "HOME": str(Path.home())},
+    )
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A board that decodes the format of the package."""
+    text = target_files()["fpga-u280"].read_text(encoding="utf-8")
+    file = tmp_path_factory.mktemp("board") / "board.toml"
+    file.write_text(f"{text}diagonal = {{ values_per_cycle = 512, lut_per_value = 4 }}\n", encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(
+        Encoder(hidden=96, heads=4, intermediate=208, layers=1, head="pooler"), tmp_path_factory.mktemp("m") / "e.onnx"
+    )
+
+
+def test_it_is_chosen_and_exact(site: Path, board: Path, model: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "out.hpcc"
+    done = run(site, model, "--target", board, "--sparsity", "diagonal:4", "-o", bundle, "--verify-each")
+    assert (done.returncode, done.stderr) == (0, "")
+    report, outcome = read_json(bundle / "report.json"), read_json(bundle / "run.json")
+    rows = [row for row in report["layers"] if row["op"] == "linear" and row["name"].startswith("layer.")]
+    assert {(row["pattern"], row["format"]) for row in rows} == {("diagonal:4", "diagonal")}
+    assert {row["metadata_bytes"] for row in rows} == {0}
+    assert outcome["verify"]["bit_exact"]
+    assert "format=diagonal" in (bundle / "program.asm").read_text(encoding="utf-8")
+    ir = run(site, model, "--target", board, "--sparsity", "diagonal:4", "--emit", "encode", "-o", tmp_path / "e.mlir")
+    assert ir.returncode == 0, ir.stderr
+    assert "#hpcc_storage.diagonal<of = #hpcc_sparsity.diagonal<4>>" in (tmp_path / "e.mlir").read_text(encoding="utf-8")
+
+
+def test_on_a_target_that_does_not_decode_it_another_format_is_taken(site: Path, model: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "out.hpcc"
+    done = run(site, model, "--target", "fpga-u280", "--sparsity", "diagonal:4", "-o", bundle)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads((bundle / "report.json").read_text(encoding="utf-8"))
+    rows = [row for row in report["layers"] if row["name"].startswith("layer.") and row["op"] == "linear"]
+    assert all(row["format"] in ("bitmap", "csr") for row in rows)
+
+
+def test_without_the_package_neither_is_known(board: Path, model: Path, tmp_path: Path) -> None:
+    done = run(None, model, "--target", "fpga-u280", "--sparsity", "diagonal:4", "-o", tmp_path / "out.hpcc")
+    assert done.returncode == 2
+    assert "unknown sparsity pattern 'diagonal'" in done.stderr
+    done = run(None, model, "--target", board, "-o", tmp_path / "out.hpcc")
+    assert done.returncode == 1
+    assert "unknown key 'diagonal' in [decode]" in done.stderr
