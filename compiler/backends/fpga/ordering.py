@@ -274,7 +274,7 @@ class _Scheduler:
     def _take_memory(self, index: int, full: set[Memory]) -> bool:
         """Take room for what a task writes first; where there is none, say in which memory."""
         new = [instance for instance in self.instances[index] if instance not in self.spans]
-        for memory in {instance.memory for instance in new}:
+        for memory in dict.fromkeys(instance.memory for instance in new):
             wanted = [instance for instance in new if instance.memory is memory]
             size = sum(instance.bytes for instance in wanted)
             loaded = memory is Memory.WEIGHTS and is_streamed(self.graph.tasks[index])
