@@ -9,7 +9,8 @@ set to zero. The controls are not trained: the dense model under a random mask, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,14 @@ def by_onnx_runtime(model: Path, samples: Mapping[str, Array]) -> Array:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
-    count = len(samples["input_ids"])
-    parts = [session.run(["logits"], {n: samples[n][i : i + 50] for n in names})[0] for i in range(0, count, 50)]
-    return np.concatenate([np.asarray(part) for part in parts])
+    tokens = samples["attention_mask"].sum(1)
+    order = np.argsort(tokens, kind="stable")
+    logits: dict[int, Array] = {}
+    for start in range(0, len(order), 50):
+        rows = order[start : start + 50]  # sorted, and cut to the longest: padding changes no result
+        found = session.run(["logits"], {name: samples[name][rows, : tokens[rows].max()] for name in names})[0]
+        logits.update(zip(rows.tolist(), np.asarray(found), strict=True))
+    return np.stack([logits[row] for row in range(len(order))])
 
 
 def by_simulator(model: Path, samples: Mapping[str, Array], count: int) -> Array:
@@ -74,52 +80,91 @@ def control(source: Path, out: Path, pattern: Pattern | None, seed: int | None) 
     write_tensors(source, tensors, out, {})
 
 
+def once(path: Path, compute: Callable[[], Array]) -> Array:
+    """What was computed before, else computed now and kept: the test set is read once for each final model."""
+    if not path.exists():
+        np.save(path, compute())
+    return np.load(path)
+
+
+@dataclass
+class Table:
+    """The rows of one seed; `base` is the equally trained dense model, `zeroed` the floor."""
+
+    folder: Path
+    seed: int
+    samples: Mapping[str, Array]
+    simulated: int
+
+    def logits(self, model: Path) -> Array:
+        return once(model.with_suffix(".fp32.npy"), lambda: by_onnx_runtime(model, self.samples))
+
+    def integers(self, model: Path) -> Array:
+        path = model.with_suffix(f".int8-{self.simulated}.npy")
+        return once(path, lambda: by_simulator(model, self.samples, self.simulated))
+
+    def model(self, name: str) -> Path:
+        return self.folder / f"{name}-{self.seed}.onnx"
+
+    def right(self, logits: Array) -> Array:
+        return logits.argmax(1) == self.samples["labels"][: len(logits)]
+
+    def row(self, name: str, model: Path, facts: Mapping[str, Any]) -> str:
+        dense, teacher = self.logits(self.model("dense")), self.logits(self.model("teacher"))
+        found = self.logits(model)
+        right, base = self.right(found), self.right(dense)
+        floor = self.right(self.logits(self.model("zeroed"))).mean()
+        retained = (right.mean() - floor) / (base.mean() - floor)
+        cells = [
+            f"{right.mean():.4f}",
+            f"{(found.argmax(1) == dense.argmax(1)).mean():.4f}",
+            f"{100 * (right.mean() - base.mean()):+.2f}",
+            f"{100 * lower_bound(right, base):+.2f}",
+            f"{100 * lower_bound(right, self.right(teacher)):+.2f}",
+            f"{retained:.3f}",
+        ]
+        if facts:
+            cells += self._integer_cells(model, right, base)
+            cells += [f"{facts['dev']:.3f}", f"{facts['minutes']:.0f} ({facts['cpu_minutes']:.1f})"]
+        else:
+            cells += ["", "", "", ""]
+        return f"| {name} | {' | '.join(cells)} |"
+
+    def _integer_cells(self, model: Path, right: Array, base: Array) -> list[str]:
+        """Accuracy of the int8 program, of fp32 on the same sentences, and the bound of the difference to fp32 dense."""
+        if not self.simulated:
+            return ["", ""]
+        integer = self.right(self.integers(model))
+        count = len(integer)
+        bound = 100 * lower_bound(integer, base[:count])
+        return [f"{integer.mean():.4f} ({right[:count].mean():.4f})", f"{bound:+.2f}"]
+
+
+HEAD = (
+    "| model | accuracy | agreement | difference | bound | bound to the teacher | retained | int8 (fp32 of the same texts)"
+    " | bound | dev | minutes (of CPU) |"
+)
+
+
 def report(folder: Path, patterns: Sequence[str], seed: int, simulated: int) -> None:
+    """Print the table of the models that are there, a row at a time."""
     with np.load(folder / "test.npz") as data:
-        samples = {name: data[name] for name in data.files}
-    labels = samples["labels"]
-    dense = folder / f"dense-{seed}.onnx"
-    known: dict[Path, Array] = {}
-
-    def right(model: Path) -> Array:
-        if model not in known:
-            known[model] = by_onnx_runtime(model, samples).argmax(1)
-        return known[model] == labels
-
-    zeroed = folder / f"zeroed-{seed}.onnx"
-    control(dense, zeroed, None, None)
-    base, floor = right(dense), float(right(zeroed).mean())
-    print(f"{'':44} accuracy  agree  difference  bound  retained  int8 ({simulated})  bound  dev  minutes")
-
-    def row(name: str, model: Path, facts: Mapping[str, Any]) -> None:
-        found = right(model)
-        accuracy, difference = found.mean(), found.mean() - base.mean()
-        retained = (accuracy - floor) / (base.mean() - floor)
-        agree = (known[model] == known[dense]).mean()
-        print(
-            f"{name:<44} {accuracy:.4f}  {agree:.4f}  {100 * difference:+.2f}  {100 * lower_bound(found, base):+.2f}"
-            f"  {retained:.3f}",
-            end="",
-        )
-        if facts and simulated:
-            integer = by_simulator(model, samples, simulated).argmax(1) == labels[:simulated]
-            bound = 100 * lower_bound(integer, base[:simulated])
-            print(f"  {integer.mean():.4f}  {bound:+.2f}", end="")
-        print(f"  {facts['dev']:.3f}  {facts['minutes']:.1f}" if facts else "", flush=True)
-
-    row("encoder zeroed (control)", zeroed, {})
-    teacher = folder / f"teacher-{seed}.onnx"
-    row("dense, plain fine-tuning (the teacher)", teacher, {})
+        table = Table(folder, seed, {name: data[name] for name in data.files}, simulated)
+    dense, zeroed = table.model("dense"), table.model("zeroed")
+    if not zeroed.exists():
+        control(dense, zeroed, None, None)
+    print(f"{HEAD}\n|{'---|' * HEAD.count('|', 1)}")
+    print(table.row("encoder zeroed (control)", zeroed, {}), flush=True)
+    print(table.row("dense, plain fine-tuning (the teacher)", table.model("teacher"), {}), flush=True)
     for spec in patterns:
-        name = "".join(letter if letter.isalnum() else "-" for letter in spec)
-        trained = folder / f"{name}-{seed}.onnx"
+        trained = table.model("".join(letter if letter.isalnum() else "-" for letter in spec))
         if not trained.exists():
             continue
         pattern = parse_pattern(spec).canonical()
-        row(f"{spec}, trained", trained, json.loads(trained.with_suffix(".json").read_text()))
+        print(table.row(f"{spec}, trained", trained, json.loads(trained.with_suffix(".json").read_text())), flush=True)
         if not isinstance(pattern, Dense):
-            for how, chosen in (("magnitude, one-shot", None), ("random mask, one-shot (control)", seed)):
-                out = folder / "control.onnx"
-                control(dense, out, pattern, chosen)
-                known.pop(out, None)
-                row(f"{spec}, {how}", out, {})
+            for how, chosen in (("magnitude", None), ("random", seed)):
+                out = trained.with_suffix(f".{how}.onnx")
+                if not out.exists():
+                    control(dense, out, pattern, chosen)
+                print(table.row(f"{spec}, {how} mask, untrained", out, {}), flush=True)

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from compiler.tools.compiled import Compiled
     from compiler.tools.cpu_session import CpuCompiled
+    from compiler.tools.pruning.session import Pruned
+    from runtime.buckets import BucketProgram
     from runtime.cpu.program import CpuProgram
     from runtime.program import Program
 
-__all__ = ["HpccError", "compile", "load"]
+__all__ = ["HpccError", "compile", "load", "prune"]
 
 AnyPath = str | PathLike[str]
 
@@ -75,15 +77,69 @@ def compile(
     return open_session(options).compile()
 
 
-def load(bundle: AnyPath) -> Program | CpuProgram:
-    """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged."""
+def prune(
+    model: AnyPath,
+    pattern: str | None = None,
+    *,
+    recipe: AnyPath | None = None,
+    target: AnyPath | None = None,
+    method: str | None = None,
+    calibrate: AnyPath | Mapping[str, NDArray[Any]] | None = None,
+    allocate: str = "uniform",
+    scope: Sequence[str] = (),
+    seed: int = 0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    output: AnyPath | None = None,
+) -> Pruned:
+    """Prune an .onnx file without training: the same graph, node for node, with zeros in its weights.
+
+    `pattern` is a specification as for `--pattern`, or `recipe` names a file; `method` is "magnitude", "activation",
+    "second-order" or "random" (None: second-order with data, else magnitude); `calibrate` are arrays by input name (the
+    first axis counts samples) or an .npz file; `allocate` is "uniform" or "global"; `scope` are globs of roles, nodes or
+    initializers. The file is written to `output`, or later by the result's `save`; its `layers` say what was done.
+
+    Raises HpccError, as InputError (a file is at fault) or UsageError (an argument is).
+    """
+    from compiler.tools.pruning.options import PruneOptions
+    from compiler.tools.pruning.session import PruneSession
+
+    options = PruneOptions(
+        str(model),
+        output=None if output is None else str(output),
+        pattern=pattern,
+        recipe=None if recipe is None else str(recipe),
+        target=None if target is None else str(target),
+        method=method,
+        calibrate=calibrate if calibrate is None or isinstance(calibrate, Mapping) else str(calibrate),
+        allocate=allocate,
+        scope=tuple(scope),
+        seed=seed,
+        shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
+        quiet=True,
+        in_memory=True,
+    )
+    pruned = PruneSession(options).run()
+    if output is not None:
+        pruned.save(output)
+    return pruned
+
+
+def load(bundle: AnyPath) -> Program | CpuProgram | BucketProgram:
+    """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged.
+
+    A bundle of several shapes gives a program whose `run` also returns which of them it took.
+    """
     from pathlib import Path
 
+    from runtime.buckets import BucketProgram, is_bucket_bundle
     from runtime.cpu.manifest import is_cpu_bundle
     from runtime.cpu.program import CpuProgram
     from runtime.program import Program
 
-    return (CpuProgram if is_cpu_bundle(Path(bundle)) else Program).load(Path(bundle))
+    path = Path(bundle)
+    if is_bucket_bundle(path):
+        return BucketProgram.load(path)
+    return (CpuProgram if is_cpu_bundle(path) else Program).load(path)
 
 
 def __getattr__(name: str) -> str:

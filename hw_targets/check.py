@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hw_targets.codec import Resolved, expand
 from hw_targets.errors import InputError
-from hw_targets.extents import Extent, layout_of, operand_extents, overlap
+from hw_targets.extents import Extent, layout_of, operand_extents, overlap, transfer_rows
 from hw_targets.isa import SEMAPHORE_MAX, SEMAPHORES, Instruction, Memory, Queue
 
 QUEUES = tuple(Queue)
@@ -58,9 +58,10 @@ def check_expanded(expanded: Sequence[Resolved], semaphores: Sequence[Semaphore]
     clocks: list[Clock] = [[0] * len(QUEUES) for _ in QUEUES]
     for instruction in expanded:
         _check_fields(instruction)
+        _check_rows_apart(instruction)
         clock = _start(instruction, clocks, tokens)
         for region, writes in accesses(instruction):
-            _check_bounds(instruction, region, writes, sizes)
+            _check_bounds(instruction, region, sizes)
             memories[region.memory].touch(instruction, region, writes, clock)
         _finish(instruction, clock, tokens)
 
@@ -159,6 +160,8 @@ def _check_fields(instruction: Resolved) -> None:
             raise _error("HPCC1225", f"{cols} columns do not split into groups of {group}", instruction)
         if "scale" not in instruction.operands:
             raise _error("HPCC1225", "codes without their scale", instruction)
+    if "bias" in instruction.operands and instruction.integer("bias_rows") not in (1, instruction.integer("rows")):
+        raise _error("HPCC1225", "a bias has one row for all, or one for each", instruction)
     if instruction.immediates.get("out_f32") and instruction.integer("activation") not in (0, 3):
         raise _error("HPCC1225", "all activations but relu take the bf16 value, out_f32 does not round it", instruction)
     if instruction.immediates.get("smoothed") and not (instruction.integer("norm") and "codes" in instruction.operands):
@@ -184,22 +187,32 @@ def _check_heads(instruction: Resolved) -> None:
 
 def accesses(instruction: Resolved) -> Iterator[tuple[Extent, bool]]:
     """(region, whether it is written) of every operand, reads first."""
-    function = instruction.function
-    for kind in ("r", "w"):
-        for operand in function.operands:
-            if operand.access == kind and operand.name in instruction.operands:
-                for region in operand_extents(instruction, operand.name):
-                    yield region, kind == "w"
+    present = [operand for operand in instruction.function.operands if operand.name in instruction.operands]
+    for operand in present:
+        if operand.access == "r" or (operand.updates and instruction.integer(operand.updates)):
+            for region in operand_extents(instruction, operand.name):
+                yield region, False
+    for operand in present:
+        if operand.access == "w":
+            for region in operand_extents(instruction, operand.name):
+                yield region, True
 
 
-def _check_bounds(instruction: Resolved, region: Extent, writes: bool, sizes: Mapping[Memory, int]) -> None:
+def _check_rows_apart(instruction: Resolved) -> None:
+    """Rows may overlap where they are read, as windows of a convolution do; not where they are written."""
+    for operand in instruction.function.operands:
+        if operand.access == "w" and operand.name in instruction.operands:
+            pitch = instruction.operands[operand.name].pitch
+            rows, row_bytes = transfer_rows(instruction, operand.name)
+            if rows > 1 and 0 < pitch < row_bytes:
+                raise _error("HPCC1226", f"writes rows of {row_bytes} bytes only {pitch} bytes apart", instruction)
+
+
+def _check_bounds(instruction: Resolved, region: Extent, sizes: Mapping[Memory, int]) -> None:
     size = sizes.get(region.memory, 0)
     if region.start < 0 or region.end > size:
         message = f"bytes {region.start}..{region.end} are outside the {region.memory} memory of {size} bytes"
         raise _error("HPCC1226", message, instruction)
-    if region.rows > 1 and region.pitch < region.row_bytes:
-        verb = "writes" if writes else "reads"
-        raise _error("HPCC1226", f"{verb} rows of {region.row_bytes} bytes only {region.pitch} bytes apart", instruction)
 
 
 # ---- hazards --------------------------------------------------------------------------------------------------------

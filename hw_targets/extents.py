@@ -35,9 +35,13 @@ class Extent(NamedTuple):
 
 
 def extent(memory: Memory, start: int, rows: int, row_bytes: int, pitch: int) -> Extent:
-    """An extent in canonical form: a pitch of 0 and a pitch of a row's bytes are both one packed row."""
+    """An extent in canonical form: a pitch of 0 and a pitch of a row's bytes are both one packed row, and so are rows that
+    overlap."""
     if rows == 1 or pitch in (0, row_bytes):
         return Extent(memory, start, 1, rows * row_bytes, rows * row_bytes)
+    if pitch < row_bytes:
+        length = (rows - 1) * pitch + row_bytes
+        return Extent(memory, start, 1, length, length)
     return Extent(memory, start, rows, row_bytes, pitch)
 
 
@@ -97,6 +101,8 @@ SPECIAL: Mapping[tuple[str, str], Shape] = {
     ("vector.finish", "columns"): lambda i: (column_rows(i), 4 * i.integer("cols")),
     ("vector.embed", "columns"): lambda i: (column_rows(i), 4 * i.integer("cols")),
     ("vector.finish", "out"): lambda i: (i.integer("rows"), i.integer("cols") * (4 if i.integer("out_f32") else 2)),
+    ("vector.softmax", "p"): lambda i: (i.integer("rows") * (1 + i.integer("wide")), i.integer("cols")),
+    ("vector.context", "acc"): lambda i: (i.integer("rows") * (1 + i.integer("wide")), 4 * i.integer("cols")),
     ("vector.embed", "rows_in"): lambda i: (i.integer("rows"), 2 * i.integer("cols")),
 }
 """Operands whose shape depends on more than the names in the table's shape text."""

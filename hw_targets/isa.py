@@ -46,7 +46,8 @@ class Memory(StrEnum):
 class Operand:
     """One operand slot: an address in `memory` (or in `alternative`, if the one-bit immediate `selector` is set).
 
-    `shape` names what lies there, in rows of `pitch` bytes; `access` is "r" or "w".
+    `shape` names what lies there, in rows of `pitch` bytes; `access` is "r" or "w". What is written is read before where
+    the one-bit immediate `updates` is set.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Operand:
     optional: bool = False
     alternative: Memory | None = None
     selector: str = ""
+    updates: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,17 @@ PATTERN = (
 )
 KEPT = Immediate("kept", 32, "unstructured: most values of the whole matrix (0 in the other layouts)")
 CODES_SELECTOR = Immediate("codes_in_weights", 1, "write the codes into the weight memory (K), not the activation memory")
+SCORE_SCALE = Immediate("score_scale", 32, "1 / sqrt(head size)", True)
+CAUSAL = Immediate("causal", 1, "row r attends to columns up to r + cols - rows: the last row to all")
+BIAS_ROWS = Immediate("bias_rows", 16, "rows of the bias: one for all rows or one each; 0 without a bias")
+WIDE = Immediate("wide", 1, "probabilities have two bytes (rows of more than 512 keys)")
+SCORES = (
+    Operand("acc", Memory.ACC, "r", "i32[rows, cols]"),
+    Operand("row_scale", Memory.ACT, "r", "f32[rows] at pitch: scales of q"),
+    Operand("col_scale", Memory.ACT, "r", "f32[cols] at pitch: scales of k"),
+    Operand("mask", Memory.ACT, "r", "u8[cols]: nonzero = attend", True),
+    Operand("bias", Memory.ACT, "r", "f32[bias_rows, cols], added to the scores", True),
+)
 
 
 def _codes(optional: bool) -> Operand:
@@ -201,7 +214,7 @@ FUNCTIONS: tuple[Function, ...] = (
         (
             Operand("x", Memory.ACT, "r", "i8|u8[rows, ins]"),
             Operand("w", Memory.WEIGHTS, "r", "i8[outs, ins] or a compute layout"),
-            Operand("acc", Memory.ACC, "w", "i32[rows, outs]"),
+            Operand("acc", Memory.ACC, "w", "i32[rows, outs]", updates="accumulate"),
         ),
         (
             ROWS,
@@ -211,6 +224,7 @@ FUNCTIONS: tuple[Function, ...] = (
             Immediate("x_unsigned", 1, "x holds u8 (probabilities)"),
             *PATTERN,
             KEPT,
+            Immediate("accumulate", 1, "the sums are added to what acc holds"),
         ),
         "acc[r, o] = sum over i of x[r, i] * w[o, i], exact in int32.",
     ),
@@ -253,33 +267,49 @@ FUNCTIONS: tuple[Function, ...] = (
         0x21,
         Queue.VECTOR,
         (
-            Operand("acc", Memory.ACC, "r", "i32[rows, cols]"),
-            Operand("row_scale", Memory.ACT, "r", "f32[rows] at pitch: scales of q"),
-            Operand("col_scale", Memory.ACT, "r", "f32[cols] at pitch: scales of k"),
-            Operand("mask", Memory.ACT, "r", "u8[cols]: nonzero = attend", True),
-            Operand("p", Memory.ACT, "w", "u8[rows, cols]"),
-            Operand("l", Memory.ACT, "w", "i32[rows]"),
+            *SCORES,
+            Operand("maximum", Memory.ACT, "r", "f32[rows]: of the whole rows, of which these columns are a part", True),
+            Operand("p", Memory.ACT, "w", "u8[rows, cols]; wide: rows of high bytes, then rows of low ones"),
+            Operand("l", Memory.ACT, "w", "i32[rows]", updates="continued"),
         ),
         (
             ROWS,
             COLS,
-            Immediate("score_scale", 32, "1 / sqrt(head size)", True),
-            Immediate("causal", 1, "row r attends to columns up to r + cols - rows: the last row to all"),
+            SCORE_SCALE,
+            CAUSAL,
+            BIAS_ROWS,
+            WIDE,
+            Immediate("continued", 1, "the sums are added to what l holds"),
         ),
-        "Scores to uint8 probabilities and their integer row sums.",
+        "Scores to probabilities and their integer row sums.",
+    ),
+    Function(
+        "vector.maximum",
+        0x2A,
+        Queue.VECTOR,
+        (*SCORES, Operand("maximum", Memory.ACT, "w", "f32[rows]", updates="continued")),
+        (
+            ROWS,
+            COLS,
+            SCORE_SCALE,
+            CAUSAL,
+            BIAS_ROWS,
+            Immediate("continued", 1, "maximum already holds that of others"),
+        ),
+        "The row maxima of scores, for rows whose columns do not all lie on chip.",
     ),
     Function(
         "vector.context",
         0x22,
         Queue.VECTOR,
         (
-            Operand("acc", Memory.ACC, "r", "i32[rows, cols]"),
+            Operand("acc", Memory.ACC, "r", "i32[rows, cols]; wide: rows of high sums, then rows of low ones"),
             Operand("l", Memory.ACT, "r", "i32[rows]"),
             Operand("v_scale", Memory.ACT, "r", "f32[1]"),
             Operand("out", Memory.ACT, "w", "bf16[rows, cols]"),
         ),
-        (ROWS, COLS),
-        "out = bf16(f32(acc) * (v_scale / f32(l))); a row with l = 0 gives 0.",
+        (ROWS, COLS, WIDE),
+        "out = bf16(f32(acc) * (v_scale / f32(l))), wide f32(high) * 256 + f32(low); a row with l = 0 gives 0.",
     ),
     Function(
         "vector.quantize",
@@ -300,11 +330,26 @@ FUNCTIONS: tuple[Function, ...] = (
         (
             Operand("x", Memory.ACT, "r", "bf16[rows, cols]"),
             Operand("mask", Memory.ACT, "r", "u8[rows]: nonzero = counts for the absmax", True),
-            Operand("codes", Memory.WEIGHTS, "w", "i8[cols, rows] (through the transposer)"),
+            Operand("absmax", Memory.ACT, "r", "f32[1]: that of all rows, of which these are a part", True),
+            Operand(
+                "codes", Memory.WEIGHTS, "w", "i8[cols, rows] (through the transposer)", False, Memory.ACT, "codes_in_act"
+            ),
             Operand("scale", Memory.ACT, "w", "f32[1]"),
         ),
-        (ROWS, COLS),
+        (ROWS, COLS, Immediate("codes_in_act", 1, "write the codes into the activation memory, to be stored")),
         "Quantise V of one sequence and head: one scale over the unmasked rows, codes transposed into the weight memory.",
+    ),
+    Function(
+        "vector.absmax",
+        0x2B,
+        Queue.VECTOR,
+        (
+            Operand("x", Memory.ACT, "r", "bf16[rows, cols]"),
+            Operand("mask", Memory.ACT, "r", "u8[rows]: nonzero = counts", True),
+            Operand("absmax", Memory.ACT, "w", "f32[1]", updates="continued"),
+        ),
+        (ROWS, COLS, Immediate("continued", 1, "the largest of these and of what absmax holds")),
+        "The largest magnitude of the unmasked rows, for V of which not all rows lie on chip.",
     ),
     Function(
         "vector.embed",

@@ -115,6 +115,7 @@ def _operand_row(slot: int, operand: Operand) -> str:
     if operand.alternative is not None:
         memory += f"; {operand.alternative} with `{operand.selector}`"
     access = ("read" if operand.access == "r" else "written") + (", optional" if operand.optional else "")
+    access += f"; read first with `{operand.updates}`" if operand.updates else ""
     shape = operand.shape.replace("|", "\\|")
     return f"| {slot} | {operand.name} | {memory} | {access} | {shape} |"
 

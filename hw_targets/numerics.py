@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
 I32 = NDArray[np.int32]
 AnyArray = NDArray[Any]
 
@@ -28,14 +29,19 @@ TINY = np.float32(2.0**-126)
 ABSMAX_FLOOR = np.float32(2.0**-100)
 """A group whose absolute maximum is below this counts as all zero."""
 CODE_MAX = 127
-MAX_KEYS = 512
-"""Keys of one softmax row: with more of them a uint8 probability rounds too much of the mass away."""
+NARROW_KEYS = 512
+"""Keys of one softmax row up to which a probability is one byte: with more of them too much of the mass rounds away."""
+MAX_KEYS = 32768
+"""Keys of one softmax row up to which the integer sum of two-byte probabilities fits an int32."""
 GRID = np.float32(2.0**-103)
 """Sums of numbers that are each 0 or at least this large are multiples of 2^-126: no sum of them needs a flush."""
 
 _BF16_MAX = np.float32(3.3895313892515355e38)
 _LOG2E_256 = np.uint32(0x43B8AA3B).view(np.float32)
 _T_MAX = 4095
+"""Where the exponential of one byte ends: p = 0."""
+_T_MAX_WIDE = 4352
+"""Where that of two bytes ends: 2^-17 of the row's largest, p = 0."""
 
 
 # ---- rounding -------------------------------------------------------------------------------------------------------
@@ -147,15 +153,24 @@ def quantize_rows(x: AnyArray, group: int, smooth: AnyArray | None = None) -> tu
     return codes.reshape(rows, cols), scale[:, :, 0]
 
 
-def quantize_columns(x: AnyArray, mask: AnyArray | None = None) -> tuple[I8, np.float32]:
-    """int8 codes [R, C] and the one scale of bf16 values [R, C]; the absmax is taken over the unmasked rows.
+def columns_absmax(x: AnyArray, mask: AnyArray | None = None) -> np.float32:
+    """The largest magnitude of bf16 values [R, C] in the unmasked rows; 0 if there is none."""
+    source = _finite(np.asarray(x, dtype=np.float32))
+    seen = source if mask is None else source[np.asarray(mask) != 0]
+    return np.float32(np.abs(seen).max(initial=np.float32(0)))
+
+
+def quantize_columns(
+    x: AnyArray, mask: AnyArray | None = None, absmax: AnyArray | np.float32 | None = None
+) -> tuple[I8, np.float32]:
+    """int8 codes [R, C] and the one scale of bf16 values [R, C]; the absmax is taken over the unmasked rows, unless it is
+    given because there are more rows than these.
 
     Masked rows get codes as well (clipped: they may exceed the absmax); if all rows are masked, 0 and scale 1.
     """
+    largest = columns_absmax(x, mask) if absmax is None else absmax
     source = _finite(np.asarray(x, dtype=np.float32))
-    seen = source if mask is None else source[np.asarray(mask) != 0]
-    absmax = np.abs(seen).max(initial=np.float32(0))
-    codes, scale = _codes(source, np.asarray(absmax, np.float32).reshape(1, 1))
+    codes, scale = _codes(source, np.asarray(largest, np.float32).reshape(1, 1))
     return codes, np.float32(scale[0, 0])
 
 
@@ -236,9 +251,73 @@ def layer_norm(y: AnyArray, gamma: AnyArray, beta: AnyArray, eps: float) -> F32:
         return bf16(centred)
 
 
-def _reach(rows: int, cols: int) -> NDArray[np.bool_]:
-    """[R, C]: which columns each row of a causal block sees."""
-    return np.tri(rows, cols, cols - rows, dtype=np.bool_)
+def attended_columns(shape: tuple[int, ...], mask: AnyArray | None, *, causal: bool) -> NDArray[np.bool_] | None:
+    """Which columns each row attends to: [C], [R, C] if `causal`, None if all do. Column c of row r is causally masked
+    where c > r + C - R, so that the last row sees all columns."""
+    attended = None if mask is None else np.asarray(mask) != 0
+    if not causal:
+        return attended
+    rows, cols = shape
+    reach = np.tri(rows, cols, cols - rows, dtype=np.bool_)
+    return reach if attended is None else reach & attended
+
+
+def scores(acc: AnyArray, q_scale: AnyArray, k_scale: AnyArray, score_scale: float, additive: AnyArray | None = None) -> F32:
+    """s = (f32(acc) * q_scale) * (k_scale * score_scale) (+ additive), fp32 [R, C] of score sums acc i32 [R, C].
+
+    `additive` broadcasts to [R, C]. Nothing is flushed: it could only move a difference that rounds to T = 0 anyway.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        s = np.asarray(acc, np.int32).astype(np.float32)
+        s *= np.asarray(q_scale, np.float32)[:, None]
+        s *= np.asarray(k_scale, np.float32) * np.float32(score_scale)
+        if additive is not None:
+            s += np.asarray(additive, np.float32)
+    return s
+
+
+def row_maximum(s: F32, attended: NDArray[np.bool_] | None = None, start: AnyArray | None = None) -> F32:
+    """The maximum [R] of scores [R, C] over the attended columns and of `start` [R]; -inf where there is nothing."""
+    with np.errstate(invalid="ignore"):
+        if attended is not None and attended.ndim == 2:
+            maximum = s.max(axis=1, initial=-np.inf, where=attended)
+        else:
+            maximum = (s if attended is None else s[:, attended]).max(axis=1, initial=-np.inf)
+        return maximum if start is None else np.maximum(maximum, start)
+
+
+def _steps(s: F32, maximum: F32, most: int) -> NDArray[np.intp]:
+    """T = min(max(rne((m - s) * 256 log2 e), 0), most); `s` is overwritten."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        distance = np.subtract(maximum[:, None], s, out=s)
+        distance *= _LOG2E_256
+        np.rint(distance, out=distance)
+        np.fmin(distance, np.float32(most), out=distance)
+        # A masked score above the maximum gives a negative distance; its p is zeroed afterwards. Where the maximum is
+        # not finite every distance is infinite or NaN, and fmin has made it `most`, whose p is 0.
+        np.maximum(distance, np.float32(0), out=distance)
+    return distance.astype(np.intp)
+
+
+def probabilities(s: F32, maximum: F32, attended: NDArray[np.bool_] | None = None) -> U8:
+    """p = round(255 * 2^(-T/256)) of scores [R, C], which are overwritten, and their row maxima [R]; 0 where masked."""
+    p = _narrow_table()[_steps(s, maximum, _T_MAX)]
+    if attended is not None:
+        p *= attended
+    return p
+
+
+def wide_probabilities(s: F32, maximum: F32, attended: NDArray[np.bool_] | None = None) -> U16:
+    """p = round(65280 * 2^(-T/256)) of scores [R, C], which are overwritten, and their row maxima [R]; 0 where masked."""
+    p = _wide_table()[_steps(s, maximum, _T_MAX_WIDE)]
+    if attended is not None:
+        p *= attended
+    return p
+
+
+def high_and_low(p: U16) -> U8:
+    """Both bytes of two-byte probabilities [R, C]: all high bytes, then all low ones, u8 [2 R, C]."""
+    return np.concatenate([p >> np.uint16(8), p & np.uint16(255)]).astype(np.uint8)
 
 
 def softmax(
@@ -251,48 +330,38 @@ def softmax(
     *,
     causal: bool = False,
 ) -> tuple[U8, I32]:
-    """uint8 probabilities p [R, C] and their integer row sums l [R] from scores acc i32 [R, C].
+    """Probabilities of score sums acc i32 [R, C] and their integer row sums l [R].
 
-    s = (f32(acc) * q_scale) * (k_scale * score_scale) (+ additive [R, C]); masked columns (mask [C] = 0) have p = 0
-    and do not enter the row maximum m. T = min(rne((m - s) * 256 log2 e), 4095), p = round(255 * 2^(-T/256)). A row
-    whose maximum is not finite has p = 0 everywhere. `causal` masks column c of row r where c > r + C - R, so that the last
-    row sees all columns. Raises ValueError for more than MAX_KEYS columns.
+    Up to NARROW_KEYS columns p is u8 [R, C]; above it has two bytes, and `high_and_low` of them is returned. Masked
+    columns (mask [C] = 0, and the future if `causal`) have p = 0 and do not enter the row maximum. A row whose maximum is
+    not finite has p = 0 everywhere. Raises ValueError for more than MAX_KEYS columns.
     """
-    if acc.shape[-1] > MAX_KEYS:
-        raise ValueError(f"a softmax row of {acc.shape[-1]} keys exceeds {MAX_KEYS}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        scores = np.asarray(acc, np.int32).astype(np.float32)
-        scores *= np.asarray(q_scale, np.float32)[:, None]
-        scores *= np.asarray(k_scale, np.float32) * np.float32(score_scale)
-        if additive is not None:
-            scores += np.asarray(additive, np.float32)
-        attended = None if mask is None else np.asarray(mask) != 0
-        if causal:
-            seen = _reach(*acc.shape)
-            attended = seen if attended is None else seen & attended
-            maximum = scores.max(axis=1, initial=-np.inf, where=attended)
-        else:
-            maximum = (scores if attended is None else scores[:, attended]).max(axis=1, initial=-np.inf)
-        # No flush above: it could only move a difference that rounds to T = 0 anyway.
-        distance = np.subtract(maximum[:, None], scores, out=scores)
-        distance *= _LOG2E_256
-        np.rint(distance, out=distance)
-        np.fmin(distance, np.float32(_T_MAX), out=distance)
-        # A masked score above the maximum gives a negative distance; its p is zeroed below. Where the maximum is not
-        # finite every distance is infinite or NaN, and fmin has made it T_MAX, whose p is 0.
-        np.maximum(distance, np.float32(0), out=distance)
-    p = _probabilities()[distance.astype(np.intp)]
-    if attended is not None:
-        p *= attended
-    return p, p.sum(axis=1, dtype=np.int32)
+    keys = acc.shape[-1]
+    if keys > MAX_KEYS:
+        raise ValueError(f"a softmax row of {keys} keys exceeds {MAX_KEYS}")
+    s = scores(acc, q_scale, k_scale, score_scale, additive)
+    attended = attended_columns(acc.shape, mask, causal=causal)
+    maximum = row_maximum(s, attended)
+    if keys <= NARROW_KEYS:
+        p = probabilities(s, maximum, attended)
+        return p, p.sum(axis=1, dtype=np.int32)
+    wide = wide_probabilities(s, maximum, attended)
+    return high_and_low(wide), wide.sum(axis=1, dtype=np.int32)
 
 
 def context(acc: AnyArray, row_sum: AnyArray, v_scale: AnyArray | np.float32 | float) -> F32:
-    """bf16 [R, C] = f32(acc) * (v_scale / f32(row_sum)); a row with sum 0 gives +0."""
+    """bf16 [R, C] = total * (v_scale / f32(row_sum)); a row with sum 0 gives +0.
+
+    acc is i32 [R, C], and total f32 of it; or [2 R, C], the sums of the high and of the low bytes of probabilities, and
+    total = f32(high) * 256 + f32(low).
+    """
     sums = np.asarray(row_sum, np.int32)
     live = sums > 0
     factor = np.where(live, np.float32(v_scale) / np.where(live, sums, 1).astype(np.float32), np.float32(0))
-    return bf16(np.asarray(acc, np.int32).astype(np.float32) * factor.astype(np.float32)[:, None])
+    total = np.asarray(acc, np.int32).astype(np.float32)
+    if len(total) != len(sums):
+        total = total[: len(sums)] * np.float32(256) + total[len(sums) :]
+    return bf16(total * ftz(factor)[:, None])
 
 
 def embed(rows: AnyArray) -> F32:
@@ -529,9 +598,18 @@ def exp2_table() -> NDArray[np.uint16]:
 
 
 @cache
-def _probabilities() -> U8:
+def _narrow_table() -> U8:
     """p for every T in 0..4095: (E[T mod 256] + 2^(i + 7)) >> (i + 8), i = T div 256."""
     t = np.arange(_T_MAX + 1)
     shift = t >> 8
     entry = exp2_table()[t & 255].astype(np.int64)
     return ((entry + (1 << (shift + 7))) >> (shift + 8)).astype(np.uint8)
+
+
+@cache
+def _wide_table() -> U16:
+    """p for every T in 0..4352: (2 E[T mod 256] + 2^i) >> (i + 1), i = T div 256."""
+    t = np.arange(_T_MAX_WIDE + 1)
+    shift = t >> 8
+    entry = exp2_table()[t & 255].astype(np.int64)
+    return ((2 * entry + (1 << shift)) >> (shift + 1)).astype(np.uint16)

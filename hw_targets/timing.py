@@ -112,9 +112,11 @@ def matrix_macs(instruction: Resolved) -> tuple[int, int]:
 PASSES: Mapping[str, int] = {
     "vector.finish": 1,
     "vector.softmax": 2,
+    "vector.maximum": 1,
     "vector.context": 1,
     "vector.quantize": 2,
     "vector.quantize_columns": 2,
+    "vector.absmax": 1,
     "vector.embed": 0,
     "vector.pool": 1,
     "vector.heads": 1,
@@ -124,7 +126,10 @@ NORM_PASSES: Sequence[int] = (0, 2, 1)
 
 """Passes of every element through a lane: softmax maximum and exponentials, quantise absmax and codes. `passes` adds
 the fused parts: a layer norm is two more, an RMS norm one, a gate one (a lane multiplies once more), a rotation one (for the
-pair's other half), fused codes one (their absmax rides on the pass before), an embedding one per table."""
+pair's other half), fused codes one (their absmax rides on the pass before), an embedding one per table, a second
+accumulator one; a maximum or absmax that is given saves its pass."""
+GIVEN: Mapping[str, str] = {"vector.softmax": "maximum", "vector.quantize_columns": "absmax"}
+"""Operands that an earlier instruction has found, where this one would have to look first."""
 
 
 def passes(instruction: Resolved) -> int:
@@ -138,6 +143,10 @@ def passes(instruction: Resolved) -> int:
         extra = sum(name in instruction.operands for name in ("columns", "table", "codes"))
     if instruction.name == "vector.embed":
         extra += instruction.integer("tables")
+    if instruction.name == "vector.context":
+        extra = instruction.integer("wide")
+    if GIVEN.get(instruction.name) in instruction.operands:
+        extra = -1
     return PASSES[instruction.name] + extra
 
 
@@ -174,7 +183,7 @@ def vector_cost(instruction: Resolved, array: Accelerator) -> Cost:
     levels = (array.lanes - 1).bit_length()
     sums = _float_sums(instruction)
     norms = int(sums > 0 and instruction.name != "vector.pool")
-    maxima = "codes" in instruction.operands or instruction.name == "vector.softmax"
+    maxima = "codes" in instruction.operands or instruction.name in ("vector.softmax", "vector.maximum", "vector.absmax")
     latency = VECTOR_FILL + levels * (TREE_STAGE * sums + MAX_STAGE * maxima) + DIVIDE * (norms + (scalars > 0))
     return Cost(busy, latency)
 

@@ -190,6 +190,15 @@ def save_bundle(bundle: Bundle, path: Path, extras: Mapping[str, str | bytes] | 
     The folder is built beside its place and renamed; an older bundle is replaced, anything else is an InputError and
     stays. Returns the manifest as written, with digests.
     """
+    manifest, files = bundle_files(bundle)
+    for name, data in (extras or {}).items():
+        files[name] = data.encode() if isinstance(data, str) else data
+    _write_folder(path, files)
+    return manifest
+
+
+def bundle_files(bundle: Bundle) -> tuple[Manifest, dict[str, bytes | memoryview]]:
+    """The files of a checked bundle by name, and its manifest as written, with digests. Raises InputError."""
     bundle.check()
     program = encode(bundle.instructions)
     files: dict[str, bytes | memoryview] = {
@@ -202,10 +211,7 @@ def save_bundle(bundle: Bundle, path: Path, extras: Mapping[str, str | bytes] | 
     manifest = bundle.manifest.model_copy(update={"digests": digests})
     manifest = manifest.model_copy(update={"digest": _own_digest(manifest)})
     files[MANIFEST] = manifest.text().encode()
-    for name, data in (extras or {}).items():
-        files[name] = data.encode() if isinstance(data, str) else data
-    _write_folder(path, files)
-    return manifest
+    return manifest, files
 
 
 def add_file(path: Path, name: str, data: str | bytes) -> None:
@@ -332,8 +338,9 @@ def load_bundle(path: Path) -> Bundle:
     for name in manifest.digests:  # nothing else is read: a name could lead anywhere
         if name not in files:
             raise _error(f"a digest of {name!r}, which is no file of this bundle", str(path / MANIFEST))
-    weights = _map_weights(path)
-    _check_digest(path, WEIGHTS, weights.data, manifest)
+    holder = weights_folder(path)
+    weights = _map_weights(holder)
+    _check_digest(holder, WEIGHTS, weights.data, manifest)
     texts = {name: _read(path, name) for name in files if name != WEIGHTS}
     for name, data in texts.items():
         _check_digest(path, name, data, manifest)
@@ -351,6 +358,18 @@ def load_bundle(path: Path) -> Bundle:
     if _own_digest(manifest) != manifest.digest:
         raise _edited(path / MANIFEST)
     return bundle
+
+
+BUCKETS = "buckets"
+"""The folder of a bundle of several shapes that holds one bundle for each; they share the weights beside it."""
+
+
+def weights_folder(path: Path) -> Path:
+    """Where the weights of a bundle lie: in itself, or for one of several shapes in the bundle of all of them."""
+    shared = path.resolve().parent
+    if not (path / WEIGHTS).exists() and shared.name == BUCKETS and (shared.parent / WEIGHTS).is_file():
+        return shared.parent
+    return path
 
 
 def _read(path: Path, name: str) -> bytes:

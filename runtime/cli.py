@@ -90,6 +90,7 @@ def _guarded(parser: Parser, command: Callable[[argparse.Namespace], None], argu
 
 
 def _run(options: argparse.Namespace) -> None:
+    from runtime.buckets import is_bucket_bundle
     from runtime.cpu.manifest import is_cpu_bundle
 
     if options.repeat < 1:
@@ -98,6 +99,8 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError("HPCC2601", f"--threads {options.threads} is negative")
     if is_cpu_bundle(options.bundle):
         _run_cpu(options)
+    elif is_bucket_bundle(options.bundle):
+        _run_buckets(options)
     else:
         _run_simulated(options)
 
@@ -129,7 +132,11 @@ def _run_values(program: Program, options: argparse.Namespace, report: dict[str,
     else:
         inputs = read_npz(options.inputs)
         report["inputs"] = str(options.inputs)
-    results = [program.run(inputs) for _ in range(options.repeat)]
+    _tell(program, [program.run(inputs) for _ in range(options.repeat)], options, report)
+
+
+def _tell(program: Program, results: Sequence[RunResult], options: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Fill in what the runs gave, and write the outputs of the first."""
     report["outputs"] = {name: list(array.shape) for name, array in results[0].outputs.items()}
     report["batches"] = results[0].batches
     report["simulate_seconds"] = statistics.median(result.simulate_seconds for result in results)
@@ -137,6 +144,38 @@ def _run_values(program: Program, options: argparse.Namespace, report: dict[str,
     if options.output is not None:
         write_npz(options.output, results[0].outputs)
         report["written"] = str(options.output)
+
+
+def _run_buckets(options: argparse.Namespace) -> None:
+    """Run in the smallest shape that holds the inputs; without any, in the largest."""
+    from runtime.buckets import BucketProgram
+
+    start = time.perf_counter()
+    program = BucketProgram.load(options.bundle, threads=options.threads)
+    if options.inputs is None:
+        entry, inputs = program.largest, None
+    else:
+        inputs = read_npz(options.inputs)
+        entry = program.choose(inputs)
+    chosen = program.program(entry.name)
+    report: dict[str, Any] = {
+        "bundle": str(options.bundle),
+        "model": program.manifest.model,
+        "target": program.manifest.target,
+        "bucket": entry.name,
+        "buckets": [bucket.name for bucket in program.manifest.buckets],
+        "load_seconds": time.perf_counter() - start,
+        "cycles": chosen.timing().total,
+        "accelerator_ms": chosen.accelerator_ms,
+        "transfer_ms": chosen.transfer_ms,
+    }
+    if not options.timing_only:
+        if inputs is None:
+            inputs = made_up_inputs(chosen)
+            print(f"note: no --inputs: made up {', '.join(inputs)} from names and types", file=sys.stderr)
+        report["inputs"] = "made up" if options.inputs is None else str(options.inputs)
+        _tell(chosen, [program.run(inputs)[1] for _ in range(options.repeat)], options, report)
+    print(json.dumps(report, indent=1) if options.json else _summary(report))
 
 
 def _run_cpu(options: argparse.Namespace) -> None:
@@ -206,8 +245,9 @@ def _latency(program: Program, results: Sequence[RunResult]) -> dict[str, float]
 
 
 def _summary(report: dict[str, Any]) -> str:
+    bucket = f", bucket {report['bucket']} of {', '.join(report['buckets'])}" if "bucket" in report else ""
     lines = [
-        f"{report['model']} on {report['target']}",
+        f"{report['model']} on {report['target']}{bucket}",
         f"  accelerator {report['accelerator_ms']:.4f} ms ({report['cycles']:,} cycles, simulated)",
         f"  transfer    {report['transfer_ms']:.4f} ms (from the link's bandwidth)",
     ]
@@ -325,13 +365,30 @@ def _objdump(options: argparse.Namespace) -> None:
     _dump(options)
 
 
+def bucket_sections(path: Path) -> str:
+    """The shapes of a bundle of several, and where each lies, as text."""
+    from runtime.buckets import parse_bucket_manifest
+    from runtime.bundle import BUCKETS
+
+    manifest = parse_bucket_manifest(path)
+    lines = [f"model {manifest.model}, target {manifest.target}", "buckets, on one weights.bin:"]
+    for entry in manifest.buckets:
+        shapes = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in entry.shapes.items())
+        lines.append(f"  {path / BUCKETS / entry.name}: {shapes}")
+    return "\n".join(lines)
+
+
 def _dump(options: argparse.Namespace) -> None:
     from hw_targets.asm import disassemble
+    from runtime.buckets import is_bucket_bundle
     from runtime.bundle import load_bundle
     from runtime.cpu.manifest import is_cpu_bundle
 
     if is_cpu_bundle(options.bundle):
         print(cpu_sections(options.bundle))
+        return
+    if is_bucket_bundle(options.bundle):
+        print(bucket_sections(options.bundle))
         return
     bundle = load_bundle(options.bundle)
     if options.sections:

@@ -32,7 +32,9 @@ IMAGE = {
     "patch_size": 8,
 }
 GPT2 = {"vocab_size": 1000, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
-LLAMA = {**TEXT, "num_key_value_heads": 2, "max_position_embeddings": 64}
+OPT = {"vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 128}
+LLAMA = {**TEXT, "num_key_value_heads": 2, "max_position_embeddings": 64, "use_cache": False}
+NEOX = {**TEXT, "max_position_embeddings": 64, "use_cache": False}
 WHISPER = {
     "num_mel_bins": 16,
     "d_model": 64,
@@ -88,8 +90,23 @@ FAMILIES: dict[str, Family] = {
     "dinov2": Family(_text("Dinov2Model", "Dinov2Config", **IMAGE, mlp_ratio=2), PIXELS, "last_hidden_state"),
     "dinov2-cls": Family(_text("Dinov2ForImageClassification", "Dinov2Config", **IMAGE, mlp_ratio=2), PIXELS, "logits"),
     "clip-vision": Family(_text("CLIPVisionModel", "CLIPVisionConfig", **IMAGE), PIXELS, "last_hidden_state"),
-    "gpt2": Family(_text("GPT2LMHeadModel", "GPT2Config", **GPT2, use_cache=False), ("input_ids",), "logits"),
-    "llama": Family(_text("LlamaForCausalLM", "LlamaConfig", **LLAMA, use_cache=False), ("input_ids",), "logits"),
+    "gpt2": Family(_text("GPT2LMHeadModel", "GPT2Config", **GPT2, use_cache=False), IDS, "logits"),
+    "llama": Family(_text("LlamaForCausalLM", "LlamaConfig", **LLAMA), IDS, "logits"),
+    "llama-tied": Family(_text("LlamaForCausalLM", "LlamaConfig", **LLAMA, tie_word_embeddings=True), IDS, "logits"),
+    "llama-ids": Family(_text("LlamaForCausalLM", "LlamaConfig", **LLAMA), ("input_ids",), "logits"),
+    "mistral": Family(_text("MistralForCausalLM", "MistralConfig", **LLAMA, sliding_window=None), IDS, "logits"),
+    "qwen2": Family(_text("Qwen2ForCausalLM", "Qwen2Config", **LLAMA), IDS, "logits"),
+    "qwen3": Family(_text("Qwen3ForCausalLM", "Qwen3Config", **LLAMA, head_dim=32), IDS, "logits"),
+    "gpt-neox": Family(_text("GPTNeoXForCausalLM", "GPTNeoXConfig", **NEOX), IDS, "logits"),
+    "opt": Family(
+        _text("OPTForCausalLM", "OPTConfig", **OPT, max_position_embeddings=64, word_embed_proj_dim=64, use_cache=False),
+        IDS,
+        "logits",
+    ),
+    "phi": Family(_text("PhiForCausalLM", "PhiConfig", **NEOX), IDS, "logits"),
+    "phi3": Family(_text("Phi3ForCausalLM", "Phi3Config", **LLAMA, pad_token_id=0), IDS, "logits"),
+    "gemma": Family(_text("GemmaForCausalLM", "GemmaConfig", **LLAMA, head_dim=16), IDS, "logits"),
+    "cohere": Family(_text("CohereForCausalLM", "CohereConfig", **LLAMA), IDS, "logits"),
     "whisper-encoder": Family(
         lambda attention: hf.WhisperModel(hf.WhisperConfig(**WHISPER, attn_implementation=attention)).get_encoder(),  # pyright: ignore
         ("input_features",),

@@ -31,7 +31,8 @@ class Encoder:
     seed: int = 0
     opset: int = 18
     token_types: Literal["input", "constant", "none"] = "input"
-    position: Literal["lookup", "folded"] = "lookup"
+    position: Literal["lookup", "folded", "sliced"] = "lookup"
+    """Sliced by the input's own length, as in a model that takes any: its reshapes then copy batch and tokens."""
     head: Literal["none", "mean", "pooler", "classifier"] = "none"
     layer_norm: Literal["op", "decomposed", "reciprocal"] = "op"
     gelu: Literal["torchscript", "dynamo", "half_first", "op", "relu", "tanh", "tanh_cubed", "op_tanh", "quick", "silu"] = (
@@ -229,7 +230,8 @@ class GraphBuilder:
 
     def split(self, x: str, perm: Sequence[int]) -> str:
         b, s, spec = self.batch, self.tokens, self.spec
-        return self.op("Transpose", [self.reshape(x, b, s, spec.heads, spec.width)], perm=list(perm))
+        lead = (0, 0) if spec.position == "sliced" else (b, s)
+        return self.op("Transpose", [self.reshape(x, *lead, spec.heads, spec.width)], perm=list(perm))
 
     def fused_projections(self, x: str, name: str) -> tuple[str, str, str]:
         """One linear for q, k and v of the separate ones' numbers; [b, h, s, d] each."""
@@ -289,7 +291,8 @@ class GraphBuilder:
             context = self.reshape(self.op("MatMul", [p, self.reshape(v4, b * h, s, d)], name), b, h, s, d)
         else:
             context = self.op("MatMul", [p, v4], name)
-        merged = self.reshape(self.op("Transpose", [context], name, perm=[0, 2, 1, 3]), b, s, spec.hidden)
+        lead = (0, 0) if spec.position == "sliced" else (b, s)
+        merged = self.reshape(self.op("Transpose", [context], name, perm=[0, 2, 1, 3]), *lead, spec.hidden)
         return self.linear(merged, f"{name}.output", spec.hidden, spec.hidden)
 
     # ---- the model ----------------------------------------------------------------------------------------------
@@ -310,6 +313,13 @@ class GraphBuilder:
         if spec.token_types != "none":
             ids = "token_type_ids" if spec.token_types == "input" else self.constant(np.zeros((self.batch, s)), np.int64)
             total = self.op("Add", [total, self.op("Gather", [types, ids], "embeddings")], "embeddings")
+        if spec.position == "sliced":
+            shape = self.op("Shape", ["input_ids"], "embeddings")
+            length = self.op("Gather", [shape, self.constant([1], np.int64)], "embeddings")
+            buffer = self.constant(np.arange(spec.positions)[None], np.int64)
+            begin, axis = self.constant([0], np.int64), self.constant([1], np.int64)
+            ids = self.op("Slice", [buffer, begin, length, axis], "embeddings")
+            return self.op("Add", [total, self.op("Gather", [positions, ids], "embeddings")], "embeddings")
         if spec.position == "folded":
             rows = self.constant(self.stored(positions)[None, :s])
             return self.op("Add", [total, rows], "embeddings")
@@ -372,7 +382,12 @@ def build(spec: Encoder, batch: int, tokens: int, *, symbolic: bool = False) -> 
         graph.nodes,
         "encoder",
         [helper.make_tensor_value_info(name, TensorProto.INT64, dims) for name in inputs_of(spec)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
+        [
+            helper.make_tensor_value_info(
+                name, TensorProto.FLOAT, [*dims, *shape[2:]] if spec.position == "sliced" else shape
+            )
+            for name, shape in outputs
+        ],
         graph.weights,
     )
     opset = max(spec.opset, 20) if spec.gelu in ("op", "op_tanh") else spec.opset

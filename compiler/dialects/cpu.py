@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from xdsl.dialects.builtin import FloatAttr, IntAttr, IntegerAttr, StringAttr, f32
+from xdsl.dialects.builtin import FloatAttr, IntAttr, IntegerAttr, StringAttr, UnitAttr, f32
 from xdsl.dialects.utils import EnumAttribute
 from xdsl.ir import Attribute, Dialect, ParametrizedAttribute, SpacedOpaqueSyntaxAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import (
@@ -225,7 +225,8 @@ class LinearOp(IRDLOperation):
 
 @irdl_op_definition
 class AttentionOp(IRDLOperation):
-    """softmax(scale q k^T) v per head; the mask is a model input [batch, keys], nonzero = attend."""
+    """softmax(scale q k^T) v per head; the mask is a model input [batch, keys], nonzero = attend. `heads` of q share
+    `groups` of k and v, neighbours one; a `causal` query attends to no key behind it."""
 
     name = "hpcc_cpu.attention"
     q = operand_def(AnyBuffer)
@@ -234,11 +235,13 @@ class AttentionOp(IRDLOperation):
     mask = opt_operand_def(AnyTensor)
     role = prop_def(StringAttr)
     heads = prop_def(IntegerAttr)
+    groups = prop_def(IntegerAttr)
+    causal = opt_prop_def(UnitAttr)
     scale = prop_def(FloatAttr)
     result = result_def(AnyBuffer)
     traits = traits_def(Pure())
     assembly_format = (
-        "$role $q `,` $k `,` $v (`mask` $mask^)? `heads` $heads `scale` $scale attr-dict"
+        "$role $q `,` $k `,` $v (`mask` $mask^)? (`causal` $causal^)? `heads` $heads `over` $groups `scale` $scale attr-dict"
         " `:` type($q) `,` type($k) `,` type($v) (`mask` type($mask)^)? `->` type($result)"
     )
 
@@ -253,15 +256,26 @@ class AttentionOp(IRDLOperation):
         *,
         heads: int,
         scale: float,
+        groups: int,
+        causal: bool,
     ) -> None:
-        properties = {"role": StringAttr(role), "heads": IntegerAttr(heads, 64), "scale": FloatAttr(scale, f32)}
+        properties = {
+            "role": StringAttr(role),
+            "heads": IntegerAttr(heads, 64),
+            "groups": IntegerAttr(groups, 64),
+            "scale": FloatAttr(scale, f32),
+            "causal": UnitAttr() if causal else None,
+        }
         super().__init__(operands=[q, k, v, mask], properties=properties, result_types=[type])
 
     def verify_(self) -> None:
         if any(buffer_of(value).per.data != TOKENS for value in (self.q, self.k, self.v, self.result)):
             raise VerifyException("attention works on tokens")
-        if features_of(self.q) % self.heads.value.data:
+        heads, groups = self.heads.value.data, self.groups.value.data
+        if features_of(self.q) % heads:
             raise VerifyException("the features do not split into heads")
+        if heads % groups or any(features_of(value) * heads != features_of(self.q) * groups for value in (self.k, self.v)):
+            raise VerifyException("the heads of k and v are not shared by those of q")
 
 
 @irdl_op_definition
@@ -287,19 +301,74 @@ class LayerNormOp(IRDLOperation):
 
 
 @irdl_op_definition
+class RmsNormOp(IRDLOperation):
+    """RMS normalisation in groups of len(gamma) features: of whole tokens, or of every head."""
+
+    name = "hpcc_cpu.rms_norm"
+    x = operand_def(AnyBuffer)
+    gamma = operand_def(AnyTensor)
+    eps = prop_def(FloatAttr)
+    result = result_def(AnyBuffer)
+    traits = traits_def(Pure())
+    assembly_format = "$x `,` $gamma `eps` $eps attr-dict `:` type($x) `,` type($gamma) `->` type($result)"
+
+    def __init__(self, x: SSAValue, gamma: SSAValue, eps: float, type: BufferType) -> None:
+        super().__init__(operands=[x, gamma], properties={"eps": FloatAttr(eps, f32)}, result_types=[type])
+
+    def verify_(self) -> None:
+        _same_columns(self, self.x, self.result)
+        if features_of(self.x) % shape_of(self.gamma)[0]:
+            raise VerifyException("the features do not split into groups of gamma's size")
+
+
+@irdl_op_definition
+class RotaryOp(IRDLOperation):
+    """Rotary embedding of heads of `head_size` features by the angles of each token (see hpcc_nn.rotary)."""
+
+    name = "hpcc_cpu.rotary"
+    x = operand_def(AnyBuffer)
+    table = operand_def(AnyTensor)
+    head_size = prop_def(IntegerAttr)
+    interleaved = opt_prop_def(UnitAttr)
+    result = result_def(AnyBuffer)
+    traits = traits_def(Pure())
+    assembly_format = (
+        "$x `by` $table (`interleaved` $interleaved^)? `head_size` $head_size attr-dict"
+        " `:` type($x) `by` type($table) `->` type($result)"
+    )
+
+    def __init__(self, x: SSAValue, table: SSAValue, head_size: int, type: BufferType, *, interleaved: bool) -> None:
+        properties = {"head_size": IntegerAttr(head_size, 64), "interleaved": UnitAttr() if interleaved else None}
+        super().__init__(operands=[x, table], properties=properties, result_types=[type])
+
+    def verify_(self) -> None:
+        if any(buffer_of(value).per.data != TOKENS for value in (self.x, self.result)):
+            raise VerifyException("tokens are rotated")
+        size = self.head_size.value.data
+        if features_of(self.x) % size or shape_of(self.table)[1] > size:
+            raise VerifyException("the features do not split into heads that the table turns")
+
+
+@irdl_op_definition
 class PointwiseOp(IRDLOperation):
-    """activation(x + other): what no linear before it could take over."""
+    """activation(x + other), or x * other with `times`: what no linear before it could take over."""
 
     name = "hpcc_cpu.pointwise"
     x = operand_def(AnyBuffer)
     other = opt_operand_def(AnyBuffer)
     activation = prop_def(ActivationAttr)
+    times = opt_prop_def(UnitAttr)
     result = result_def(AnyBuffer)
     traits = traits_def(Pure())
-    assembly_format = "$x (`,` $other^)? `then` $activation attr-dict `:` type($x) (`,` type($other)^)? `->` type($result)"
+    assembly_format = (
+        "$x (`,` $other^)? (`times` $times^)? `then` $activation attr-dict"
+        " `:` type($x) (`,` type($other)^)? `->` type($result)"
+    )
 
-    def __init__(self, x: SSAValue, other: SSAValue | None, activation: Activation, type: BufferType) -> None:
-        properties = {"activation": ActivationAttr(activation)}
+    def __init__(
+        self, x: SSAValue, other: SSAValue | None, activation: Activation, type: BufferType, *, times: bool = False
+    ) -> None:
+        properties = {"activation": ActivationAttr(activation), "times": UnitAttr() if times else None}
         super().__init__(operands=[x, other], properties=properties, result_types=[type])
 
     def verify_(self) -> None:
@@ -345,6 +414,6 @@ class PoolOp(IRDLOperation):
 
 CPU = Dialect(
     "hpcc_cpu",
-    [EmbeddingOp, QuantizeOp, LinearOp, AttentionOp, LayerNormOp, PointwiseOp, PoolOp],
+    [EmbeddingOp, QuantizeOp, LinearOp, AttentionOp, LayerNormOp, RmsNormOp, RotaryOp, PointwiseOp, PoolOp],
     [BufferType, KernelAttr, ActivationAttr],
 )

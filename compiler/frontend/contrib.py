@@ -19,8 +19,8 @@ MASK_FILTER = -10000.0
 
 
 def spell_out(model: ir.Model) -> list[str]:
-    """Rewrite `model` in place; returns what to say about it."""
-    notes: dict[str, None] = {}
+    """Rewrite `model` in place; returns what to say about each node that was rewritten, mostly nothing."""
+    notes: list[str] = []
     for node in reversed(list(model.graph)):  # an attention looks at what makes its mask before that is rewritten
         rule = RULES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))
         if rule is None:
@@ -31,9 +31,8 @@ def spell_out(model: ir.Model) -> list[str]:
         except NotRewritten as reason:
             node.meta[REASON] = f"{node.op_type}: {reason}"
             continue
-        if note:
-            notes[note] = None
-    return list(notes)
+        notes.append(note or "")
+    return notes
 
 
 # ---- activations ----------------------------------------------------------------------------------------------------
@@ -334,6 +333,67 @@ def _repeated(r: NodeRewrite, x: ir.Value, times: int, heads: int) -> ir.Value:
     return r.emit("Gather", [x, r.constant(order, np.int64)], {"axis": 1})
 
 
+# ---- rotary embeddings ----------------------------------------------------------------------------------------------
+
+
+def _rotary(r: NodeRewrite) -> None:
+    """Of opset 23: x, caches of cosines and sines [b, s, n / 2], or [positions, n / 2] with the tokens' positions."""
+    _rotate(r, r.required(1), r.required(2), r.input(3))
+
+
+def _microsoft_rotary(r: NodeRewrite) -> None:
+    if r.integer("is_packed_batching"):
+        raise NotRewritten("packed sequences")
+    if r.number("scale", 1.0) != 1.0:
+        raise NotRewritten("a scale")
+    places = r.required(1)
+    if places.shape is None or places.shape.rank() != 2:
+        raise NotRewritten("positions given by their first one alone")
+    _rotate(r, r.required(2), r.required(3), places)
+
+
+def _rotate(r: NodeRewrite, cosines: ir.Value, sines: ir.Value, places: Tensor) -> None:
+    """The first n features of every head [b, h, s, d], or [b, s, h d] with the number of heads, turned pair by pair."""
+    x = r.required(0)
+    rank = None if x.shape is None else x.shape.rank()
+    heads, turned = r.integer("num_heads"), r.integer("rotary_embedding_dim")
+    half = _size(cosines, -1)
+    turned = turned or (2 * half if half is not None else (_size(x, -1) if rank == 4 else 0) or 0)
+    if rank not in (3, 4) or not turned or (rank == 3 and not heads and r.integer("rotary_embedding_dim")):
+        raise NotRewritten("its input shapes are known only at run time")
+    if rank == 3:
+        width = _size(x, -1)
+        if not heads and not width:
+            raise NotRewritten("its input shapes are known only at run time")
+        x = r.reshape(x, 0, 0, heads or (width or 0) // turned, -1)
+    if places is not None:
+        cosines, sines = (r.emit("Gather", [cache, places]) for cache in (cosines, sines))
+    axis = r.constant([2 if rank == 3 else 1], np.int64)
+    cosines, sines = (r.emit("Unsqueeze", [angle, axis]) for angle in (cosines, sines))
+    if r.integer("interleaved"):
+        a, b = _features(r, x, 0, turned, 2), _features(r, x, 1, turned, 2)
+    else:
+        a, b = _features(r, x, 0, turned // 2), _features(r, x, turned // 2, turned)
+    parts = [
+        r.emit("Sub", [r.emit("Mul", [a, cosines]), r.emit("Mul", [b, sines])]),
+        r.emit("Add", [r.emit("Mul", [b, cosines]), r.emit("Mul", [a, sines])]),
+    ]
+    if r.integer("interleaved"):
+        last = r.constant([-1], np.int64)
+        pairs = r.emit("Concat", [r.emit("Unsqueeze", [part, last]) for part in parts], {"axis": -1})
+        parts = [r.reshape(pairs, 0, 0, 0, turned)]
+    is_partial = r.integer("rotary_embedding_dim") and _size(r.required(0) if rank == 4 else x, -1) != turned
+    rest = _features(r, x, turned, np.iinfo(np.int64).max) if is_partial else None
+    parts += [] if rest is None else [rest]
+    whole = parts[0] if len(parts) == 1 else r.emit("Concat", parts, {"axis": -1})
+    r.finish(r.reshape(whole, 0, 0, -1) if rank == 3 else whole)
+
+
+def _features(r: NodeRewrite, x: ir.Value, start: int, stop: int, step: int = 1) -> ir.Value:
+    bounds = [r.constant([number], np.int64) for number in (start, stop, -1, step)]
+    return r.emit("Slice", [x, *bounds])
+
+
 Rule = Callable[[NodeRewrite], str | None]
 RULES: Mapping[tuple[str, str], Rule] = {
     (MICROSOFT, "Gelu"): _gelu,
@@ -344,6 +404,9 @@ RULES: Mapping[tuple[str, str], Rule] = {
     (MICROSOFT, "SkipSimplifiedLayerNormalization"): _skip_rms_norm,
     (MICROSOFT, "EmbedLayerNormalization"): _embed_layer_norm,
     (MICROSOFT, "FusedMatMul"): _fused_matmul,
+    (MICROSOFT, "RotaryEmbedding"): _microsoft_rotary,
+    (MICROSOFT, "SimplifiedLayerNormalization"): _rms_norm,
+    ("", "RotaryEmbedding"): _rotary,
     (MICROSOFT, "Attention"): _microsoft_attention,
     (MICROSOFT, "MultiHeadAttention"): _multi_head_attention,
     ("", "SimplifiedLayerNormalization"): _rms_norm,

@@ -8,7 +8,7 @@ references into a WeightStore over the mapped file: import moves no data.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from compiler.frontend.rewrite import REASON
 from compiler.frontend.rules import as_the_standard_says, check_attributes
 from compiler.frontend.shapes import Shapes, bind_shapes
 from compiler.frontend.widen import widen
-from compiler.sparsity.base import METADATA_KEY
+from compiler.sparsity.base import METADATA_KEY, METADATA_LAYERS_KEY
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
 
@@ -207,20 +207,28 @@ def _unique_node_names(model: ir.Model) -> None:
         seen.add(name)
 
 
-def import_onnx(path: Path, shapes: Shapes) -> Imported:
+def import_onnx(path: Path, shapes: Shapes, prepare: Callable[[ir.Model], None] | None = None) -> Imported:
     """Read an ONNX file into a verified module whose @main has the model's inputs and outputs.
 
-    `shapes` binds dynamic inputs by name; other inputs that share a symbolic dimension are bound with them.
+    `shapes` binds dynamic inputs by name; other inputs that share a symbolic dimension are bound with them. `prepare` may
+    change the opened graph, the file's own nodes and names, before anything else does.
     Raises InputError (HPCC10xx) for the file, UsageError (HPCC20xx) for shapes that do not fit the model.
     """
     source = open_onnx(Path(path))
     model, where = source.model, str(path)
+    if prepare is not None:
+        prepare(model)
     _refuse_cache(model, where)
     bind_shapes(model, shapes, where)
     check_attributes(model, where)
     with as_the_standard_says(where):
-        notes = [*widen(model), *take_out_quantisation(model), *spell_out(model)]
+        notes = [*widen(model), *take_out_quantisation(model)]
+        spells = spell_out(model)
         fold(model, where)
+        while more := spell_out(model):  # what one pass has spelled out may tell other operators their shapes
+            spells += more
+            fold(model, where)
+        notes += [note for note in dict.fromkeys(spells) if note]
         cut_patches(model)
         _unique_node_names(model)
     state = ModelImport(where, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1)))
@@ -232,9 +240,9 @@ def import_onnx(path: Path, shapes: Shapes) -> Imported:
     _require_shapes(model, results, where)
     block.add_ops([*state.constants, *state.ops, ReturnOp(*results)])
     module = _module(model, block, results)
-    named = model.metadata_props.get(METADATA_KEY)
-    if named:
-        module.attributes[METADATA_KEY] = StringAttr(named)
+    for key in (METADATA_KEY, METADATA_LAYERS_KEY):
+        if named := model.metadata_props.get(key):
+            module.attributes[key] = StringAttr(named)
     _verify(module, where)
     parameters = _parameters(state.store)
     return Imported(module, state.store, Path(path).stem, source.sha256, parameters, model, Path(path), tuple(notes))

@@ -22,6 +22,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
+from compiler.frontend.rules import as_the_standard_says
 from hw_targets.errors import InputError
 
 INLINE_LIMIT = 1024
@@ -155,7 +156,8 @@ def open_onnx(path: Path) -> OnnxFile:
             model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir reports broken protos by many exception types
         raise InputError("HPCC1015", f"the ONNX graph is malformed: {error}", where=str(path)) from error
-    _attach(model, data, path)
+    with as_the_standard_says(str(path)):
+        _attach(model, data, path)
     return OnnxFile(path, model, digest, data)
 
 

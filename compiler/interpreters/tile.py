@@ -118,7 +118,8 @@ class _Machine:
             if int(values["mode"]) != list(MatrixMode).index(MatrixMode.DENSE) or op.named["w"] in self.matrices:
                 weights = self.matrices[op.named["w"]]
             x = operands["x"].view(np.uint8) if values["x_unsigned"] else operands["x"]
-            operands["acc"][...] = numerics.matmul_i32(x, weights)
+            product = numerics.matmul_i32(x, weights)
+            operands["acc"][...] = operands["acc"] + product if values["accumulate"] else product
         else:
             FUNCTIONS[op.function.data](operands, op.values)
 
@@ -197,12 +198,26 @@ def _embed(o: Operands, v: Values) -> None:
     _quantise(o, v, y)
 
 
-def _softmax(o: Operands, v: Values) -> None:
+def _scores(o: Operands, v: Values) -> tuple[Array, Array | None]:
+    """The fp32 scores of an instruction, and which of them count."""
+    row_scale, col_scale = o["row_scale"].reshape(-1), o["col_scale"].reshape(-1)
     mask = o["mask"].reshape(-1) if "mask" in o else None
-    scales = o["row_scale"].reshape(-1), o["col_scale"].reshape(-1)
-    p, total = numerics.softmax(o["acc"], *scales, float(v["score_scale"]), mask, causal=bool(v["causal"]))
-    o["p"][...] = p.view(np.int8)
-    o["l"][...] = total
+    attended = numerics.attended_columns(o["acc"].shape, mask, causal=bool(v["causal"]))
+    return numerics.scores(o["acc"], row_scale, col_scale, float(v["score_scale"]), o.get("bias")), attended
+
+
+def _softmax(o: Operands, v: Values) -> None:
+    s, attended = _scores(o, v)
+    maximum = o["maximum"].reshape(-1) if "maximum" in o else numerics.row_maximum(s, attended)
+    p: Array = (numerics.wide_probabilities if v["wide"] else numerics.probabilities)(s, maximum, attended)
+    o["p"][...] = (numerics.high_and_low(p) if v["wide"] else p).view(np.int8)
+    total = p.sum(axis=1, dtype=np.int32)
+    o["l"][...] = o["l"] + total if v["continued"] else total
+
+
+def _maximum(o: Operands, v: Values) -> None:
+    s, attended = _scores(o, v)
+    o["maximum"][...] = numerics.row_maximum(s, attended, o["maximum"].reshape(-1) if v["continued"] else None)
 
 
 def _context(o: Operands, v: Values) -> None:
@@ -211,9 +226,14 @@ def _context(o: Operands, v: Values) -> None:
 
 def _quantize_columns(o: Operands, v: Values) -> None:
     mask = o["mask"].reshape(-1) if "mask" in o else None
-    codes, scale = numerics.quantize_columns(o["x"], mask)
+    codes, scale = numerics.quantize_columns(o["x"], mask, o.get("absmax"))
     o["codes"][...] = codes.T
     o["scale"][...] = scale
+
+
+def _absmax(o: Operands, v: Values) -> None:
+    found = numerics.columns_absmax(o["x"], o["mask"].reshape(-1) if "mask" in o else None)
+    o["absmax"][...] = np.maximum(o["absmax"], found) if v["continued"] else found
 
 
 def _pool(o: Operands, v: Values) -> None:
@@ -228,7 +248,9 @@ FUNCTIONS: dict[str, Callable[[Operands, Values], None]] = {
     "vector.finish": _finish,
     "vector.embed": _embed,
     "vector.softmax": _softmax,
+    "vector.maximum": _maximum,
     "vector.context": _context,
+    "vector.absmax": _absmax,
     "vector.quantize": lambda o, v: _quantise(o, v, o["x"]),
     "vector.quantize_columns": _quantize_columns,
     "vector.pool": _pool,

@@ -15,7 +15,7 @@ from compiler.interpreters import load_meanings
 from compiler.module import main_function
 from compiler.passes.fusion.activations import fuse_activations
 from compiler.passes.fusion.attention import fuse_attentions
-from compiler.passes.fusion.linear import fuse_linears, simplify_movements, simplify_reshapes, sink_reshapes
+from compiler.passes.fusion.linear import fuse_linears, reorder_sums, simplify_movements, simplify_reshapes, sink_reshapes
 from compiler.passes.fusion.masks import MaskProver
 from compiler.passes.fusion.match import Scope
 from compiler.passes.fusion.pointwise import fuse_layer_norms, fuse_rms_norms
@@ -52,6 +52,7 @@ class FusePass(ModulePass):
         prover = MaskProver(scope)
         fuse_attentions(scope, prover)
         sink_reshapes(scope)
+        reorder_sums(scope)
         fuse_embeddings(scope)
         fuse_sequences(scope)
         fuse_mean_pools(scope, prover)

@@ -42,7 +42,7 @@ class QuantizePass(ModulePass):
     """Replace the fused ops of @main by their integer forms.
 
     Raises InputError for an op without one and for weights that are not finite, InfeasibleError for attention over more
-    keys than 8-bit probabilities serve.
+    keys than the integer sums of probabilities serve.
     """
 
     name: ClassVar[str] = "hpcc-quantize"
@@ -369,7 +369,7 @@ class _Quantizer:
         if keys > numerics.MAX_KEYS:
             raise InfeasibleError(
                 "HPCC3201",
-                f"attention over {keys} keys: 8-bit probabilities serve {numerics.MAX_KEYS} at most",
+                f"attention over {keys:,} keys: the sums of probabilities serve {numerics.MAX_KEYS:,} at most",
                 where=_where(op),
                 hint="bind a shorter sequence with --shape",
             )

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, ModuleOp, i8
+from xdsl.ir import Attribute, SSAValue
 
 from compiler.dialects import nn
 from compiler.dialects.sparsity import pattern_of
@@ -28,9 +28,42 @@ MOST = 4
 """Factors are 2^-MOST to 2^MOST: all the gain, and weights stay far from overflow."""
 
 
+ATTRIBUTE = "hpcc.smoothing"
+"""A module's factors where they are given: the exponents of every norm in order, none for one that is not smoothed."""
+
+
+def give_factors(module: ModuleOp, factors: Attribute) -> None:
+    """Have `quantize` use these factors, which `factors_of` has made for the same model of another shape."""
+    module.attributes[ATTRIBUTE] = factors
+
+
+def factors_of(module: ModuleOp, store: WeightStore) -> Attribute:
+    """The factors of a module as an attribute: programs of one model for several shapes share their weights if they share
+    these, which depend on the shape of the made-up batch."""
+    found = smoothing_factors(module, store)
+    exponents = (np.log2(found[op.result]) if op.result in found else np.zeros(0) for op in _norms(module))
+    return ArrayAttr([DenseArrayBase.from_list(i8, [int(e) for e in row]) for row in exponents])
+
+
+def _given(module: ModuleOp) -> Mapping[SSAValue, Array] | None:
+    """The factors that were given to the module, which it then no longer names."""
+    given = module.attributes.pop(ATTRIBUTE, None)
+    if not isinstance(given, ArrayAttr):
+        return None
+    rows = [np.exp2(np.array(row.get_values(), np.float32)) for row in given if isinstance(row, DenseArrayBase)]
+    return {op.result: row for op, row in zip(_norms(module), rows, strict=True) if len(row)}
+
+
+def _norms(module: ModuleOp) -> list[nn.LayerNormOp | nn.RmsNormOp]:
+    return [op for op in module.walk() if isinstance(op, _NORMS)]
+
+
 def smoothing_factors(module: ModuleOp, store: WeightStore) -> Mapping[SSAValue, Array]:
     """fp32 factors [columns] by the norm's result they multiply; norms whose readers gain nothing are absent."""
-    readers = {op.result: _readers(op, store) for op in module.walk() if isinstance(op, _NORMS)}
+    given = _given(module)
+    if given is not None:
+        return given
+    readers = {op.result: _readers(op, store) for op in _norms(module)}
     norms = {result: weights for result, weights in readers.items() if weights}
     factors: dict[SSAValue, Array] = {}
     if not norms:

@@ -10,13 +10,15 @@ that the module names says how in `hpcc.not_as_named`.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import AnyFloat, ModuleOp, StringAttr, TensorType, f32
+from xdsl.dialects.builtin import AnyFloat, ModuleOp, NameLoc, StringAttr, TensorType, f32
 from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
@@ -24,9 +26,10 @@ from xdsl.utils.arg_spec import ArgSpec
 
 from compiler.dialects.nn import DequantizeOp, LinearOp, QLinearOp, WeightOp, shape_of, stored_weight
 from compiler.dialects.sparsity import attribute_of, pattern_of
-from compiler.sparsity.base import METADATA_KEY, Dense, Pattern
-from compiler.sparsity.detect import LEAST_ZEROS, detect
+from compiler.sparsity.base import METADATA_KEY, METADATA_LAYERS_KEY, Dense, Pattern
+from compiler.sparsity.detect import LEAST_ZEROS, detect, near_miss
 from compiler.sparsity.patterns import HP, NM, parse_pattern
+from compiler.sparsity.recipes import Linear, Recipe, load_recipe
 from compiler.storage.formats import candidates
 from compiler.weights import Array, WeightStore, content_digest, row_major, store_of
 from hw_targets.errors import InputError, UsageError
@@ -36,7 +39,11 @@ PRUNABLE = re.compile(r"layer\.\d+\.(attn\.(q|k|v|o)|ffn\.(up|gate|down))")
 
 LEFT_DENSE = "hpcc.left_dense"
 NOT_AS_NAMED = "hpcc.not_as_named"
+NEAR_MISS = "hpcc.near_miss"
 AUTO = "auto"
+RECIPE_ATTRIBUTE = "hpcc.recipe"
+RECIPE = "recipe:"
+"""What stands before the path of a recipe in the place of a pattern."""
 _CACHED_ROWS = 256
 MIN_GROUPS = 4
 """A row of fewer groups than this stays dense."""
@@ -62,7 +69,10 @@ class SparsifyPass(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         if self.spec == AUTO:
-            find_patterns(op, store_of(ctx, op), named_pattern(op, self.kind))
+            find_patterns(op, store_of(ctx, op), named_pattern(op, self.kind), named_layers(op, self.kind))
+            return
+        if self.spec.startswith(RECIPE):
+            sparsify_by_recipe(op, store_of(ctx, op), load_recipe(Path(self.spec.removeprefix(RECIPE)), self.kind))
             return
         pattern = parse_pattern(self.spec, self.kind).canonical()
         if not isinstance(pattern, Dense):
@@ -70,23 +80,53 @@ class SparsifyPass(ModulePass):
 
 
 def sparsify(module: ModuleOp, store: WeightStore, pattern: Pattern) -> None:
-    """Prune every linear in scope. Tied weights are masked once; one that is also used out of scope stays as it is."""
+    """Prune every linear inside the blocks with one pattern."""
     linears = [op for op in module.walk() if isinstance(op, LinearOp) and PRUNABLE.fullmatch(op.role.data)]
-    shared = _digests_out_of_scope(module, store)
-    reasons = {op: _reason_to_stay_dense(op, pattern, shared) for op in linears}
-    weights = dict.fromkeys(stored_weight(op.weight) for op in linears if not reasons[op])
+    sparsify_each(module, store, dict.fromkeys(linears, pattern), pattern.spec())
+
+
+def sparsify_each(module: ModuleOp, store: WeightStore, patterns: Mapping[LinearOp, Pattern], what: str) -> None:
+    """Prune each linear with its pattern. Tied weights are masked once; one that other ops use too stays as it is."""
+    reasons = reasons_to_stay_dense(module, store, patterns)
+    weights: dict[WeightOp, Pattern] = {}
+    for op, pattern in patterns.items():
+        weight = stored_weight(op.weight)
+        if not reasons[op] and weight is not None:
+            weights.setdefault(weight, pattern)
     if not weights:
-        raise UsageError("HPCC2210", f"{pattern.spec()} applies to no layer of this model", hint=_why_none(reasons))
-    done: dict[tuple[str, bool, str], str] = {}
-    for weight in weights:
-        assert weight is not None
-        identity = weight.digest.data, weight.transposed, _scale_digest(weight)
+        raise UsageError("HPCC2210", f"{what} applies to no layer of this model", hint=_why_none(reasons))
+    done: dict[tuple[str, bool, str, str], str] = {}
+    for weight, pattern in weights.items():
+        identity = weight.digest.data, weight.transposed, _scale_digest(weight), pattern.spec()
         if identity not in done:
             done[identity] = _prune(weight, store, pattern)
         _replace(weight, done[identity], store, pattern)
     for op, reason in reasons.items():
         if reason:
             op.attributes[LEFT_DENSE] = StringAttr(reason)
+
+
+def sparsify_by_recipe(module: ModuleOp, store: WeightStore, recipe: Recipe) -> None:
+    """Prune each linear by magnitude with the pattern that the recipe gives it."""
+    linears = {op.role.data: op for op in module.walk() if isinstance(op, LinearOp)}
+    inside = {role: PRUNABLE.fullmatch(role) is not None for role in linears}
+    choices = recipe.choose([linear_names(op) for op in linears.values()], inside)
+    patterns = {linears[role]: choice.pattern for role, choice in choices.items()}
+    sparsify_each(module, store, patterns, f"the recipe {recipe.where}")
+    module.attributes[RECIPE_ATTRIBUTE] = StringAttr(Path(recipe.where).name)
+
+
+def linear_names(op: LinearOp) -> Linear:
+    """What a recipe can call a linear: its role, its ONNX node, the tensor of its weight."""
+    node = op.location.desc.data if isinstance(op.location, NameLoc) else ""
+    stored = stored_weight(op.weight)
+    return Linear(op.role.data, node, () if stored is None else (stored.key.data,))
+
+
+def reasons_to_stay_dense(module: ModuleOp, store: WeightStore, patterns: Mapping[LinearOp, Pattern]) -> dict[LinearOp, str]:
+    """Why each linear cannot be pruned with its pattern; empty where it can."""
+    shared = _digests_out_of_scope(module, store, patterns)
+    return {op: _reason_to_stay_dense(op, pattern, patterns, shared) for op, pattern in patterns.items()}
 
 
 # ---- auto -----------------------------------------------------------------------------------------------------------
@@ -103,17 +143,41 @@ def named_pattern(module: ModuleOp, kind: str = "fpga") -> Pattern | None:
         raise InputError("HPCC1812", f"metadata {METADATA_KEY!r}: {error.message}", hint=error.hint) from error
 
 
-def find_patterns(module: ModuleOp, store: WeightStore, named: Pattern | None = None) -> None:
-    """Put the pattern that each weight inside the blocks already has into its type; no value changes."""
-    found: dict[tuple[str, bool], tuple[Pattern, str]] = {}
-    for op in [op for op in module.walk() if isinstance(op, LinearOp) and PRUNABLE.fullmatch(op.role.data)]:
+def named_layers(module: ModuleOp, kind: str = "fpga") -> dict[str, Pattern]:
+    """The patterns that the module names layer by layer, by role. Raises InputError for text that does not say that."""
+    text = module.attributes.get(METADATA_LAYERS_KEY)
+    if not isinstance(text, StringAttr):
+        return {}
+    try:
+        named: dict[str, str] = json.loads(text.data)
+        return {role: parse_pattern(spec, kind).canonical() for role, spec in named.items()}
+    except UsageError as error:
+        raise InputError("HPCC1812", f"metadata {METADATA_LAYERS_KEY!r}: {error.message}", hint=error.hint) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        message = f"metadata {METADATA_LAYERS_KEY!r} is no JSON of patterns by role"
+        raise InputError("HPCC1812", message, hint="remove it, or write it with hpcc-prune") from error
+
+
+def find_patterns(
+    module: ModuleOp, store: WeightStore, named: Pattern | None = None, layers: Mapping[str, Pattern] | None = None
+) -> None:
+    """Put the pattern that each weight inside the blocks already has into its type; no value changes.
+
+    `named` is what the file names for all of them, `layers` for single roles.
+    """
+    found: dict[tuple[str, bool], tuple[Pattern, str, str]] = {}
+    linears = {op: None for op in module.walk() if isinstance(op, LinearOp) and PRUNABLE.fullmatch(op.role.data)}
+    for op in linears:
         weight = op.weight.owner
-        if not isinstance(weight, WeightOp) or not _in_scope(weight) or not _is_plain_float(weight):
+        if not isinstance(weight, WeightOp) or not _in_scope(weight, linears) or not _is_plain_float(weight):
             continue
         identity = weight.digest.data, weight.transposed
         if identity not in found:
-            found[identity] = _pattern_found(logical(store.get(weight.key.data), weight), named)
-        pattern, broken = found[identity]
+            own = (layers or {}).get(op.role.data, named)
+            found[identity] = _pattern_found(logical(store.get(weight.key.data), weight), own)
+        pattern, broken, near = found[identity]
+        if near:
+            op.attributes[NEAR_MISS] = StringAttr(near)
         if broken:
             op.attributes[NOT_AS_NAMED] = StringAttr(broken)
         if not isinstance(pattern, Dense):
@@ -126,17 +190,18 @@ def _is_plain_float(weight: WeightOp) -> bool:
     return isinstance(type.element_type, AnyFloat) and isinstance(pattern_of(type), Dense)
 
 
-def _pattern_found(w: Array, named: Pattern | None) -> tuple[Pattern, str]:
-    """The pattern of a matrix, and how it breaks the one that the file names."""
+def _pattern_found(w: Array, named: Pattern | None) -> tuple[Pattern, str, str]:
+    """The pattern of a matrix, how it breaks the one that the file names, and which one it has but for a few places."""
     broken = ""
-    if named is not None:
+    if named is not None and not isinstance(named, Dense):
         try:
             named.check(w)
         except InputError as error:
             broken = error.message
         else:
-            return named, ""
-    return detect(w, _fewest_bytes), broken
+            return named, "", ""
+    pattern = detect(w, _fewest_bytes)
+    return pattern, broken, near_miss(w, pattern)
 
 
 def _fewest_bytes(pattern: Pattern, outs: int, ins: int) -> int:
@@ -164,28 +229,28 @@ def _scale_digest(weight: WeightOp) -> str:
     return scale.digest.data if isinstance(scale, WeightOp) else ""
 
 
-def _is_pruned_use(operation: Operation, index: int) -> bool:
+def _is_pruned_use(operation: Operation, index: int, chosen: Container[Operation]) -> bool:
     if isinstance(operation, DequantizeOp):
-        return index == 0 and all(_is_pruned_use(use.operation, use.index) for use in operation.result.uses)
-    return isinstance(operation, LinearOp) and index == 1 and PRUNABLE.fullmatch(operation.role.data) is not None
+        return index == 0 and all(_is_pruned_use(use.operation, use.index, chosen) for use in operation.result.uses)
+    return isinstance(operation, LinearOp) and index == 1 and operation in chosen
 
 
-def _in_scope(weight: WeightOp) -> bool:
-    return all(_is_pruned_use(use.operation, use.index) for use in weight.result.uses)
+def _in_scope(weight: WeightOp, chosen: Container[Operation]) -> bool:
+    return all(_is_pruned_use(use.operation, use.index, chosen) for use in weight.result.uses)
 
 
-def _digests_out_of_scope(module: ModuleOp, store: WeightStore) -> set[str]:
+def _digests_out_of_scope(module: ModuleOp, store: WeightStore, chosen: Container[Operation]) -> set[str]:
     """Digests, as stored and transposed, of the matrices used out of scope that a linear's weight could be tied to."""
     weights = [op for op in module.walk() if isinstance(op, WeightOp) and len(shape_of(op.result)) == 2]
-    shapes = {tuple(sorted(shape_of(op.result))) for op in weights if _in_scope(op)}
+    shapes = {tuple(sorted(shape_of(op.result))) for op in weights if _in_scope(op, chosen)}
     digests: set[str] = set()
     for op in weights:
-        if not _in_scope(op) and tuple(sorted(shape_of(op.result))) in shapes:
+        if not _in_scope(op, chosen) and tuple(sorted(shape_of(op.result))) in shapes:
             digests |= {op.digest.data, content_digest(store.get(op.key.data).T)}
     return digests
 
 
-def _reason_to_stay_dense(op: LinearOp, pattern: Pattern, shared: set[str]) -> str:
+def _reason_to_stay_dense(op: LinearOp, pattern: Pattern, chosen: Container[Operation], shared: set[str]) -> str:
     """Empty if the linear can be pruned."""
     weight, ins = stored_weight(op.weight), shape_of(op.weight)[1]
     if weight is None:
@@ -193,7 +258,7 @@ def _reason_to_stay_dense(op: LinearOp, pattern: Pattern, shared: set[str]) -> s
     assert isinstance(op.weight.type, TensorType)
     if not isinstance(op.weight.type.element_type, AnyFloat):
         return f"its weights are {op.weight.type.element_type}, not floating point"
-    if not _in_scope(weight) or weight.digest.data in shared:
+    if not _in_scope(weight, chosen) or weight.digest.data in shared:
         return "its weight is used outside of the blocks' linears too"
     if pattern.sharing and _dequantize_of(weight) is not None:
         return "its weights are codes, which are not shared anew"
@@ -294,6 +359,7 @@ class LayerPruning:
     count: int
     left_dense: str = ""
     not_as_named: str = ""
+    near_miss: str = ""
 
 
 @dataclass(frozen=True)
@@ -302,6 +368,8 @@ class PruningSummary:
     once."""
 
     layers: tuple[LayerPruning, ...]
+    recipe: str = ""
+    """The file that said what each layer gets, if one did."""
 
     @property
     def pruned_zeros(self) -> float:
@@ -319,17 +387,26 @@ class PruningSummary:
         for layer in self.layers:
             if layer.zeros:
                 by_name.setdefault(layer.pattern.name, []).append(layer)
-        if not by_name:
+        if not by_name and not self.near_misses():
             return f"auto: no matrix has {float(LEAST_ZEROS):.0%} zeros, so all stay dense"
         parts = [_words_of(layers) for layers in by_name.values()]
         dense = len(self.layers) - sum(map(len, by_name.values()))
         if dense:
             parts.append(f"dense in {dense}")
-        words = f"auto: found {', '.join(parts)}; no weight was changed"
+        if self.recipe:
+            return f"recipe {self.recipe}: {', '.join(parts)}"
+        words = f"auto: found {', '.join(parts) or 'no pattern'}; no weight was changed"
         broken = [layer for layer in self.layers if layer.not_as_named]
         if broken:
             words += f"; {len(broken)} not as the file's metadata says ({broken[0].role}: {broken[0].not_as_named})"
+        near = self.near_misses()
+        if near:
+            words += f"; nearly: {near[0]}" + (f" and {len(near) - 1} more" if len(near) > 1 else "")
         return words
+
+    def near_misses(self) -> tuple[str, ...]:
+        """As in "2:4 except for 37 groups in layer.3.ffn.down"."""
+        return tuple(f"{layer.near_miss} in {layer.role}" for layer in self.layers if layer.near_miss)
 
     @property
     def zeros(self) -> int:
@@ -370,6 +447,7 @@ def pruning_summary(module: ModuleOp) -> PruningSummary:
             stored = stored_weight(op.weight)
             key = op.role.data if stored is None else stored.key.data
             zeros = outs * ins - pattern.kept(outs, ins)
-            notes = (_note(op, LEFT_DENSE), _note(op, NOT_AS_NAMED))
+            notes = (_note(op, LEFT_DENSE), _note(op, NOT_AS_NAMED), _note(op, NEAR_MISS))
             layers.append(LayerPruning(op.role.data, key, pattern, zeros, outs * ins, *notes))
-    return PruningSummary(tuple(layers))
+    recipe = module.attributes.get(RECIPE_ATTRIBUTE)
+    return PruningSummary(tuple(layers), recipe.data if isinstance(recipe, StringAttr) else "")

@@ -32,11 +32,16 @@ def _extent(function: FuncOp) -> Extent:
     attentions = [op for op in function.walk() if isinstance(op, nn.QAttentionOp)]
     return Extent(
         keys=max((nn.shape_of(op.k)[1] for op in attentions), default=1),
-        # A linear's codes go in and come out: one byte each at least.
-        act_bytes=max((prod(nn.shape_of(op.x)) + prod(nn.shape_of(op.result)) for op in linears), default=0),
+        # A linear's codes go in and, if another one reads them, come out: one byte each at least.
+        act_bytes=max((prod(nn.shape_of(op.x)) + _kept_bytes(op) for op in linears), default=0),
         attention_bytes=max((2 * aligned(prod(nn.shape_of(op.k))) for op in attentions), default=0),
         head_bytes=max((2 * aligned(_head_bytes(op)) for op in attentions), default=0),
     )
+
+
+def _kept_bytes(op: nn.QLinearOp) -> int:
+    is_output = all(isinstance(use.operation, ReturnOp | nn.ReshapeOp) for use in op.result.uses)
+    return 0 if is_output else prod(nn.shape_of(op.result))
 
 
 def _head_bytes(op: nn.QAttentionOp) -> int:
@@ -66,6 +71,9 @@ def _lower(function: FuncOp, plan: TilePlan, target: Target, store: WeightStore)
     inputs: dict[SSAValue, str] = dict(zip(function.body.block.args, names_of(function, "input_names"), strict=True))
     block = Block()
     selection = Selection(TileBuilder(block), inputs, plan, target, store)
+    returned = function.body.block.last_op
+    if isinstance(returned, ReturnOp):
+        selection.output_names = dict(zip(returned.arguments, names_of(function, "output_names"), strict=True))
     for inner in function.body.block.ops:
         if isinstance(inner, ReturnOp):
             store_outputs(selection, inner, names_of(function, "output_names"))

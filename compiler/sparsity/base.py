@@ -23,6 +23,10 @@ METADATA_KEY = "hpcc.sparsity"
 """Key of an ONNX file's metadata that names the pattern its weights were pruned to, as the command line spells it."""
 
 
+METADATA_LAYERS_KEY = "hpcc.sparsity.layers"
+"""The same layer by layer, as JSON: {role: pattern}. What stands there is asked first."""
+
+
 def violation(message: str) -> InputError:
     """Weights that a pattern has not."""
     return InputError("HPCC1804", message)

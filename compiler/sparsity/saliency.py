@@ -6,6 +6,7 @@ matrix stored the other way round is pruned alike.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -124,3 +125,18 @@ def fill_evenly(mask: Mask, count: int) -> Mask:
     free = np.flatnonzero(~filled)
     filled[free[np.arange(missing) * len(free) // missing]] = True
     return filled.reshape(mask.shape)
+
+
+def activation_scores(w: Matrix, energies: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(|w| x input norm)^2 for W[out, in] and the squared norms of its inputs, [in] (Wanda, Sun et al., 2023).
+
+    Inputs that are always 0 rank below all others, among themselves by magnitude.
+    """
+    least = energies[energies > 0].min(initial=1.0) * 1e-12
+    return w.astype(np.float64) ** 2 * np.where(energies > 0, energies, least)
+
+
+def random_scores(shape: tuple[int, ...], seed: int, name: str) -> NDArray[np.float64]:
+    """Scores without meaning, the same for the same seed and name."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest)]).random(shape) + 1e-9

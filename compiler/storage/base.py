@@ -25,6 +25,9 @@ from hw_targets.storage import storage_formats
 VALUE_WIDTHS = (16, 8, 4)
 """Bits of a stored code. The accelerator multiplies codes of 8."""
 
+MOST_ROOM = 0.05
+"""The most that equal parts of a matrix may store in vain; parts of few large blocks differ by far more."""
+
 RowSlots = NDArray[np.intp]
 """How many slots every row of a matrix has."""
 
@@ -170,13 +173,16 @@ def slots_of_rows(mask: Mask, outs: slice) -> Mask:
 def rooms_of(
     storage: SlotFormat, slots: RowSlots, ins: int, pattern: Pattern, runs: Sequence[tuple[int, int]]
 ) -> list[Room]:
-    """The room of each run (first, count) of rows: runs of equally many rows get that of the fullest."""
+    """The room of each run (first, count) of rows: that of the fullest as long, so that their loads are alike and roll into
+    one loop, unless this would store more than a share MOST_ROOM of slots that nothing takes."""
     own = [storage.room_of(slots[first : first + count], ins, pattern) for first, count in runs]
     most: dict[int, Room] = {}
     for (_, count), room in zip(runs, own, strict=True):
         other = most.get(count, room)
         most[count] = Room(max(room.kept, other.kept), max(room.blocks, other.blocks))
-    return [most[count] for _, count in runs]
+    alike = [most[count] for _, count in runs]
+    needed = sum(room.kept for room in own)
+    return alike if sum(room.kept for room in alike) - needed <= MOST_ROOM * needed else own
 
 
 def filled(fields: NDArray[Any], count: int) -> NDArray[Any]:

@@ -41,8 +41,12 @@ class Compiled:
     def save(self, path: Path) -> None:
         """Write the bundle with report.json, run.json, report.html and trace.json. An older bundle is replaced, anything
         else stays."""
-        manifest, timing = self.program.manifest, self.program.timing()
-        clock = self.program.target.clock.mhz
+        self.program.save(path, self.files(self.program))
+
+    def files(self, program: Program) -> dict[str, str]:
+        """The reports of a bundle by file name; `program` is this one, or what it became when it was linked with others."""
+        manifest, timing = program.manifest, program.timing()
+        clock = program.target.clock.mhz
         extras = {
             "report.json": text_of(self.report),
             "run.json": text_of(self.run_report),
@@ -57,7 +61,7 @@ class Compiled:
         }
         if self.comparison is not None:
             extras[COMPARISON] = comparison_text(self.comparison)
-        self.program.save(path, extras)
+        return extras
 
     def raise_if_wrong(self, bundle: Path | None) -> None:
         """Raises VerificationError if the results were not those of the references; `bundle` is where it was saved."""

@@ -25,7 +25,7 @@ def print_cpu_summary(report: CpuReport, run: CpuRunReport, output: Path, *, ver
     _say_latency(console, report, run)
     if run.verify is not None:
         say_outputs(console, run.verify)
-    say_damage(console, run.damage)
+    say_damage(console, run.damage, report.pruning.pattern, run.paths.get("model", ""))
     say(f"  inputs     {inputs_text(report.inputs)}")
     say(f"  written    {output}/  (model.c, model.h, libmodel.so, weights.bin, report.html, report.json, run.json)")
 

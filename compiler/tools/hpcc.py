@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 
-from compiler.tools.arguments import parse_shapes
+from compiler.tools.arguments import parse_buckets
 from compiler.tools.options import EMIT_FORMS, Options
 from hw_targets.command_line import Parser, internal_error
 from hw_targets.errors import HpccError, UsageError
@@ -34,15 +34,24 @@ def build_parser() -> Parser:
     what = parser.add_argument_group("what to compile")
     what.add_argument("--target", metavar="NAME|FILE.toml", help="the machine; --list-targets lists the shipped ones")
     what.add_argument(
-        "--shape", action="append", default=[], metavar="NAME:AxB", help="bind an input's shape, as input_ids:1x128"
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NAME:AxB",
+        help="bind an input's shape, as input_ids:1x128; 'input_ids:1x{16,64,128}' (quoted) makes a program for each",
+    )
+    what.add_argument(
+        "--length-histogram", metavar="FILE", help="with several shapes: counts by length (.npz, .json, .csv) for the mean"
     )
     what.add_argument(
         "--sparsity",
         default=None,
         metavar="SPEC",
-        help="dense, nm:2:4, hp:0.75, hp:rows=64,window=32,keep=16,fine=2:4, block:4x1:0.75, unstructured:0.9; numbers are"
-        " sparsity. Default: auto, which takes the pattern that the weights already have and changes none",
+        help="dense, nm:2:4, hp:0.75, hp:rows=64,window=32,keep=16,fine=2:4, block:4x1:0.75, row:0.5, column:0.75,"
+        " unstructured:0.9, circulant:8 (docs/PATTERNS.md); numbers are sparsity."
+        " Default: auto, which takes the pattern that the weights already have and changes none",
     )
+    what.add_argument("--recipe", metavar="FILE", help="patterns layer by layer, in TOML (docs/RECIPES.md)")
     what.add_argument(
         "--precision",
         default=None,
@@ -134,17 +143,25 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError("HPCC2003", "no model given", hint="hpcc MODEL.onnx --target fpga-u280")
     if options.target is None:
         raise UsageError("HPCC2008", "no target given", hint="--target fpga-u280; `hpcc --list-targets` lists them")
-    what = _what_to_do(options)
+    buckets = parse_buckets(options.shape)
+    what = _what_to_do(options, buckets[0])
+    if len(buckets) > 1:
+        from compiler.tools.bucket_session import run_buckets
+
+        return run_buckets(what, buckets)
+    if what.length_histogram is not None:
+        hint = "--shape 'input_ids:1x{16,64,128}'"
+        raise UsageError("HPCC2034", "--length-histogram needs several shapes to weigh", hint=hint)
     from compiler.tools.session import run_command
 
     return run_command(what)
 
 
-def _what_to_do(arguments: argparse.Namespace) -> Options:
+def _what_to_do(arguments: argparse.Namespace, shapes: Mapping[str, tuple[int, ...]]) -> Options:
     """The parsed arguments that a run needs, without those that only this module acts on."""
     known = {field.name for field in fields(Options)}
     values = {name: value for name, value in vars(arguments).items() if name in known}
-    return Options(shapes=parse_shapes(arguments.shape), **values)
+    return Options(shapes=shapes, **values)
 
 
 def _list_targets(*, as_json: bool) -> int:

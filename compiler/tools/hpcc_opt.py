@@ -100,12 +100,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         HpccOptMain(description="hpcc modular optimizer driver", args=arguments).run()
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except (HpccError, ParseError, DiagnosticException, VerifyException, ValueError) as error:
         if debug:
             raise
         return report(error)
     except BaseException as error:  # xDSL's pipeline parser raises a BaseException for bad text
-        if debug or isinstance(error, SystemExit | KeyboardInterrupt):
+        if debug or isinstance(error, SystemExit):
             raise
         if type(error).__name__ == "ArgSpecParseError":
             return report(UsageError("HPCC2303", f"bad pass pipeline: {str(error).splitlines()[-1]}"))

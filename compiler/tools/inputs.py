@@ -56,27 +56,31 @@ def given(inputs: str | Mapping[str, Array], specs: Sequence[InputSpec]) -> Inpu
     """Inputs as the user gave them: the path of an .npz file, or arrays by name."""
     if isinstance(inputs, str):
         return from_npz(Path(inputs), specs)
-    return _fitted("arrays", "arrays", {name: np.asarray(array) for name, array in inputs.items()}, specs, "inputs")
+    return fitted("arrays", "arrays", {name: np.asarray(array) for name, array in inputs.items()}, specs, "inputs")
 
 
 def from_npz(path: Path, specs: Sequence[InputSpec]) -> InputSet:
     """Read arrays by input name. Raises InputError naming the array that does not fit and how."""
+    return fitted("npz", path.name, read_npz(path), specs, str(path))
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file but `labels`, as they are. Raises InputError."""
     where = str(path)
     if path.is_file() and not zipfile.is_zipfile(path):
         raise InputError("HPCC1502", "not an .npz file (a zip of arrays by name)", where=where, hint="numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as data:
-            arrays = {name: np.asarray(data[name]) for name in data.files if name != "labels"}
+            return {name: np.asarray(data[name]) for name in data.files if name != "labels"}
     except FileNotFoundError as error:
         raise InputError("HPCC1501", "there is no such file", where=where) from error
     except ValueError as error:  # what a pickled object raises
         raise InputError("HPCC1502", "not an .npz file of plain arrays", where=where, hint="numpy.savez") from error
     except Exception as error:  # zipfile and zlib have errors of their own for damaged archives
         raise InputError("HPCC1502", f"cannot read the arrays: {error}", where=where, hint="numpy.savez") from error
-    return _fitted("npz", path.name, arrays, specs, where)
 
 
-def _fitted(kind: str, source: str, arrays: Mapping[str, Array], specs: Sequence[InputSpec], where: str) -> InputSet:
+def fitted(kind: str, source: str, arrays: Mapping[str, Array], specs: Sequence[InputSpec], where: str) -> InputSet:
     """The arrays checked against the model's inputs; InputError for a wrong name, dtype, shape, count or id."""
     known = {spec.name: spec for spec in specs}
     for name in arrays:

@@ -28,6 +28,8 @@ class Options:
     target: str
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     sparsity: str | None = None
+    recipe: str | None = None
+    """A file that says which pattern each layer gets, in the place of `sparsity`."""
     precision: str | None = None
     """None is the one of the target's kind: int8 for an FPGA, fp32 for a CPU."""
     storage: str = "auto"
@@ -38,6 +40,8 @@ class Options:
     tokenizer: str | None = None
     max_length: int | None = None
     verify: bool = True
+    length_histogram: str | None = None
+    """A file that says how often inputs of each length come, for a run with several shapes."""
     rtol: float = 0.0
     atol: float | None = None
     baseline: str | None = None
@@ -63,6 +67,9 @@ class Options:
             raise UsageError("HPCC2026", f"--precision {self.precision!r} is none", hint=", ".join(PRECISIONS))
         if self.start is not None and self.start not in STAGES:
             raise UsageError("HPCC2015", f"there is no stage {self.start!r}", hint=f"stages: {', '.join(STAGES)}")
+        if self.recipe is not None and self.sparsity is not None:
+            message = "--sparsity and --recipe exclude each other"
+            raise UsageError("HPCC2270", message, hint="write the pattern into the recipe")
         if self.text is not None and self.tokenizer is None:
             raise UsageError("HPCC2005", "--text needs a tokenizer", hint="--tokenizer tokenizer.json")
         if self.text is not None and self.inputs is not None:

@@ -12,6 +12,7 @@ from compiler.tools.hpcc import installed_version
 from compiler.tools.model_facts import NUMPY_DTYPES, ModelFacts
 from compiler.weights import WeightStore
 from hw_targets.check import Semaphore
+from hw_targets.errors import InputError
 from hw_targets.isa import Memory
 from hw_targets.target import Target
 from runtime.bundle import Bundle
@@ -93,8 +94,10 @@ def _borders(module: ModuleOp, regions: tuple[Region, ...]) -> tuple[tuple[Borde
         result: list[BorderEntry] = []
         for region in regions:
             if region.kind == kind:
-                type = types[region.name]
-                assert isinstance(type, TensorType)
+                type = types.get(region.name)
+                if not isinstance(type, TensorType):
+                    message = f"{kind} {region.name[:80]!r} of the device is none of @main"
+                    raise InputError("HPCC1437", message, hint="use a file of --dump-stages")
                 result.append(
                     BorderEntry(
                         name=region.name,

@@ -62,9 +62,6 @@ def _problems(floats: ModuleOp, integers: ModuleOp, store: WeightStore) -> Itera
         yield node_name(old), _unless(_same(value(old.table), value(new.table)), "the table of angles")
         same = (old.head_size, old.interleaved) == (new.head_size, new.interleaved)
         yield node_name(old), _unless(same, "the order of the features")
-    for old, new in _pairs(floats, integers, nn.AttentionOp, nn.QAttentionOp):
-        same = (old.heads, old.groups, old.causal, old.scale) == (new.heads, new.groups, new.causal, new.scale)
-        yield old.role.data, _unless(same, "the order of the heads")
     for old, new in _pairs(floats, integers, nn.EmbeddingOp, nn.EmbeddingOp):
         yield node_name(old), _unless(len(old.tables) == len(new.tables), "the number of tables")
         for number, (before, after) in enumerate(zip(old.tables, new.tables, strict=False)):
@@ -72,7 +69,7 @@ def _problems(floats: ModuleOp, integers: ModuleOp, store: WeightStore) -> Itera
             yield node_name(old), _unless(same, f"table {number}")
     for old, new in _pairs(floats, integers, nn.AttentionOp, nn.QAttentionOp):
         yield old.role.data, _unless((old.mask is None) == (new.mask is None), "the mask")
-        for field in ("heads", "scale", "mask_kind"):
+        for field in ("heads", "groups", "causal", "scale", "mask_kind"):
             yield old.role.data, _unless(getattr(old, field) == getattr(new, field), field)
     for old, new in _pairs(floats, integers, nn.ActivationOp, nn.ActivationOp):
         yield node_name(old), _unless(old.kind == new.kind, "the kind")

@@ -163,6 +163,8 @@ class PruningPart(Form):
     encoder: float
     file: float
     scope: tuple[str, ...]
+    near_misses: tuple[str, ...] = ()
+    """Patterns that matrices have but for a few places, as `auto` found them."""
 
 
 class LayerPart(Form):

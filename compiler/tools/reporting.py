@@ -13,7 +13,7 @@ from pathlib import Path
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.dialects.nn import EmbeddingOp, shape_of
-from compiler.passes.sparsify import AUTO, PruningSummary, pruning_summary
+from compiler.passes.sparsify import AUTO, RECIPE, PruningSummary, pruning_summary
 from compiler.sparsity.base import Pattern
 from compiler.tools import report as forms
 from compiler.tools.hpcc import installed_version
@@ -157,14 +157,15 @@ def pruning_part(summary: PruningSummary, asked: Pattern | None, parameters: int
     """What was pruned, of the tensors in scope, of the encoder and of the file."""
     pruned = [layer.role for layer in summary.layers if layer.zeros]
     return forms.PruningPart(
-        pattern=AUTO if asked is None else asked.spec(),
+        pattern=asked.spec() if asked is not None else f"{RECIPE}{summary.recipe}" if summary.recipe else AUTO,
         words=summary.found() if asked is None else asked.describe(),
-        method="none" if asked is None or not pruned else "magnitude",
+        method="magnitude" if pruned and (asked is not None or summary.recipe) else "none",
         asked=summary.pruned_zeros if asked is None else asked.sparsity,
         achieved=summary.pruned_zeros,
         encoder=summary.encoder_zeros,
         file=summary.zeros / parameters if parameters else 0.0,
         scope=tuple(pruned),
+        near_misses=summary.near_misses(),
     )
 
 

@@ -22,11 +22,12 @@ from compiler.frontend.importer import Imported, import_onnx
 from compiler.frontend.preflight import Preflight, preflight
 from compiler.interpreters.evaluate import evaluate
 from compiler.interpreters.probe import id_limits
-from compiler.passes.sparsify import AUTO, pruning_summary
+from compiler.passes.sparsify import AUTO, RECIPE, pruning_summary
 from compiler.passes.verify_stage import VerifyStagePass
 from compiler.pipelines import PIPELINES, Stage, stages_between
 from compiler.sparsity.base import Pattern
 from compiler.sparsity.patterns import parse_pattern
+from compiler.sparsity.recipes import load_recipe
 from compiler.tools import inputs as run_inputs
 from compiler.tools.baseline import DENSE, compared, dense_options, print_comparison, read_baseline
 from compiler.tools.compiled import Compiled
@@ -96,6 +97,8 @@ class Session:
         self._check_storage()
         self.baseline = read_baseline(options)  # before anything slow: it may be missing
         self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
+        if options.recipe is not None:
+            load_recipe(Path(options.recipe), self.kind)
         self.progress = Progress(quiet=options.quiet, steps=CPU_STEPS if self.kind == "cpu" else STEPS)
         self.seconds: dict[str, float] = {}
         self.imported: Imported | None = None
@@ -135,6 +138,8 @@ class Session:
     @property
     def spec(self) -> str:
         """The full form of what --sparsity asks for."""
+        if self.options.recipe is not None:
+            return f"{RECIPE}{self.options.recipe}"
         return AUTO if self.asked is None else self.asked.spec()
 
     @property
@@ -143,6 +148,13 @@ class Session:
         assert isinstance(self.machine, Target)
         return self.machine
 
+    def compiled(self) -> Compiled:
+        """The program with its reports, simulated and verified as the options ask; nothing is written, nothing raised for
+        results that are wrong."""
+        start = self._load()
+        self._stages(start, self.stage_names[-1])
+        return self._compiled(self._bundle(), None)
+
     def compile(self) -> Compiled | CpuCompiled:
         """The program with its reports, simulated and verified as the options ask; a bundle only where they name one.
 
@@ -150,7 +162,7 @@ class Session:
         """
         output = Path(self.options.output) if self.options.output is not None else None
         if output is not None:
-            _check_output(output)
+            check_output(output)
         start = self._load()
         self._stages(start, self.stage_names[-1])
         compiled = self._compiled(self._bundle(), output)
@@ -164,7 +176,7 @@ class Session:
         options = self.options
         output = Path(options.output or default_output(options, self.machine))
         if options.makes_program:
-            _check_output(output)
+            check_output(output)
         start = self._load()
         if start == "import" and options.emit != "import":
             self._stages("import", "fuse")
@@ -488,12 +500,13 @@ def _asked_pattern(spec: str | None, kind: str) -> Pattern | None:
 def default_output(options: Options, target: Target | CpuTarget) -> str:
     """MODEL.TARGET.PATTERN.hpcc, with the precision where one is asked for."""
     stem = Path(options.model).name.removesuffix(".onnx").removesuffix(".mlir")
-    spec = re.sub(r"[^A-Za-z0-9.]+", "-", options.sparsity or AUTO)
-    asked = f".{options.precision}" if options.precision is not None else ""
-    return f"{stem}.{target.name}.{spec}{asked}.hpcc"
+    asked = options.sparsity or (AUTO if options.recipe is None else Path(options.recipe).stem)
+    spec = re.sub(r"[^A-Za-z0-9.]+", "-", asked)
+    precision = f".{options.precision}" if options.precision is not None else ""
+    return f"{stem}.{target.name}.{spec}{precision}.hpcc"
 
 
-def _check_output(path: Path) -> None:
+def check_output(path: Path) -> None:
     """Raises InputError where something else than a bundle is in the way, or the place cannot be written to."""
     if path.exists() and not (path / MANIFEST).is_file():
         what = "is a folder but no bundle" if path.is_dir() else "is a file"

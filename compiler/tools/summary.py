@@ -122,7 +122,7 @@ def _say_checks(console: Console, report: Report, run: RunReport) -> None:
             word = "equal bit for bit" if run.verify.bit_exact else "[red]DIFFERENT[/]"
             say(f"  simulator  {word} to the integer reference")
         say_outputs(console, run.verify)
-    say_damage(console, run.damage)
+    say_damage(console, run.damage, report.pruning.pattern, run.paths.get("model", ""))
     source = inputs_text(report.inputs)
     if run.simulate_seconds:
         say(f"  inputs     {source}; simulated in {run.simulate_seconds:.2f} s")
@@ -139,12 +139,19 @@ def say_outputs(console: Console, verify: VerifyPart) -> None:
         )
 
 
-def say_damage(console: Console, damage: DamagePart | None) -> None:
-    if damage is not None:
-        console.print(
-            f"  damage     mean sample cosine {damage.mean_sample_cosine:.3f} to the unpruned model"
-            " (one-shot magnitude pruning, no training)"
-        )
+def say_damage(console: Console, damage: DamagePart | None, pattern: str = "", model: str = "") -> None:
+    """What one-shot pruning did to the results, and the command that does better."""
+    if damage is None:
+        return
+    console.print(
+        f"  damage     mean sample cosine {damage.mean_sample_cosine:.3f} to the unpruned model"
+        " (one-shot magnitude pruning, no training)"
+    )
+    if model:
+        name = Path(model).name
+        what = f"--recipe {pattern.removeprefix('recipe:')}" if pattern.startswith("recipe:") else f"--pattern {pattern}"
+        command = f"hpcc-prune {name} {what} --calibrate SAMPLES.npz -o {Path(name).stem}.pruned.onnx"
+        console.print(f"             less of it: {escape(command)}", soft_wrap=True)
 
 
 def inputs_text(inputs: InputsPart) -> str:

@@ -276,13 +276,17 @@ def _multiply(sim: Simulator, i: Resolved) -> Step:
     x = sim.memories.view(i.operands["x"], np.uint8 if i.integer("x_unsigned") else np.int8, (rows, layout.ins))
     acc = sim.memories.view(i.operands["acc"], np.int32, (rows, layout.outs))
     matrix = None if sim.options.from_bytes else sim.resident(operand_extents(i, "w")[0], layout)
-    if matrix is not None:
+    if matrix is not None and not i.integer("accumulate"):
         return sim.multiplication(matrix, operand_extents(i, "x")[0], x, acc)
-    if layout.mode is MatrixMode.DENSE:
-        w = sim.memories.view(i.operands["w"], np.int8, (layout.outs, layout.ins))
-        return lambda: np.copyto(acc, numerics.matmul_i32(x, w))
-    packed = sim.memories.view(i.operands["w"], np.uint8, (layout.bytes,))
-    return lambda: np.copyto(acc, numerics.matmul_i32(x, expand_layout(packed, layout)))
+    shape = (layout.outs, layout.ins) if layout.mode is MatrixMode.DENSE else (layout.bytes,)
+    packed = sim.memories.view(i.operands["w"], np.uint8, shape)
+    accumulate = i.integer("accumulate")
+
+    def step() -> None:
+        product = numerics.matmul_i32(x, expand_layout(packed, layout))
+        np.copyto(acc, acc + product if accumulate else product)
+
+    return step
 
 
 def _columns(sim: Simulator, i: Resolved) -> AnyArray | None:
@@ -354,25 +358,53 @@ def _writer(sim: Simulator, i: Resolved) -> Callable[[AnyArray], None]:
     return partial(write_bf16, _bf16_view(sim, i, "out", *shape))
 
 
-def _softmax(sim: Simulator, i: Resolved) -> Step:
+def _scores(sim: Simulator, i: Resolved) -> Callable[[], tuple[NDArray[np.float32], NDArray[np.bool_] | None]]:
+    """What makes the fp32 scores of an instruction, and says which of them count."""
     rows, cols = _int(i, "rows", "cols")
     acc = sim.memories.view(i.operands["acc"], np.int32, (rows, cols))
     row_scale = sim.memories.pitched(i.operands["row_scale"], np.float32, rows)
     col_scale = sim.memories.pitched(i.operands["col_scale"], np.float32, cols)
     mask = sim.memories.view(i.operands["mask"], np.uint8, (cols,)) if "mask" in i.operands else None
-    p = sim.memories.view(i.operands["p"], np.uint8, (rows, cols))
-    sums = sim.memories.view(i.operands["l"], np.int32, (rows,))
+    bias = None
+    if "bias" in i.operands:
+        bias = sim.memories.view(i.operands["bias"], np.float32, (i.integer("bias_rows"), cols))
     score_scale, causal = i.number("score_scale"), bool(i.integer("causal"))
 
+    def scores() -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+        attended = numerics.attended_columns((rows, cols), mask, causal=causal)
+        return numerics.scores(acc, row_scale, col_scale, score_scale, bias), attended
+
+    return scores
+
+
+def _softmax(sim: Simulator, i: Resolved) -> Step:
+    rows, cols, wide, continued = _int(i, "rows", "cols", "wide", "continued")
+    scores = _scores(sim, i)
+    given = sim.memories.view(i.operands["maximum"], np.float32, (rows,)) if "maximum" in i.operands else None
+    p = sim.memories.view(i.operands["p"], np.uint8, (rows * (1 + wide), cols))
+    sums = sim.memories.view(i.operands["l"], np.int32, (rows,))
+
     def step() -> None:
-        p[...], sums[...] = numerics.softmax(acc, row_scale, col_scale, score_scale, mask, causal=causal)
+        s, attended = scores()
+        maximum = numerics.row_maximum(s, attended) if given is None else given
+        made: AnyArray = (numerics.wide_probabilities if wide else numerics.probabilities)(s, maximum, attended)
+        p[...] = numerics.high_and_low(made) if wide else made
+        total = made.sum(axis=1, dtype=np.int32)
+        sums[...] = sums + total if continued else total
 
     return step
 
 
+def _maximum(sim: Simulator, i: Resolved) -> Step:
+    scores = _scores(sim, i)
+    maximum = sim.memories.view(i.operands["maximum"], np.float32, (i.integer("rows"),))
+    continued = i.integer("continued")
+    return lambda: np.copyto(maximum, numerics.row_maximum(*scores(), maximum if continued else None))
+
+
 def _context(sim: Simulator, i: Resolved) -> Step:
-    rows, cols = _int(i, "rows", "cols")
-    acc = sim.memories.view(i.operands["acc"], np.int32, (rows, cols))
+    rows, cols, wide = _int(i, "rows", "cols", "wide")
+    acc = sim.memories.view(i.operands["acc"], np.int32, (rows * (1 + wide), cols))
     sums = sim.memories.view(i.operands["l"], np.int32, (rows,))
     v_scale = sim.memories.view(i.operands["v_scale"], np.float32, (1,))
     out = _bf16_view(sim, i, "out", rows, cols)
@@ -389,12 +421,26 @@ def _quantize_columns(sim: Simulator, i: Resolved) -> Step:
     rows, cols = _int(i, "rows", "cols")
     x = _bf16_view(sim, i, "x", rows, cols)
     mask = sim.memories.view(i.operands["mask"], np.uint8, (rows,)) if "mask" in i.operands else None
+    absmax = sim.memories.view(i.operands["absmax"], np.float32, (1,)) if "absmax" in i.operands else None
     codes = sim.memories.view(i.operands["codes"], np.int8, (cols, rows))
     scale = sim.memories.view(i.operands["scale"], np.float32, (1,))
 
     def step() -> None:
-        values, scale[0] = numerics.quantize_columns(read_bf16(x), mask)
+        values, scale[0] = numerics.quantize_columns(read_bf16(x), mask, absmax)
         codes[...] = values.T
+
+    return step
+
+
+def _absmax(sim: Simulator, i: Resolved) -> Step:
+    rows, cols, continued = _int(i, "rows", "cols", "continued")
+    x = _bf16_view(sim, i, "x", rows, cols)
+    mask = sim.memories.view(i.operands["mask"], np.uint8, (rows,)) if "mask" in i.operands else None
+    absmax = sim.memories.view(i.operands["absmax"], np.float32, (1,))
+
+    def step() -> None:
+        found = numerics.columns_absmax(read_bf16(x), mask)
+        absmax[0] = max(found, absmax[0]) if continued else found
 
     return step
 
@@ -458,9 +504,11 @@ PREPARE: Mapping[str, Callable[[Simulator, Resolved], Step]] = {
     "matrix.multiply": _multiply,
     "vector.finish": _finish,
     "vector.softmax": _softmax,
+    "vector.maximum": _maximum,
     "vector.context": _context,
     "vector.quantize": _quantize,
     "vector.quantize_columns": _quantize_columns,
+    "vector.absmax": _absmax,
     "vector.embed": _embed,
     "vector.pool": _pool,
     "vector.heads": _heads,

@@ -224,6 +224,9 @@ STAGES: dict[str, Case] = {
     "dump with damaged weights": dumped("encode", lambda folder: weights_of(folder).write_bytes(b"nonsense")),
     "dump of no known model": dumped("fuse", replaced("fuse", "sha256", "sha")),
     "weight that is not in its dump": dumped("encode", other_weights),
+    "input that the module does not have": dumped(
+        "tile", replaced("tile", 'dram "input" "input_ids"', 'dram "input" "ids"'), "--emit", "program"
+    ),
     "module of a failing pass": invalid_pass,
     "module of an invalid pass": invalid_stage,
 }
@@ -337,7 +340,7 @@ def board(*edits: tuple[str, str]) -> Case:
 
 
 def too_many_keys(folder: Path, _: pytest.MonkeyPatch) -> Done:
-    write(replace(SMALL, positions=520), folder / "model.onnx", 1, 513)
+    write(replace(SMALL, positions=32769), folder / "model.onnx", 1, 32769)
     return hpcc("model.onnx", "--target", TARGET, "--emit", "quantize")
 
 

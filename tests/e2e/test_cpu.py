@@ -551,7 +551,7 @@ def test_a_changed_file_does_not_load(bundle: Path, tmp_path: Path, name: str) -
 
 
 def test_what_the_library_has_no_step_for_runs_on_the_host(tmp_path: Path) -> None:
-    model = write(Encoder(mask="causal"), tmp_path / "causal.onnx")
+    model = write(Encoder(mask="weak"), tmp_path / "weak.onnx")
     done = hpcc_command(model, "--target", "cpu-host", "-o", tmp_path / "out.hpcc", "-q")
     assert (done.status, done.err) == (0, "")
     assert read_json(tmp_path / "out.hpcc" / "report.json")["host_ops"]

@@ -33,7 +33,7 @@ from hw_targets.errors import InputError
 from hw_targets.isa import Instruction
 from runtime.bundle import Room, load_bundle
 from runtime.cli import main_objdump, main_run
-from tests.e2e import test_error_codes
+from tests.e2e import test_error_codes, test_prune_errors
 from tests.e2e.golden_errors import GOLDEN, matches
 from tests.e2e.harness import ROOT, TARGET, Done, call, digests, hpcc, resign, unchanged
 from tests.graphs import Encoder, feeds, write
@@ -401,7 +401,18 @@ OTHERS = ("verification", "cache below a file")
 
 
 def test_every_golden_line_has_its_case() -> None:
-    cases = (HPCC, RUN, DUMP, OPT, EDITED, HOSTILE, test_error_codes.CASES, OTHERS)
+    cases = (
+        HPCC,
+        RUN,
+        DUMP,
+        OPT,
+        EDITED,
+        HOSTILE,
+        test_error_codes.CASES,
+        test_prune_errors.CASES,
+        test_prune_errors.HPCC,
+        OTHERS,
+    )
     assert set(GOLDEN) == {name for group in cases for name in group}
 
 

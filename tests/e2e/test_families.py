@@ -17,8 +17,10 @@ pytestmark = pytest.mark.slow
 TEXT = ["bert", "bert-cls", "roberta", "roberta-cls", "distilbert", "distilbert-cls"]
 TEXT += ["albert", "albert-cls", "electra", "electra-cls"]
 IMAGE = ["vit", "vit-cls", "deit-cls", "dinov2", "dinov2-cls", "clip-vision"]
+DECODERS = ["gpt2", "llama", "llama-tied", "mistral", "qwen2", "qwen3", "gpt-neox", "opt", "phi", "phi3", "gemma"]
 FAMILIES = [*TEXT, *IMAGE]
 EXPORTS = {"sdpa": ("ts17", "ts14", "dynamo18"), "eager": ("ts17", "ts11", "dynamo18")}
+DECODER_EXPORTS = {"sdpa": ("ts17", "dynamo18", "dynamo23"), "eager": ("ts17", "dynamo18")}
 
 
 @pytest.fixture(scope="session")
@@ -32,16 +34,18 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("torch and transformers are not installed (pip install hpcc[train], or set HPCC_TORCH_PYTHON)")
     folder = tmp_path_factory.mktemp("families")
     script = Path(__file__).parents[1] / "export_families.py"
-    for attention, exporters in EXPORTS.items():
-        command = [python, script, folder / attention, "--attention", attention, "--families", *FAMILIES]
-        subprocess.run([*map(str, command), "--exporters", *exporters], check=True, capture_output=True)
+    for families, exports in ((FAMILIES, EXPORTS), (DECODERS, DECODER_EXPORTS)):
+        for attention, exporters in exports.items():
+            command = [python, script, folder / attention, "--attention", attention, "--families", *families]
+            subprocess.run([*map(str, command), "--exporters", *exporters], check=True, capture_output=True)
     return folder
 
 
 CASES = [
     pytest.param(family, attention, exporter, id=f"{family}-{attention}-{exporter}")
-    for family in FAMILIES
-    for attention, exporters in EXPORTS.items()
+    for families, exports in ((FAMILIES, EXPORTS), (DECODERS, DECODER_EXPORTS))
+    for family in families
+    for attention, exporters in exports.items()
     for exporter in exporters
 ]
 

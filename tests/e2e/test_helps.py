@@ -70,7 +70,8 @@ def rows_of(model: Path, board: Path, pattern: str) -> dict[str, LayerPart]:
 
 
 def board_file(folder: Path, case: Case) -> Path:
-    text = TARGET_TEXT
+    """A device of one region, so that the one core may be as large as the case has it."""
+    text = TARGET_TEXT.replace("slrs = { value = 3", "slrs = { value = 1")
     for key, value in {**ARRAY, **case.board}.items():
         text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
     if case.replaced is not None:

@@ -24,7 +24,7 @@ from xdsl.ir.affine import AffineMap
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
-from compiler.backends.fpga import emission, lowering
+from compiler.backends.fpga import context, emission
 from compiler.backends.fpga.builder import TileBuilder
 from compiler.backends.fpga.semaphores import SemaphorePair
 from compiler.backends.fpga.tasks import Task
@@ -146,12 +146,12 @@ def drop_an_integer_bias(module: ModuleOp) -> None:
 
 
 def lower_without_bias(patch: Patch) -> None:
-    columns = lowering.Lowering._columns
+    columns = context.Context.columns
 
-    def broken(self: Any, layer: str, width: int, keys: list[str]) -> Any:
-        return columns(self, layer, width, [keys[0], "", *keys[2:]] if layer == "layer.0.attn.v" else keys)
+    def broken(self: Any, layer: str, width: int, keys: list[str], *place: int) -> Any:
+        return columns(self, layer, width, [keys[0], "", *keys[2:]] if layer == "layer.0.attn.v" else keys, *place)
 
-    patch.setattr(lowering.Lowering, "_columns", broken)
+    patch.setattr(context.Context, "columns", broken)
 
 
 # ---- heads are swapped ----------------------------------------------------------------------------------------------

@@ -248,6 +248,17 @@ LOG2E_256 = Fraction(0xB8AA3B, 2**15)
 """0x43B8AA3B: exponent field 0x87 is 2^8, and the significand 0xB8AA3B has 23 fraction bits."""
 
 
+def scores(acc: list[list[int]], q_scale: Row, k_scale: Row, score_scale: Number, additive: Matrix | None) -> Matrix:
+    result: Matrix = []
+    for r, sums in enumerate(acc):
+        s: Row = []
+        for c, total in enumerate(sums):
+            value = mul(mul(from_int(total), q_scale[r]), mul(k_scale[c], score_scale))
+            s.append(value if additive is None else add(value, additive[r][c]))
+        result.append(s)
+    return result
+
+
 def softmax(
     acc: list[list[int]],
     q_scale: Row,
@@ -257,19 +268,35 @@ def softmax(
     additive: Matrix | None,
     causal: bool = False,
 ) -> tuple[list[list[int]], list[int]]:
-    probabilities: list[list[int]] = []
-    for r, sums in enumerate(acc):
-        s: Row = []
-        for c, total in enumerate(sums):
-            value = mul(mul(from_int(total), q_scale[r]), mul(k_scale[c], score_scale))
-            s.append(value if additive is None else add(value, additive[r][c]))
-        seen = [c <= r + len(s) - len(acc) or not causal for c in range(len(s))]
-        probabilities.append(_probability_row(s, [int(seen[c]) and (mask is None or mask[c]) for c in range(len(s))]))
+    rows = scores(acc, q_scale, k_scale, score_scale, additive)
+    probabilities = [_probability_row(s, _live(r, len(acc), len(s), mask, causal), 4095, 8) for r, s in enumerate(rows)]
     return probabilities, [sum(row) for row in probabilities]
 
 
-def _probability_row(s: Row, mask: Sequence[int]) -> list[int]:
-    live = [bool(attended) for attended in mask]
+def wide_softmax(
+    acc: list[list[int]],
+    q_scale: Row,
+    k_scale: Row,
+    score_scale: Number,
+    mask: Sequence[int] | None,
+    additive: Matrix | None,
+    causal: bool = False,
+) -> tuple[list[list[int]], list[list[int]], list[int]]:
+    """High bytes, low bytes and sums."""
+    rows = scores(acc, q_scale, k_scale, score_scale, additive)
+    probabilities = [_probability_row(s, _live(r, len(acc), len(s), mask, causal), 4352, 0) for r, s in enumerate(rows)]
+    high = [[p // 256 for p in row] for row in probabilities]
+    low = [[p % 256 for p in row] for row in probabilities]
+    return high, low, [sum(row) for row in probabilities]
+
+
+def _live(r: int, rows: int, columns: int, mask: Sequence[int] | None, causal: bool) -> list[bool]:
+    """Which columns row r attends to."""
+    return [(not causal or c <= r + columns - rows) and (mask is None or bool(mask[c])) for c in range(columns)]
+
+
+def _probability_row(s: Row, live: Sequence[bool], most: int, dropped: int) -> list[int]:
+    """E[f] >> (i + dropped), rounded half up, for T up to `most`."""
     seen = [v for v, alive in zip(s, live, strict=True) if alive]
     if not seen or any(isnan(v) for v in seen) or isinf(max(seen)):
         return [0] * len(s)
@@ -277,9 +304,10 @@ def _probability_row(s: Row, mask: Sequence[int]) -> list[int]:
     row: list[int] = []
     for v, alive in zip(s, live, strict=True):
         u = mul(sub(m, v), LOG2E_256)
-        t = min(max(nearest_even(u), 0), 4095) if isinstance(u, Fraction) else 4095
+        t = min(max(nearest_even(u), 0), most) if isinstance(u, Fraction) else most
         i, f = divmod(t, 256)
-        row.append((exp2_entry(f) + 2 ** (i + 7)) // 2 ** (i + 8) if alive else 0)
+        unit = 2 ** (i + dropped)
+        row.append((2 * exp2_entry(f) + unit) // (2 * unit) if alive else 0)
     return row
 
 
@@ -297,10 +325,22 @@ def exp2_entry(f: int) -> int:
 
 
 def context(acc: list[list[int]], sums: Sequence[int], v_scale: Number) -> Matrix:
+    return _context([[from_int(value) for value in row] for row in acc], sums, v_scale)
+
+
+def wide_context(high: list[list[int]], low: list[list[int]], sums: Sequence[int], v_scale: Number) -> Matrix:
+    totals = [
+        [add(mul(from_int(h), Fraction(256)), from_int(w)) for h, w in zip(upper, lower, strict=True)]
+        for upper, lower in zip(high, low, strict=True)
+    ]
+    return _context(totals, sums, v_scale)
+
+
+def _context(totals: Matrix, sums: Sequence[int], v_scale: Number) -> Matrix:
     result: Matrix = []
-    for row, total in zip(acc, sums, strict=True):
+    for row, total in zip(totals, sums, strict=True):
         factor = ZERO if total == 0 else div(v_scale, from_int(total))
-        result.append([bf16(mul(from_int(value), factor)) for value in row])
+        result.append([bf16(mul(value, factor)) for value in row])
     return result
 
 

@@ -124,7 +124,7 @@ def test_control_orders_what_it_dispatches_later() -> None:
         (0, "dst", Address((1 << 14) - 48, 48)),
         (1, "dst", Address((1 << 13) - 383)),
         (4, "acc", Address((1 << 13) - 3 * 64 - 63, 64)),
-        (0, "src", Address(0, 47)),
+        (0, "dst", Address(0, 47)),
     ],
 )
 def test_addresses_are_in_bounds(position: int, operand: str, address: Address) -> None:

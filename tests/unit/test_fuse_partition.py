@@ -158,7 +158,7 @@ def test_nothing_on_the_device_waits_for_the_host_afterwards(tmp_path: Path) -> 
 
 
 def test_additive_masks_send_attention_to_the_host(tmp_path: Path) -> None:
-    spec = Encoder(mask="causal")
+    spec = Encoder(mask="weak")
     imported = partition(spec, tmp_path)
     table = preflight(imported.module)
     attention = next(row for row in table.rows if row.op == "attention")

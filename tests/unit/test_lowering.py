@@ -32,12 +32,16 @@ def assert_same_bits(
     seed: int = 0,
     target: str = "fpga-u280",
     functions: Counter[str] | None = None,
+    *,
+    causal: bool = False,
 ) -> int:
     """Quantise, tile, schedule and emit one block, comparing bits on the way; the number of instructions."""
     store = tp.block_store(width, seed)
     ctx = tp.context(store)
     inputs = tp.block_inputs(batch, tokens, seed)
-    module = tp.apply(ctx, tp.parse(tp.block_text(batch, tokens, width, heads), ctx), "quantize", "encode-storage")
+    module = tp.apply(
+        ctx, tp.parse(tp.block_text(batch, tokens, width, heads, causal=causal), ctx), "quantize", "encode-storage"
+    )
     expected = evaluate(module, store, inputs)["y"].reshape(batch * tokens, width)
     for stage in ("tile", "schedule"):
         tp.apply(ctx, module, stage, target=target)
@@ -86,7 +90,6 @@ def test_tiles_fit_the_memories(acc_bytes: int, lanes: int, outs: int, keys: int
     target = replace(board, accelerator=replace(board.accelerator, tokens=lanes, acc_bytes=acc_bytes))
     for variants in plans(target.accelerator, Extent(keys)):
         for plan in variants:
-            assert plan.queries == 1 or SLOTS * plan.queries * keys * 4 <= acc_bytes
             linear = Linear(WeightPlan.dense("w", outs, 64), tokens, 64 * spill, (64 + 3 * outs) * spill, 2)
             choice = cut(target, plan, linear)
             assert 1 <= choice.rows <= max(tokens, 1)
@@ -99,7 +102,7 @@ def test_tiles_fit_the_memories(acc_bytes: int, lanes: int, outs: int, keys: int
 def test_weights_stay_or_stream_as_is_faster() -> None:
     """Two small weights fit side by side, so the next one loads ahead; of two large ones the second would be waited for."""
     target = load_target("fpga-zcu104")
-    plan = TilePlan(32, 256, 128, 1 << 20, 1 << 19, 1 << 20, spill=False)
+    plan = TilePlan(32, 256, 128, 1 << 20, 1 << 19, 1 << 18, target.accelerator.acc_bytes, 0, 1 << 20, spill=False)
     small, large = (Linear(WeightPlan.dense("w", outs, 768), 128, 0, 0, 2) for outs in (640, 1280))
     assert cut(target, plan, small) == Cut(True, 32, 2)
     assert not cut(target, plan, large).resident
@@ -112,13 +115,60 @@ def test_weights_stay_or_stream_as_is_faster() -> None:
 
 def test_a_board_without_room_keeps_activations_in_dram_and_streams_weights(tmp_path: Path) -> None:
     """The same bits from a board with a few kilobytes: tensors pass through temporaries, weights in parts."""
-    text = target_files()["fpga-pynq-z2"].read_text()
-    for key, size in (("act_bytes", 49152), ("weight_bytes", 21504)):
-        text = re.sub(rf"^{key} = .*$", f"{key} = {size}", text, flags=re.M)
-    board = tmp_path / "tiny.toml"
-    board.write_text(text)
     functions = Counter[str]()
-    assert_same_bits(2, 150, 64, 2, target=str(board), functions=functions)
+    board = small_board(tmp_path, act_bytes=49152, weight_bytes=10240)
+    assert_same_bits(2, 150, 64, 2, target=board, functions=functions)
     assert functions["load.rows"]  # keys come back from DRAM
     assert functions["store.copy"] > functions["vector.pool"] + 2  # and more than the outputs goes there
     assert functions["load.weights"] > 4  # four weights in more than four parts
+
+
+def small_board(folder: Path, **sizes: int) -> str:
+    """A pynq-z2 with other memories."""
+    text = target_files()["fpga-pynq-z2"].read_text()
+    for key, size in sizes.items():
+        text = re.sub(rf"^{key} = .*$", f"{key} = {size}", text, flags=re.M)
+    board = folder / "tiny.toml"
+    board.write_text(text)
+    return str(board)
+
+
+@pytest.mark.parametrize(("tokens", "memories"), [(100, {"acc_bytes": 8192}), (300, {"acc_bytes": 16384})])
+def test_causal_keys_in_pieces(tokens: int, memories: dict[str, int], tmp_path: Path) -> None:
+    """Only the last piece of a block's keys holds what some of its queries do not see."""
+    functions = Counter[str]()
+    board = small_board(tmp_path, **memories)
+    assert_same_bits(1, tokens, 16, 1, target=board, functions=functions, causal=True)
+    assert functions["vector.maximum"]
+
+
+@pytest.mark.parametrize(("tokens", "target"), [(513, "fpga-u280"), (640, "fpga-zcu104"), (600, "fpga-pynq-z2")])
+def test_more_keys_than_one_byte_serves(tokens: int, target: str) -> None:
+    assert_same_bits(1, tokens, 16, 2, target=target)
+
+
+@pytest.mark.parametrize(("batch", "tokens", "memories"), [
+    (1, 300, {"acc_bytes": 16384}),
+    (1, 530, {"acc_bytes": 32768, "act_bytes": 40960, "weight_bytes": 16384}),
+])  # fmt: skip
+def test_keys_in_pieces(batch: int, tokens: int, memories: dict[str, int], tmp_path: Path) -> None:
+    """Where scores of all keys do not fit, maxima come first; where V of a head does not, its codes come in pieces."""
+    functions = Counter[str]()
+    assert_same_bits(batch, tokens, 48, 2, target=small_board(tmp_path, **memories), functions=functions)
+    assert functions["vector.maximum"]
+    assert bool(functions["vector.absmax"]) == ("weight_bytes" in memories)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "target"), [(9, 14, "fpga-u280"), (20, 6, "fpga-u280"), (5, 600, "fpga-pynq-z2")]
+)
+def test_keys_of_another_sequence(queries: int, keys: int, target: str) -> None:
+    store = tp.block_store(16)
+    ctx = tp.context(store)
+    own = np.random.default_rng(5).integers(0, 50, (2, queries))
+    inputs = {**tp.block_inputs(2, keys), "own": own}
+    module = tp.apply(ctx, tp.parse(tp.cross_text(2, queries, keys, 16, 2), ctx), "quantize", "encode-storage")
+    expected = evaluate(module, store, inputs)["y"].reshape(2 * queries, 16)
+    for stage in ("tile", "schedule"):
+        tp.apply(ctx, module, stage, target=target)
+        np.testing.assert_array_equal(evaluate_tiles(module, store, inputs)["y"], expected, err_msg=stage)

@@ -292,9 +292,99 @@ def test_softmax_close_to_exact():
     assert (total == p.astype(np.int64).sum(axis=1)).all()
 
 
-def test_softmax_refuses_more_keys_than_uint8_serves():
-    with pytest.raises(ValueError, match="512"):
-        numerics.softmax(np.zeros((1, 513), np.int32), np.ones(1), np.ones(513), 1.0)
+def test_softmax_refuses_more_keys_than_an_int32_sums():
+    keys = numerics.MAX_KEYS
+    assert keys * 65280 < 2**31
+    one = np.ones(1, np.float32)
+    p, total = numerics.softmax(np.zeros((1, keys), np.int32), one, np.ones(keys, np.float32), 1.0)
+    assert (p.shape, total[0]) == ((2, keys), keys * 65280)
+    with pytest.raises(ValueError, match="32769"):
+        numerics.softmax(np.zeros((1, keys + 1), np.int32), one, np.ones(keys + 1, np.float32), 1.0)
+
+
+@EXAMPLES
+@given(st.data())
+def test_two_byte_probabilities(data):
+    """Those of the scalar reference, in one piece and in two."""
+    rows, cols = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 9))
+    acc = codes(data, (rows, cols), data.draw(st.sampled_from([3, 200, 5000, 2**20]))).astype(np.int32)
+    q, k = vector(data, SCALE, rows), vector(data, SCALE, cols)
+    mask = data.draw(st.none() | st.lists(st.integers(0, 1), min_size=cols, max_size=cols))
+    fill = st.one_of(ORDINARY, st.sampled_from([-1e4, -3.4e38, -math.inf, math.inf, math.nan]))
+    additive = None
+    if data.draw(st.booleans()):
+        values = data.draw(st.lists(fill, min_size=rows * cols, max_size=rows * cols))
+        additive = numerics.ftz(np.array(values, np.float32)).reshape(rows, cols)
+    cut = data.draw(st.integers(0, cols))
+    pieces = [part for part in (slice(0, cut), slice(cut, cols)) if acc[:, part].size]
+
+    def part_of(array, part):
+        return None if array is None else np.asarray(array)[..., part]
+
+    attended = None if mask is None else np.array(mask) != 0
+
+    maximum = None
+    for part in pieces:
+        s = numerics.scores(acc[:, part], q, k[part], 0.125, part_of(additive, part))
+        maximum = numerics.row_maximum(s, part_of(attended, part), maximum)
+    made = []
+    for part in pieces:
+        s = numerics.scores(acc[:, part], q, k[part], 0.125, part_of(additive, part))
+        made.append(numerics.wide_probabilities(s, maximum, part_of(attended, part)))
+    p = np.concatenate(made, axis=1)
+    high, low, total = scalar.wide_softmax(
+        acc.tolist(), numbers(q), numbers(k), Fraction(1, 8), mask, None if additive is None else numbers(additive)
+    )
+    assert numerics.high_and_low(p).tolist() == [*high, *low]
+    assert p.sum(axis=1, dtype=np.int32).tolist() == total
+
+
+def test_how_many_keys_decide_the_bytes_of_a_probability():
+    rng = np.random.default_rng(3)
+    acc = rng.integers(-3000, 3000, (2, 513)).astype(np.int32)
+    q, k = np.full(2, 0.03, np.float32), np.full(513, 0.03, np.float32)
+    narrow, narrow_sum = numerics.softmax(acc[:, :512], q, k[:512], 1.0)
+    wide, wide_sum = numerics.softmax(acc, q, k, 1.0)
+    assert narrow.shape == (2, 512)
+    assert wide.shape == (4, 513)
+    exact = np.exp(acc * 0.0009 - (acc * 0.0009).max(axis=1, keepdims=True))
+    both = wide[:2].astype(np.int64) * 256 + wide[2:]
+    assert np.abs(both / 65280 - exact).max() < 2**-9  # T has 8 fraction bits
+    assert (both.sum(axis=1) == wide_sum).all()
+    assert (narrow_sum < wide_sum).all()
+
+
+def test_far_keys_weigh_nothing_however_many_they_are():
+    """2^-16 of the row's largest still counts with two bytes, 2^-17 does not."""
+    distance = np.array([[0, 15.99, 16.99, 17.01, 300, np.inf]], np.float32) * np.float32(np.log(2))
+    p = numerics.wide_probabilities(-distance, np.zeros(1, np.float32))
+    assert p.tolist() == [[65280, 1, 1, 0, 0, 0]]
+
+
+@EXAMPLES
+@given(st.data())
+def test_context_of_two_byte_probabilities(data):
+    rows, cols = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5))
+    high = codes(data, (rows, cols), 2**30).astype(np.int32)
+    low = codes(data, (rows, cols), 2**24 + 5).astype(np.int32)
+    sums = np.abs(codes(data, (rows,), 65280 * 4096)).astype(np.int32)
+    v_scale = vector(data, SCALE, 1)[0]
+    got = numerics.context(np.concatenate([high, low]), sums, v_scale)
+    assert_same_bits(got, scalar.wide_context(high.tolist(), low.tolist(), sums.tolist(), number(v_scale)))
+
+
+@EXAMPLES
+@given(bf16_matrices(), st.data())
+def test_columns_quantised_in_pieces(x, data):
+    """The largest magnitude of all pieces first, then the codes of each."""
+    mask = np.array(data.draw(st.lists(st.integers(0, 1), min_size=len(x), max_size=len(x))))
+    cut = data.draw(st.integers(0, len(x)))
+    absmax = max(numerics.columns_absmax(x[part], mask[part]) for part in (slice(0, cut), slice(cut, None)))
+    whole, scale = numerics.quantize_columns(x, mask)
+    for part in (slice(0, cut), slice(cut, None)):
+        codes_, scale_ = numerics.quantize_columns(x[part], None, absmax)
+        np.testing.assert_array_equal(codes_, whole[part])
+        assert scale_ == scale
 
 
 @EXAMPLES

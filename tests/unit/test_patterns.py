@@ -7,7 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compiler.sparsity.patterns import HP, NM, Block, Dense, Pattern, Unstructured, parse_pattern
+from compiler.sparsity.lines import Tile
+from compiler.sparsity.patterns import (
+    HP,
+    NM,
+    Block,
+    Circulant,
+    Column,
+    Composed,
+    Dense,
+    Pattern,
+    Row,
+    Unstructured,
+    parse_pattern,
+)
 from compiler.sparsity.recover import recover_kept
 from compiler.sparsity.saliency import fill_evenly, keep_largest_of_all
 from compiler.sparsity.unbalanced import decimal_text, density_of, share_of
@@ -47,6 +60,21 @@ def unbalanced_patterns(draw: st.DrawFn) -> Pattern:
 
 
 @st.composite
+def line_patterns(draw: st.DrawFn) -> Pattern:
+    """Rows, columns, and N:M inside blocks or rows."""
+    share, tile = draw(DENSITIES), Tile(draw(st.none() | st.integers(1, 20)), draw(st.none() | st.integers(1, 50)))
+    kind = draw(st.sampled_from([Row, Column, Composed]))
+    if kind is not Composed:
+        return kind(share, tile)
+    n, m = draw(fine_patterns())
+    block = Block(draw(st.integers(1, 9)), m * draw(st.integers(1, 4)), share, draw(st.booleans()))
+    return Composed(draw(st.sampled_from([block, Row(share)])), NM(n, m))
+
+
+ALL = patterns() | unbalanced_patterns() | line_patterns()
+
+
+@st.composite
 def weights(draw: st.DrawFn) -> np.ndarray:
     shape = draw(st.integers(1, 40)), draw(st.integers(1, 90))
     rng = np.random.default_rng(draw(st.integers(0, 2**31)))
@@ -67,7 +95,7 @@ def test_mask_keeps_what_the_closed_form_says(pattern: Pattern, w: np.ndarray) -
 
 
 @FAST
-@given(patterns() | unbalanced_patterns(), weights())
+@given(ALL, weights())
 def test_projection_is_idempotent_and_passes_the_check(pattern: Pattern, w: np.ndarray) -> None:
     projected = pattern.project(w)
     pattern.check(projected)
@@ -75,13 +103,13 @@ def test_projection_is_idempotent_and_passes_the_check(pattern: Pattern, w: np.n
 
 
 @FAST
-@given(patterns() | unbalanced_patterns(), weights())
+@given(ALL, weights())
 def test_memory_layout_does_not_matter(pattern: Pattern, w: np.ndarray) -> None:
     assert np.array_equal(pattern.mask(np.asfortranarray(w)), pattern.mask(w))
 
 
 @FAST
-@given(patterns() | unbalanced_patterns(), weights())
+@given(ALL, weights())
 def test_canonical_form_has_the_same_masks(pattern: Pattern, w: np.ndarray) -> None:
     simple = pattern.canonical()
     assert np.array_equal(simple.mask(w), pattern.mask(w))
@@ -89,7 +117,7 @@ def test_canonical_form_has_the_same_masks(pattern: Pattern, w: np.ndarray) -> N
 
 
 @FAST
-@given(patterns() | unbalanced_patterns())
+@given(ALL | st.builds(Circulant, st.integers(1, 99)))
 def test_print_and_parse_are_inverse(pattern: Pattern) -> None:
     assert parse_pattern(pattern.spec()) == pattern
     assert type(pattern).parse(pattern.body()) == pattern
@@ -309,7 +337,7 @@ def test_block_equals_a_plain_loop(pattern: Block, seed: int) -> None:
 
 
 @FAST
-@given(unbalanced_patterns(), weights(), st.sampled_from([0.0, 0.5, 1.0]))
+@given(unbalanced_patterns() | line_patterns(), weights(), st.sampled_from([0.0, 0.5, 1.0]))
 def test_slots_cover_the_weights_and_are_as_many_as_kept(pattern: Pattern, w: np.ndarray, zeros: float) -> None:
     w = pattern.project(np.where(np.random.default_rng(0).random(w.shape) < zeros, 0, w))
     slots = pattern.slots(w)

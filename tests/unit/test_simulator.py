@@ -269,16 +269,24 @@ rows=3 cols=16 group=8 norm=1
 vector.finish acc=0x0:80 row_scale=0x0:8 columns=0x0:64 gate=0x100:40 codes=0x800:20 scale=0x900:16 rows=3 cols=16 \
 group=8 norm=rms
 vector.softmax acc=0x0:40 row_scale=0x0:8 col_scale=0x40:12 mask=0x100 p=0x200:16 l=0x300 rows=4 cols=10 score_scale=1.0
+vector.softmax acc=0x0:40 row_scale=0x0:8 col_scale=0x40:12 mask=0x100 bias=0x400:48 maximum=0x140 p=0x200:16 l=0x300 \
+rows=4 cols=10 score_scale=1.0 bias_rows=4 wide=1 continued=1
+vector.maximum acc=0x0:40 row_scale=0x0:8 col_scale=0x40:12 mask=0x100 bias=0x140 maximum=0x300 rows=4 cols=10 \
+score_scale=1.0 bias_rows=1 continued=1
 vector.softmax acc=0x0:40 row_scale=0x0:8 col_scale=0x40:12 p=0x200:16 l=0x300 rows=4 cols=10 score_scale=1.0 causal=1
 vector.heads x=0x0:40 columns=0x0:32 table=0x200:24 out=0x400:48 codes=0x800:20 scale=0x900:16 rows=3 cols=16 \
 group=8 turned=6
 vector.context acc=0x0:80 l=0x0 v_scale=0x40 out=0x100:40 rows=3 cols=16
+vector.context acc=0x0:80 l=0x0 v_scale=0x40 out=0x100:40 rows=3 cols=16 wide=1
 vector.quantize x=0x0:40 codes=0x100:30 codes_in_weights=1 scale=0x200:12 rows=3 cols=16 group=8
 vector.quantize_columns x=0x0:40 mask=0x100 codes=0x200:9 scale=0x300 rows=5 cols=12
+vector.quantize_columns x=0x0:40 absmax=0x100 codes=0x200:9 scale=0x300 rows=5 cols=12 codes_in_act=1
+vector.absmax x=0x0:40 mask=0x100 absmax=0x200 rows=5 cols=12 continued=1
 vector.embed rows_in=0x0:40 columns=0x0:64 out=0x400:40 codes=0x800:20 scale=0x900:8 rows=3 cols=16 group=16 tables=2 \
 table_bytes=256 norm=1
 vector.pool x=0x0:40 mask=0x200 out=0x300 rows=5 cols=16
 matrix.multiply x=0x0:30 w=0x0:28 acc=0x0:60 rows=3 outs=12 ins=20 n=1 m=1
+matrix.multiply x=0x0:9 w=0x0:28 acc=0x0:60 rows=3 outs=12 ins=20 n=1 m=1 accumulate=1
 load.copy src=0x0:40 dst=0x100:48 rows=3 row_bytes=20
 load.rows src=0x0:40 dst=0x100:48 rows=3 row_bytes=20
 load.gather table=0x0:40 ids=0x0 dst=0x100:48 rows=3 row_bytes=20 table_rows=1
@@ -327,7 +335,8 @@ def _run_filled(line: str, seed: int) -> tuple[Resolved, dict[Memory, Any], dict
     resolved = expand(assemble(line + "\ncontrol.halt"))[0]
     same = np.random.default_rng(99)
     for operand in resolved.function.operands:
-        if operand.access == "r" and operand.name in resolved.operands:
+        reads = operand.access == "r" or (operand.updates and resolved.integer(operand.updates))
+        if reads and operand.name in resolved.operands:
             for region in operand_extents(resolved, operand.name):
                 memories[region.memory][covered(region, memories[region.memory].size)] = _content(
                     operand.shape, region.rows * region.row_bytes, same, operand.name == "ids"

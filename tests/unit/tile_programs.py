@@ -45,11 +45,12 @@ def apply(ctx: Context, module: ModuleOp, *passes: str, **options: str) -> Modul
 # ---- one block of a transformer, in fp32 -----------------------------------------------------------------------------
 
 
-def block_text(batch: int, tokens: int, width: int, heads: int) -> str:
+def block_text(batch: int, tokens: int, width: int, heads: int, *, causal: bool = False) -> str:
     """Embedding, q, k, v, attention, output with residual, norm: inputs `ids` and `mask`."""
     x, m, w = f"tensor<{batch}x{tokens}x{width}xf32>", f"tensor<{batch}x{tokens}xi64>", f"tensor<{width}x{width}xf32>"
     v = f"tensor<{width}xf32>"
     linear = f"{x}, {w} -> {x}"
+    reach = "causal " if causal else ""
     return f"""
     func.func @main(%ids: {m}, %mask: {m}) -> {x} attributes {{input_names = ["ids", "mask"], output_names = ["y"]}} {{
       %t = hpcc_nn.weight "t" digest "0" : tensor<50x{width}xf32>
@@ -59,12 +60,34 @@ def block_text(batch: int, tokens: int, width: int, heads: int) -> str:
       %q = hpcc_nn.linear "layer.0.attn.q" %x, %w : {linear}
       %k = hpcc_nn.linear "layer.0.attn.k" %x, %w : {linear}
       %v = hpcc_nn.linear "layer.0.attn.v" %x, %w : {linear}
-      %a = hpcc_nn.attention "layer.0.attn" %q, %k, %v mask %mask kind "boolean" heads {heads} : i64 scale 0.25 : f32
+      %a = hpcc_nn.attention "layer.0.attn" %q, %k, %v mask %mask kind "boolean" {reach}heads {heads} : i64 scale 0.25 : f32
         : {x}, {x}, {x}, {m} -> {x}
       %o = hpcc_nn.linear "layer.0.attn.o" %a, %w : {linear}
       %s = hpcc_nn.binary add %x, %o : {x}, {x} -> {x}
       %n = hpcc_nn.layer_norm %s, %g, %g eps 1.0e-5 : f32 : {x}, {v}, {v} -> {x}
       func.return %n : {x}
+    }}"""
+
+
+def cross_text(batch: int, queries: int, keys: int, width: int, heads: int) -> str:
+    """Attention whose keys come from a sequence of another length: inputs `own` and `ids`, `mask` over the keys."""
+    x, m, w = f"tensor<{batch}x{queries}x{width}xf32>", f"tensor<{batch}x{queries}xi64>", f"tensor<{width}x{width}xf32>"
+    other, mask = f"tensor<{batch}x{keys}x{width}xf32>", f"tensor<{batch}x{keys}xi64>"
+    table = f"tensor<50x{width}xf32>"
+    names = 'input_names = ["own", "ids", "mask"], output_names = ["y"]'
+    return f"""
+    func.func @main(%own: {m}, %ids: {mask}, %mask: {mask}) -> {x} attributes {{{names}}} {{
+      %t = hpcc_nn.weight "t" digest "0" : {table}
+      %w = hpcc_nn.weight "w" digest "0" : {w}
+      %x = hpcc_nn.embedding %own of %t : {m} of {table} -> {x}
+      %e = hpcc_nn.embedding %ids of %t : {mask} of {table} -> {other}
+      %q = hpcc_nn.linear "layer.0.cross.q" %x, %w : {x}, {w} -> {x}
+      %k = hpcc_nn.linear "layer.0.cross.k" %e, %w : {other}, {w} -> {other}
+      %v = hpcc_nn.linear "layer.0.cross.v" %e, %w : {other}, {w} -> {other}
+      %a = hpcc_nn.attention "layer.0.cross" %q, %k, %v mask %mask kind "boolean" heads {heads} : i64 scale 0.25 : f32
+        : {x}, {other}, {other}, {mask} -> {x}
+      %o = hpcc_nn.linear "layer.0.cross.o" %a, %w : {x}, {w} -> {x}
+      func.return %o : {x}
     }}"""
 
 

@@ -102,6 +102,8 @@ class Lowering:
             nn.LinearOp: self._linear,
             nn.AttentionOp: self._attention,
             nn.LayerNormOp: self._layer_norm,
+            nn.RmsNormOp: self._rms_norm,
+            nn.RotaryOp: self._rotary,
             nn.ActivationOp: self._activation,
             nn.BinaryOp: self._add,
             nn.MeanPoolOp: self._mean_pool,
@@ -211,9 +213,7 @@ class Lowering:
             raise _infeasible(op, "the mask of an attention is not boolean")
         if not op.scale.value.data > 0:
             raise _infeasible(op, "the scale of an attention is not positive")
-        if op.causal is not None:
-            raise _infeasible(op, "the CPU library has no step for causal attention")
-        if nn.shape_of(op.q) != nn.shape_of(op.k):
+        if nn.shape_of(op.q)[:2] != nn.shape_of(op.k)[:2]:
             raise _infeasible(op, "queries and keys are of different sequences")
         step = cpu.AttentionOp(
             op.role.data,
@@ -224,6 +224,8 @@ class Lowering:
             self._type(op, op.result),
             heads=op.heads.value.data,
             scale=op.scale.value.data,
+            groups=op.groups,
+            causal=op.causal is not None,
         )
         self._add_step(op, step, op.result)
 
@@ -231,15 +233,26 @@ class Lowering:
         x, gamma, beta = self._buffer(op, op.x), self._new(op.gamma), self._new(op.beta)
         self._add_step(op, cpu.LayerNormOp(x, gamma, beta, op.eps.value.data, self._type(op, op.result)), op.result)
 
+    def _rms_norm(self, op: nn.RmsNormOp) -> None:
+        x, gamma = self._buffer(op, op.x), self._new(op.gamma)
+        self._add_step(op, cpu.RmsNormOp(x, gamma, op.eps.value.data, self._type(op, op.result)), op.result)
+
+    def _rotary(self, op: nn.RotaryOp) -> None:
+        x, table, size = self._buffer(op, op.x), self._new(op.table), op.head_size.value.data
+        interleaved = op.interleaved is not None
+        step = cpu.RotaryOp(x, table, size, self._type(op, op.result), interleaved=interleaved)
+        self._add_step(op, step, op.result)
+
     def _activation(self, op: nn.ActivationOp) -> None:
         step = cpu.PointwiseOp(self._buffer(op, op.x), None, _ACTIVATIONS[op.kind.data], self._type(op, op.result))
         self._add_step(op, step, op.result)
 
     def _add(self, op: nn.BinaryOp) -> None:
-        if op.kind.data is not nn.BinaryKind.ADD:
-            raise _infeasible(op, f"the CPU library has no step for {op.kind.data.value}")
         left, right = self._buffer(op, op.lhs), self._buffer(op, op.rhs)
-        step = cpu.PointwiseOp(left, right, cpu.Activation.NONE, self._type(op, op.result))
+        times = op.kind.data is nn.BinaryKind.MUL
+        if not times and op.kind.data is not nn.BinaryKind.ADD:
+            raise _infeasible(op, f"the CPU library has no step for {op.kind.data.value}")
+        step = cpu.PointwiseOp(left, right, cpu.Activation.NONE, self._type(op, op.result), times=times)
         self._add_step(op, step, op.result)
 
     def _mean_pool(self, op: nn.MeanPoolOp) -> None:

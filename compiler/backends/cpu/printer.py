@@ -292,10 +292,11 @@ class CPrinter:
     @_print.register
     def _(self, op: cpu.AttentionOp) -> None:
         heads, width = op.heads.value.data, cpu.features_of(op.q)
+        sharing = f"{heads}, {op.groups.value.data}, {width // heads}, {int(op.causal is not None)}"
         mask = self._mask_number(op.mask)
         buffers = ", ".join(_buffer(value) for value in (op.q, op.k, op.v, op.result))
         body = (
-            f"  const attention a = {{{heads}, {width // heads}, {_float(op.scale.value.data)}, {mask}, {buffers}}};\n"
+            f"  const attention a = {{{sharing}, {_float(op.scale.value.data)}, {mask}, {buffers}}};\n"
             "  run_attention(m, &a);\n"
         )
         macs = 2 * self.batch * self.tokens * self.tokens * width
@@ -317,11 +318,32 @@ class CPrinter:
         self._function(f"{_maker(op.x)}.norm", "layer_norm", [node_name(op)], body)
 
     @_print.register
+    def _(self, op: cpu.RmsNormOp) -> None:
+        size = nn.shape_of(op.gamma)[0]
+        body = (
+            f"  const rms_norm n = {{{cpu.features_of(op.x) // size}, {size}, {_float(op.eps.value.data)},"
+            f" {self._stored(op.gamma)},\n"
+            f"                      {_buffer(op.x)}, {_buffer(op.result)}}};\n  run_rms_norm(m, &n);\n"
+        )
+        self._function(f"{_maker(op.x)}.norm", "rms_norm", [node_name(op)], body)
+
+    @_print.register
+    def _(self, op: cpu.RotaryOp) -> None:
+        size, turned = op.head_size.value.data, nn.shape_of(op.table)[1]
+        heads = cpu.features_of(op.x) // size
+        body = (
+            f"  const rotary r = {{{heads}, {size}, {turned}, {int(op.interleaved is not None)}, {self._stored(op.table)},\n"
+            f"                    {_buffer(op.x)}, {_buffer(op.result)}}};\n  run_rotary(m, &r);\n"
+        )
+        self._function(f"{_maker(op.x)}.rotary", "rotary", [node_name(op)], body)
+
+    @_print.register
     def _(self, op: cpu.PointwiseOp) -> None:
         then = "NO_ACTIVATION" if op.activation.data is cpu.Activation.NONE else op.activation.data.name
-        other = "NONE" if op.other is None else _buffer(op.other)
+        other, times = "NONE" if op.other is None else _buffer(op.other), int(op.times is not None)
         body = (
-            f"  const pointwise p = {{{cpu.features_of(op.x)}, {then}, {_buffer(op.x)}, {other}, {_buffer(op.result)}}};\n"
+            f"  const pointwise p = {{{cpu.features_of(op.x)}, {then}, {times}, {_buffer(op.x)}, {other},"
+            f" {_buffer(op.result)}}};\n"
             "  run_pointwise(m, &p);\n"
         )
         self._function("pointwise", "pointwise", [node_name(op)], body)
@@ -501,8 +523,10 @@ def _maker(value: SSAValue) -> str:
     """The layer whose result a buffer holds."""
     op = value.owner
     assert isinstance(op, Operation)
-    if isinstance(op, cpu.LayerNormOp):
+    if isinstance(op, cpu.LayerNormOp | cpu.RmsNormOp):
         return f"{_maker(op.x)}.norm"
+    if isinstance(op, cpu.RotaryOp):
+        return f"{_maker(op.x)}.rotary"
     return "embeddings" if isinstance(op, cpu.EmbeddingOp) else role_of(op)
 
 

@@ -23,6 +23,9 @@ ALIGNMENT = 64
 PREFETCH = 4
 """Weight (or parameter) loads that run ahead of the one in use; more would only fill the LOAD queue."""
 
+SUMS = "acc.sum"
+"""Accumulators that others come and go beside: they rotate among themselves."""
+
 STREAMED = ("load.weights", "load.copy")
 
 
@@ -108,7 +111,8 @@ def _blocks(spans: Mapping[Instance, tuple[int, int]], memory: Memory, skip: Con
         if instance.memory is not memory or instance in skip:
             continue
         if instance.rotates:
-            pools.setdefault(("", "") if memory is Memory.ACC else pool_of(instance), []).append(instance)
+            shared = memory is Memory.ACC and instance.label != SUMS
+            pools.setdefault(("", "") if shared else pool_of(instance), []).append(instance)
         else:
             blocks.append(Block(aligned(instance.bytes), span, ((instance, 0),)))
     for pool in pools.values():

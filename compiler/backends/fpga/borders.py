@@ -58,6 +58,8 @@ def alias(c: Context, op: nn.CastOp | nn.ReshapeOp) -> None:
 def store_outputs(c: Context, op: ReturnOp, names: list[str]) -> None:
     for value, name in zip(op.arguments, names, strict=True):
         source = c.buffer_of(value)
+        if name in c.written:
+            continue
         element = source.type.element_type
         region = c.b.dram("output", name, source.rows, source.cols, element)
         most = c.plan.rows(c.plan.tokens, SLOTS * row_bytes(source))

@@ -81,6 +81,10 @@ class Context:
         self.values: dict[SSAValue, nn.QuantizeOp] = {}
         self.regions: dict[str, tuple[Buffer, list[Part]]] = {}
         self.tables: dict[str, Buffer] = {}
+        self.parameters: dict[tuple[str, ...], Buffer] = {}
+        self.output_names: dict[SSAValue, str] = {}
+        self.written: set[str] = set()
+        """Outputs that an instruction has written already."""
 
     # ---- values -----------------------------------------------------------------------------------------------------
 
@@ -115,12 +119,25 @@ class Context:
             layer,
         )
 
-    def columns(self, layer: str, width: int, keys: list[str]) -> Buffer:
-        """Per-column fp32 parameters in the parameter memory, one row per key ("" = zeros)."""
-        region = self.b.dram("columns", f"{layer}.columns", len(keys), width, f32, keys)
-        columns = self.b.alloc(f"{layer}.columns", Memory.PARAM, len(keys), width, f32)
+    def columns(self, layer: str, width: int, keys: list[str], first: int = 0, cols: int | None = None) -> Buffer:
+        """Per-column fp32 parameters in the parameter memory, one row per key ("" = zeros): all, or `cols` from `first`."""
+        label = f"{layer}.columns"
+        if (label, *keys) not in self.parameters:
+            self.parameters[label, *keys] = self.b.dram("columns", label, len(keys), width, f32, keys)
+        region = self.b.view(self.parameters[label, *keys], 0, first, len(keys), cols or width)
+        columns = self.b.alloc(label, Memory.PARAM, len(keys), region.cols, f32)
         self.copy_in(region, columns, layer, to_param=True)
         return columns
+
+    def output_for(self, value: SSAValue, rows: int, cols: int) -> Buffer | None:
+        """The output region of a large fp32 value that only the caller reads: it need not pass through the chip twice."""
+        while isinstance(user := only_user(value), nn.ReshapeOp):
+            value = user.result
+        name = self.output_names.get(value)
+        if name is None or not value.has_one_use() or rows * cols * 4 <= SMALL:
+            return None
+        self.written.add(name)
+        return self.b.dram("output", name, rows, cols, f32)
 
     # ---- tensors on chip or in DRAM ---------------------------------------------------------------------------------
 
@@ -143,6 +160,7 @@ class Context:
         cols: int | None = None,
         memory: Memory = Memory.ACT,
         slots: int = SLOTS,
+        stage: int = 0,
     ) -> Buffer:
         """A rectangle of a tensor on chip; from DRAM it is loaded into a temporary."""
         view = self.b.view(buffer, row, col, rows, cols or buffer.cols)
@@ -151,7 +169,7 @@ class Context:
         temporary = self.b.alloc(label, memory, rows, view.cols, buffer.type.element_type, slots)
         if memory is Memory.WEIGHTS:
             fields = {"rows": rows, "row_bytes": row_bytes(view)}
-            self.b.run("load.rows", {"src": view, "dst": temporary}, fields, layer)
+            self.b.run("load.rows", {"src": view, "dst": temporary}, fields, layer, stage=stage)
         else:
             self.copy_in(view, temporary, layer)
         return temporary
@@ -205,7 +223,7 @@ class Context:
         memory = Memory.WEIGHTS if is_key else Memory.ACT
         return Quantised(
             self.tensor(f"{layer}.codes", tokens, width, i8, memory),
-            self.b.alloc(f"{layer}.scale", Memory.ACT, tokens, op.groups, f32),
+            self.tensor(f"{layer}.scale", tokens, op.groups, f32),
         )
 
     def chain_targets(self, value: SSAValue, layer: str) -> tuple[Buffer | None, Quantised | None, int]:
@@ -232,7 +250,17 @@ class Context:
 
     # ---- one function per op ----------------------------------------------------------------------------------------
 
-    def multiply(self, x: Buffer, w: Buffer, acc: Buffer, weight: WeightPlan, layer: str, *, stage: int = 0) -> None:
+    def multiply(
+        self,
+        x: Buffer,
+        w: Buffer,
+        acc: Buffer,
+        weight: WeightPlan,
+        layer: str,
+        *,
+        stage: int = 0,
+        accumulate: int = 0,
+    ) -> None:
         self.b.run(
             "matrix.multiply",
             {"x": x, "w": w, "acc": acc},
@@ -243,6 +271,7 @@ class Context:
                 "mode": enum_code(MatrixMode, weight.mode),
                 "x_unsigned": int(weight.x_unsigned),
                 **weight.pattern_fields,
+                "accumulate": accumulate,
             },
             layer,
             stage=stage,

@@ -47,6 +47,7 @@ def _heads(c: Context, norm: nn.RmsNormOp | None, turn: nn.RotaryOp | None) -> N
             with (
                 c.writing(out, row, rows, layer, "out.tile") as out_tile,
                 c.writing(codes, row, rows, layer, "codes.tile") as code_tile,
+                c.writing(scale, row, rows, layer, "scale.tile") as scale_tile,
             ):
                 c.b.run(
                     "vector.heads",
@@ -56,7 +57,7 @@ def _heads(c: Context, norm: nn.RmsNormOp | None, turn: nn.RotaryOp | None) -> N
                         "table": angles,
                         "out": out_tile,
                         "codes": code_tile,
-                        "scale": c.rows(scale, row, rows),
+                        "scale": scale_tile,
                     },
                     {
                         "rows": rows,

@@ -21,6 +21,9 @@ MOST_TOKENS = 32
 
 MOST_STREAMING_TOKENS = 256
 MOST_QUERIES = 128
+FEWEST_QUERIES = 16
+"""Query rows of a task below which keys rather come in pieces: their loads, and the instructions, would be too many."""
+
 PARTS = 2
 """Parts of streamed weights that fit the weight memory: one is used, the next ones arrive."""
 
@@ -44,9 +47,11 @@ class TilePlan:
     """How the work is cut for a target.
 
     `tokens`: the most rows of one linear task whose weights stay on chip for all tasks; `streaming_tokens`: of one whose
-    weights stream past them; `queries`: query rows of one attention task; `weight_bytes`: what one loaded weight may
-    take, `chunk_bytes`: what a part of a larger one may; `stage_bytes`: what the temporaries of one layer may take
-    of the activation memory; `spill`: large activations lie in DRAM and pass through temporaries.
+    weights stream past them; `queries`: the most query rows of one attention task; `weight_bytes`: what one loaded
+    weight may take, `chunk_bytes`: what a part of a larger one may, `head_bytes`: what keys and values may that come from
+    DRAM; `sum_bytes`: accumulators kept free for sums that outlive others (of contexts whose keys come in pieces),
+    `acc_bytes`: the rest; `stage_bytes`: what the temporaries of one layer may take of the activation memory; `spill`: large
+    activations lie in DRAM and pass through temporaries.
     """
 
     tokens: int
@@ -54,6 +59,9 @@ class TilePlan:
     queries: int
     weight_bytes: int
     chunk_bytes: int
+    head_bytes: int
+    acc_bytes: int
+    sum_bytes: int
     stage_bytes: int
     spill: bool
 
@@ -88,23 +96,27 @@ def plans(accelerator: Accelerator, extent: Extent) -> Iterator[list[TilePlan]]:
     a loaded weight may take."""
 
     most_tokens = max(MOST_TOKENS, accelerator.tokens)
-    queries = MOST_QUERIES
-    while queries > 1 and SLOTS * queries * extent.keys * ACCUMULATOR > accelerator.acc_bytes:
-        queries //= 2
+    fewest = max(FEWEST_QUERIES, 2 * accelerator.tokens)
+    in_pieces = SLOTS * fewest * extent.keys * ACCUMULATOR > accelerator.acc_bytes
+    sum_bytes = accelerator.acc_bytes // 4 if in_pieces else 0
+    head_bytes = min(SLOTS * extent.head_bytes, accelerator.weight_bytes // 2)
     for spill, shrinks in ((False, (0, 1, 2)), (True, (0, 1, 2, 3))):
         if not spill and extent.act_bytes > accelerator.act_bytes:
             continue
         # How long keys and values live is not known before; ask for less until it fits.
-        beside = accelerator.weight_bytes - (SLOTS * extent.head_bytes if spill else extent.attention_bytes)
+        beside = accelerator.weight_bytes - (head_bytes if spill else extent.attention_bytes)
         limits = [limit for limit in (beside, *(accelerator.weight_bytes // share for share in (2, 4, 8, 16))) if limit > 0]
         for shrink in shrinks:
             yield [
                 TilePlan(
                     tokens=max(most_tokens >> shrink, 1),
                     streaming_tokens=max(max(MOST_STREAMING_TOKENS, most_tokens) >> shrink, 1),
-                    queries=max(queries >> shrink, 1),
+                    queries=max(MOST_QUERIES >> shrink, 1),
                     weight_bytes=limit,
                     chunk_bytes=limit // PARTS,
+                    head_bytes=head_bytes,
+                    acc_bytes=accelerator.acc_bytes - sum_bytes,
+                    sum_bytes=sum_bytes,
                     stage_bytes=accelerator.act_bytes * (7 if spill else 2) // 8 >> shrink,
                     spill=spill,
                 )
@@ -117,7 +129,7 @@ def cut(target: Target, plan: TilePlan, linear: Linear) -> Cut:
     accelerator = target.accelerator
 
     def fitting(most: int, slots: int) -> int:
-        by_accumulators = accelerator.acc_bytes // (slots * linear.weight.outs * ACCUMULATOR)
+        by_accumulators = plan.acc_bytes // (slots * linear.weight.outs * ACCUMULATOR)
         row_bytes = slots * linear.input_bytes + SLOTS * (linear.moved_bytes - linear.input_bytes)
         rows = min(plan.rows(most, row_bytes), max(by_accumulators, 1), linear.tokens)
         return rows - rows % accelerator.tokens if rows > accelerator.tokens else rows

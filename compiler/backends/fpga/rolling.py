@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LONGEST_BODY = 64
+LONGEST_BODY = 192
 """Items of a loop body; longer repetitions are left unrolled."""
 
 LOOP_COST = 2

@@ -12,8 +12,9 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import SSAValue
 
 from compiler.backends.fpga.attention_chains import quantize_values
-from compiler.backends.fpga.builder import Buffer
+from compiler.backends.fpga.builder import Buffer, Index
 from compiler.backends.fpga.context import (
+    SMALL,
     Context,
     follower_of,
     in_dram,
@@ -61,16 +62,17 @@ def embedding(c: Context, op: nn.EmbeddingOp) -> None:
                 "load.gather",
                 {
                     "table": table,
-                    "ids": c.b.view(id_buffer, 0, first, 1, rows),
+                    "ids": c.read(id_buffer, Index(), 1, layer, "ids", col=first, cols=rows),
                     "dst": c.b.view(gathered, number * rows, 0, rows, width),
                 },
                 {"rows": rows, "row_bytes": width * 2, "table_rows": table.rows},
                 layer,
             )
-        codes = quantised.codes if quantised else None
+        codes, scale = (quantised.codes, quantised.scale) if quantised else (None, None)
         with (
             c.writing(out, first, rows, layer, "out.tile") as out_tile,
             c.writing(codes, first, rows, layer, "codes.tile") as code_tile,
+            c.writing(scale, first, rows, layer, "scale.tile") as scale_tile,
         ):
             c.b.run(
                 "vector.embed",
@@ -79,7 +81,7 @@ def embedding(c: Context, op: nn.EmbeddingOp) -> None:
                     "columns": columns,
                     "out": out_tile,
                     "codes": code_tile,
-                    "scale": c.rows(quantised.scale if quantised else None, first, rows),
+                    "scale": scale_tile,
                 },
                 {
                     "rows": rows,
@@ -102,6 +104,8 @@ def _ids(c: Context, value: SSAValue, tokens: int) -> Buffer:
         region = c.b.dram("ids", key_of(value), 1, tokens, i32, [key_of(value)])
     else:
         region = c.b.dram("input", c.input_names[value], 1, tokens, i32)
+    if c.plan.spill and tokens * 4 > SMALL:
+        return region
     ids = c.b.alloc("ids", Memory.ACT, 1, tokens, i32)
     c.copy_in(region, ids, "inputs")
     return ids
@@ -120,11 +124,14 @@ def quantize(c: Context, op: nn.QuantizeOp) -> None:
     c.quantised[op.codes] = quantised
     for first, rows in c.b.tiles(tokens, c.plan.rows(c.plan.tokens, SLOTS * 3 * width), "tile"):
         x = c.read(source, first, rows, layer, "x.tile.bf16")
-        with c.writing(quantised.codes, first, rows, layer, "codes.tile") as codes:
+        with (
+            c.writing(quantised.codes, first, rows, layer, "codes.tile") as codes,
+            c.writing(quantised.scale, first, rows, layer, "scale.tile") as scale,
+        ):
             assert codes is not None
             c.b.run(
                 "vector.quantize",
-                {"x": x, "codes": codes, "scale": c.rows(quantised.scale, first, rows)},
+                {"x": x, "codes": codes, "scale": scale},
                 {
                     "rows": rows,
                     "cols": width,
@@ -146,7 +153,7 @@ def mean_pool(c: Context, op: nn.MeanPoolOp) -> None:
     source, mask = c.buffer_of(op.x), c.mask_of(op.mask)
     out = c.b.alloc("pooled", Memory.ACT, batch, width, f32)
     c.buffers[op.result] = out
-    step = POOL_COLUMNS if in_dram(source) else width
+    step = c.plan.rows(POOL_COLUMNS, SLOTS * 2 * tokens) if in_dram(source) else width
     with c.b.loop(batch, "sequence") as sequence:
         for first, cols in c.b.tiles(width, step, "columns"):
             x = c.read(source, sequence * tokens, tokens, "pool", "pool.tile", col=first, cols=cols)
@@ -179,9 +186,9 @@ def norm(c: Context, op: nn.LayerNormOp | nn.RmsNormOp) -> None:
         with (
             c.writing(out, first, rows, layer, "out.tile") as out_tile,
             c.writing(codes, first, rows, layer, "codes.tile") as code_tile,
+            c.writing(scale, first, rows, layer, "scale.tile") as scale_tile,
         ):
-            operands = {"rows_in": x, "columns": columns, "out": out_tile, "codes": code_tile}
-            operands["scale"] = c.rows(scale, first, rows)
+            operands = {"rows_in": x, "columns": columns, "out": out_tile, "codes": code_tile, "scale": scale_tile}
             _embed(c, operands, group, layer, norm=op, smoothed=len(smooth))
 
 

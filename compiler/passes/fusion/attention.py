@@ -173,7 +173,8 @@ def _heads(scope: Scope, value: SSAValue, *, transposed: bool) -> Heads | None:
     """Find the tensor whose heads `value` holds: [b, h, s, d] or [b * h, s, d], its last axes swapped if `transposed`.
     Of k and v every head may be there several times in a row, for as many neighbouring heads of q.
 
-    [b * h, s, d] is itself a tensor of one head, so of all candidates the nearest with the most heads is taken.
+    [b * h, s, d] is itself a tensor of one head, so of all candidates the nearest with the most heads is taken, or what
+    lies behind its factor.
     """
     shape = nn.shape_of(value)
     tokens, width = (shape[-1], shape[-2]) if transposed else (shape[-2], shape[-1])
@@ -182,7 +183,7 @@ def _heads(scope: Scope, value: SSAValue, *, transposed: bool) -> Heads | None:
     best: Heads | None = None
     while True:
         match = _split_matches(scope, root, list(reversed(chain)), shape, tokens, width, transposed=transposed)
-        if match is not None and (best is None or match > best.heads):
+        if match is not None and (best is None or match > best.heads or (match == best.heads and factor != best.factor)):
             best = Heads(root, match, factor)
         step = scaled(root)
         if step is not None:

@@ -143,14 +143,42 @@ def sink_reshapes(scope: Scope) -> None:
     simplify_reshapes(scope)
 
 
+def reorder_sums(scope: Scope) -> None:
+    """(linear + linear) + x -> linear + (linear + x), as parallel attention and feed-forward end: a linear layer adds one
+    tensor that is there before it."""
+    for op in reversed(list(scope.each(nn.BinaryOp))):
+        if op.parent is not scope.block or op.kind.data is not nn.BinaryKind.ADD or not is_f32(op.result):
+            continue
+        terms = _terms(op, op.result)
+        linears = [term for term in terms if isinstance(term.owner, nn.LinearOp) and term.has_one_use()]
+        others = [term for term in terms if term not in linears]
+        if len(terms) < 3 or len(others) > 1 or any(term.type != op.result.type for term in terms):
+            continue
+        first, *rest = [*others, *linears]
+        new: list[IRDLOperation] = []
+        for term in rest:
+            new.append(nn.BinaryOp(nn.BinaryKind.ADD, first, term, type_of(op.result)))
+            first = result_of(new[-1])
+        scope.replace(op, new)
+    scope.sweep()
+
+
+def _terms(root: nn.BinaryOp, value: SSAValue) -> list[SSAValue]:
+    """The terms of a sum whose partial sums nothing else reads."""
+    add = binary(value, nn.BinaryKind.ADD)
+    if add is None or (add is not root and not value.has_one_use()):
+        return [value]
+    return [*_terms(root, add.lhs), *_terms(root, add.rhs)]
+
+
 def simplify_reshapes(scope: Scope) -> None:
-    """reshape(reshape(x)) -> reshape(x), and a reshape or expand that changes nothing -> x."""
+    """reshape(reshape(x)) -> reshape(x), and a reshape, expand or slice that changes nothing -> x."""
     for op in scope.each(nn.ReshapeOp):
         inner = made_by(op.x, nn.ReshapeOp)
         if inner is not None:
             op.operands[0] = inner.x
-    for op in [*scope.each(nn.ReshapeOp), *scope.each(nn.ExpandOp)]:
-        if op.x.type == op.result.type:
+    for op in [*scope.each(nn.ReshapeOp), *scope.each(nn.ExpandOp), *scope.each(nn.SliceOp)]:
+        if op.x.type == op.result.type and (not isinstance(op, nn.SliceOp) or min(nn.int_values(op.steps)) > 0):
             _keep_name(op, op.x)
             op.result.replace_all_uses_with(op.x)
     scope.sweep()
@@ -176,7 +204,7 @@ def _is_still(scope: Scope, chain: list[nn.TransposeOp | nn.ReshapeOp]) -> bool:
     return np.array_equal(indices.reshape(-1), plain.reshape(-1))
 
 
-def _keep_name(op: nn.ReshapeOp | nn.ExpandOp, value: SSAValue) -> None:
+def _keep_name(op: nn.ReshapeOp | nn.ExpandOp | nn.SliceOp, value: SSAValue) -> None:
     """Let a value without an ONNX name take that of the operation it replaces."""
     if isinstance(value.owner, Operation) and TENSORS not in value.owner.attributes and TENSORS in op.attributes:
         value.owner.attributes[TENSORS] = op.attributes[TENSORS]

@@ -1,6 +1,6 @@
 """Role paths: what each linear is for, found from structure and thus the same for every exporter.
 
-layer.<i>.attn.q|k|v|o, layer.<i>.ffn.up|down, pooler, classifier, else head.<n>.
+layer.<i>.attn.q|k|v|o, layer.<i>.ffn.gate|up|down, pooler, classifier, lm_head, else head.<n>.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def assign_roles(scope: Scope) -> None:
         before = [index for index, attention in enumerate(attentions) if order[attention] < order[linear]]
         if linear not in roles.given and before and not _is_pooled(linear.x):
             _ffn(roles, linear, f"layer.{before[-1]}.ffn")
-    _tail(roles, [linear for linear in scope.each(nn.LinearOp) if linear not in roles.given])
+    vocabularies = {nn.shape_of(table)[0] for op in scope.each(nn.EmbeddingOp) for table in op.tables}
+    _tail(roles, [linear for linear in scope.each(nn.LinearOp) if linear not in roles.given], vocabularies)
     for linear, role in roles.given.items():
         name_role(linear, role)
 
@@ -52,8 +53,9 @@ def _through_reshapes(value: SSAValue) -> list[Operation]:
 
 
 def _linear_behind(value: SSAValue) -> nn.LinearOp | None:
-    while (reshape := made_by(value, nn.ReshapeOp)) is not None:
-        value = reshape.x
+    """The linear that makes a value, be its heads normed or rotated."""
+    while isinstance(value.owner, nn.ReshapeOp | nn.RotaryOp | nn.RmsNormOp):
+        value = value.owner.x
     return made_by(value, nn.LinearOp)
 
 
@@ -71,21 +73,39 @@ def _ffn(roles: _Roles, up: nn.LinearOp, layer: str) -> None:
     for activation in _through_reshapes(up.result):
         if not isinstance(activation, nn.ActivationOp):
             continue
-        for down in _through_reshapes(activation.result):
-            if isinstance(down, nn.LinearOp) and nn.shape_of(down.result)[-1] == nn.shape_of(up.x)[-1]:
+        for user in _through_reshapes(activation.result):
+            if isinstance(user, nn.LinearOp) and _returns(up, user):
                 roles.give(up, f"{layer}.up")
-                roles.give(down, f"{layer}.down")
+                roles.give(user, f"{layer}.down")
+            elif isinstance(user, nn.BinaryOp) and user.kind.data is nn.BinaryKind.MUL:
+                _gated_ffn(roles, up, user, layer)
 
 
-def _tail(roles: _Roles, rest: list[nn.LinearOp]) -> None:
-    """The pooler is a pooled linear with an activation, the classifier the last linear, returned as it is."""
+def _gated_ffn(roles: _Roles, gate: nn.LinearOp, product: nn.BinaryOp, layer: str) -> None:
+    """activation(gate) * up: the other operand's linear is `up`."""
+    ups = [found for value in product.operands if (found := _linear_behind(value)) is not None and found is not gate]
+    for down in _through_reshapes(product.result):
+        if ups and isinstance(down, nn.LinearOp) and _returns(gate, down):
+            roles.give(gate, f"{layer}.gate")
+            roles.give(ups[0], f"{layer}.up")
+            roles.give(down, f"{layer}.down")
+
+
+def _returns(up: nn.LinearOp, down: nn.LinearOp) -> bool:
+    """Whether `down` leads back to the features that `up` began with."""
+    return nn.shape_of(down.result)[-1] == nn.shape_of(up.x)[-1]
+
+
+def _tail(roles: _Roles, rest: list[nn.LinearOp], vocabularies: set[int]) -> None:
+    """The pooler is a pooled linear with an activation, the classifier the last linear, returned as it is; a language
+    model's head is one with an output for every row of an embedding table."""
     heads = 0
     for linear in rest:
         next_ops = _through_reshapes(linear.result)
         if _is_pooled(linear.x) and any(isinstance(op, nn.ActivationOp) for op in next_ops):
             role = "pooler"
         elif linear is rest[-1] and any(isinstance(op, ReturnOp) for op in next_ops):
-            role = "classifier"
+            role = "lm_head" if nn.shape_of(linear.weight)[0] in vocabularies and not _is_pooled(linear.x) else "classifier"
         else:
             role = ""
         if not role or role in roles.given.values():

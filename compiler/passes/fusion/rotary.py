@@ -200,10 +200,10 @@ def _run(scope: Scope, constants: _Constants, value: SSAValue, known: dict[SSAVa
 
 
 def _turned(ops: Sequence[Operation], size: int) -> Iterator[int]:
-    """How many features of a head may turn: all, or as many as some slice of the subgraph takes."""
+    """How many features of a head may turn, the fewest first: all, or as many as some slice of the subgraph takes."""
     sizes = {nn.shape_of(op.results[0])[-1] for op in ops if isinstance(op, nn.SliceOp)}
     candidates = {size} | sizes | {2 * found for found in sizes}
-    yield from sorted((found for found in candidates if found % 2 == 0 and 0 < found <= size), reverse=True)
+    yield from sorted(found for found in candidates if found % 2 == 0 and 0 < found <= size)
 
 
 def _pair(turned: int, interleaved: bool) -> tuple[slice, slice]:

@@ -17,6 +17,7 @@ from compiler.passes.fusion.match import (
     is_f32,
     made_by,
     orders,
+    scaled,
     type_of,
     with_scalar,
 )
@@ -35,12 +36,27 @@ class Rows:
 
 
 def fuse_embeddings(scope: Scope) -> None:
+    for op in scope.each(nn.BinaryOp):
+        _scale_table(scope, op)
     for op in reversed(list(scope.each(nn.BinaryOp))):
         if op.kind.data is nn.BinaryKind.ADD and is_f32(op.result) and op.parent is not None:
             _fuse_sum(scope, op)
     for op in scope.each(nn.GatherOp):
         _fuse_sum(scope, op)
     scope.sweep()
+
+
+def _scale_table(scope: Scope, op: nn.BinaryOp) -> None:
+    """table[ids] * c -> (table * c)[ids], as models write that scale their embeddings."""
+    step = scaled(op.result)
+    gather = None if step is None else made_by(step[0], nn.GatherOp)
+    if step is None or gather is None or gather.axis.value.data != 0 or len(nn.shape_of(op.result)) != 3:
+        return
+    table, array = nn.stored_weight(gather.x), scope.array(gather.x)
+    if table is None or array is None or array.dtype != np.float32 or not gather.result.has_one_use():
+        return
+    weight = scope.weight(f"{table.key.data}.scaled", array * np.float32(step[1]))
+    scope.replace(op, [weight, nn.GatherOp(weight.result, gather.indices, 0, type_of(op.result))])
 
 
 def _terms(value: SSAValue, root: bool = True) -> list[SSAValue]:

@@ -41,7 +41,7 @@ func.func @main() {
     %rows = hpcc_tile.view %x[%i] origin affine_map<(d0) -> (d0 * 32, 0)> : memref<256x64xi8, "act"> -> memref<32x64xi8, "act">
     %scale = hpcc_tile.view %s[%i] origin affine_map<(d0) -> (d0 * 32, 0)> : memref<256x1xf32, "act"> -> memref<32x1xf32, "act">
     %out = hpcc_tile.view %y[%i] origin affine_map<(d0) -> (d0 * 32, 0)> : memref<256x64xbf16, "act"> -> memref<32x64xbf16, "act">
-    hpcc_tile.run "matrix.multiply" (x = %rows : memref<32x64xi8, "act">, w = %w : memref<64x64xi8, "weights">, acc = %acc : memref<32x64xi32, "acc">) {block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 64 : i64, rows = 32 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "head.0"
+    hpcc_tile.run "matrix.multiply" (x = %rows : memref<32x64xi8, "act">, w = %w : memref<64x64xi8, "weights">, acc = %acc : memref<32x64xi32, "acc">) {accumulate = 0 : i64, block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 64 : i64, rows = 32 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "head.0"
     hpcc_tile.run "vector.finish" (acc = %acc : memref<32x64xi32, "acc">, row_scale = %scale : memref<32x1xf32, "act">, columns = %c : memref<2x64xf32, "param">, out = %out : memref<32x64xbf16, "act">) {activation = 0 : i64, codes_in_weights = 0 : i64, cols = 64 : i64, eps = 0.0 : f32, group = 64 : i64, norm = 0 : i64, smoothed = 0 : i64, out_f32 = 0 : i64, rows = 32 : i64} layer "head.0"
   }
   // STORE needs one token: the last tile's, as VECTOR is in order.

@@ -1,10 +1,11 @@
 /* ---- attention ---------------------------------------------------------------------------------------------------
  * One item is one head and up to TILE queries of one sample. Scores lie [key][query], so the softmax runs down the rows
  * with the queries in the vectors; masked keys get probability 0 and do not enter the maximum, keys behind the last
- * unmasked one are left out. */
+ * unmasked one (of causal attention: behind the last query) are left out. Neighbouring heads may share one of k and v. */
 
 typedef struct {
-  int heads, size; /* size: features of a head */
+  int heads, groups, size; /* groups: heads of k and v; size: features of a head */
+  int causal;
   float scale;
   int mask; /* its number; 0: all tokens attend */
   buffer q, k, v, y;
@@ -52,12 +53,38 @@ INLINE void softmax(const int NV, const attention *a, const float *attends, int 
   }
 }
 
+/* As `softmax`; the query of lane 0 is token `query` of its sample, and a lane sees no key behind its own token. */
+static void causal_softmax(int vectors, const attention *a, const float *attends, int query, int keys, float *scores,
+                           vf *over) {
+  for (int v = 0; v < vectors; v++) {
+    const int first = query + v * W;
+    vf top = splat(-INFINITY), sum = ZERO;
+    for (int j = 0; j < keys; j++) {
+      float *s = scores + j * TILE + v * W;
+      for (int lane = 0; lane < W; lane++)
+        if (attends[j] == 0 || first + lane < j) s[lane] = -INFINITY;
+      top = larger(top, load(s));
+    }
+    for (int lane = 0; lane < W; lane++)
+      if (top[lane] == -INFINITY) top[lane] = 0; /* a query that sees nothing */
+    for (int j = 0; j < keys; j++) {
+      float *s = scores + j * TILE + v * W;
+      vf p = exp_vf((load(s) - top) * a->scale);
+      for (int lane = 0; lane < W; lane++)
+        if (s[lane] == -INFINITY) p[lane] = 0;
+      sum += p;
+      store(s, p);
+    }
+    for (int lane = 0; lane < W; lane++) over[v][lane] = sum[lane] > 0 ? 1.0f / sum[lane] : 0;
+  }
+}
+
 INLINE void attend(const int NV, const attention *a, int head, int query, int first_key, int keys, const float *attends,
                    float *scores) {
   int q_step, y_step;
-  const int top = head * a->size;
-  const float *q = column_of(&a->q, query, &q_step) + (size_t)top * width_of(a->q.columns, query / TILE);
-  float *y = column_of(&a->y, query, &y_step) + (size_t)top * width_of(a->y.columns, query / TILE);
+  const int own = head * a->size, top = head / (a->heads / a->groups) * a->size;
+  const float *q = column_of(&a->q, query, &q_step) + (size_t)own * width_of(a->q.columns, query / TILE);
+  float *y = column_of(&a->y, query, &y_step) + (size_t)own * width_of(a->y.columns, query / TILE);
   if (keys == 0) {
     for (int f = 0; f < a->size; f++)
       for (int v = 0; v < NV; v++) store(y + (size_t)f * y_step + v * W, ZERO);
@@ -70,7 +97,8 @@ INLINE void attend(const int NV, const attention *a, int head, int query, int fi
     product(NV, run, k + (size_t)top * step, 1, step, q, q_step, a->size, scores + (size_t)j * TILE, TILE, 1);
   }
   vf over[TILE_VECTORS];
-  softmax(NV, a, attends, keys, scores, over);
+  if (a->causal) causal_softmax(NV, a, attends, query - first_key, keys, scores, over);
+  else softmax(NV, a, attends, keys, scores, over);
   for (int j = 0, run; j < keys; j += run) {
     int step;
     const float *v = column_of(&a->v, first_key + j, &step);
@@ -99,6 +127,7 @@ static void one_head(hpcc_model *m, const void *arguments, int item, int worker)
   const float *attends = m->attends + (size_t)a->mask * m->columns + begin;
   float *scores = m->scores + (size_t)worker * (HPCC_MAX_TOKENS + 4) * TILE;
   int keys = m->tokens;
+  if (a->causal && query + run_of(query, end) - begin < keys) keys = query + run_of(query, end) - begin;
   while (keys && attends[keys - 1] == 0) keys--;
   switch (run_of(query, end) / W) {
   case 1: attend(1, a, head, query, begin, keys, attends, scores); break;

@@ -32,6 +32,73 @@ static void norm_columns(hpcc_model *m, const void *arguments, int item, int wor
 STEP run_layer_norm(hpcc_model *m, const layer_norm *n) { parallel(m, norm_columns, n, n->x.columns / W); }
 
 typedef struct {
+  int groups, size; /* features normalised together: of a head, or of a token */
+  float eps;
+  const float *gamma;
+  buffer x, y;
+} rms_norm;
+
+static void rms_columns(hpcc_model *m, const void *arguments, int item, int worker) {
+  const rms_norm *n = arguments;
+  int step;
+  const float *x = column_of(&n->x, item * W, &step);
+  float *y = column_of(&n->y, item * W, &step);
+  (void)m, (void)worker;
+  for (int g = 0; g < n->groups; g++) {
+    const size_t first = (size_t)g * n->size * step;
+    vf squares[4] = {ZERO, ZERO, ZERO, ZERO};
+    for (int f = 0; f < n->size; f++) {
+      vf value = load(x + first + (size_t)f * step);
+      squares[f % 4] += value * value;
+    }
+    vf scale = (squares[0] + squares[1] + (squares[2] + squares[3])) / (float)n->size + n->eps;
+    for (int lane = 0; lane < W; lane++) scale[lane] = 1.0f / sqrtf(scale[lane]);
+    for (int f = 0; f < n->size; f++) {
+      const size_t at = first + (size_t)f * step;
+      store(y + at, load(x + at) * scale * n->gamma[f]);
+    }
+  }
+}
+
+STEP run_rms_norm(hpcc_model *m, const rms_norm *n) { parallel(m, rms_columns, n, n->x.columns / W); }
+
+typedef struct {
+  int heads, size, turned, interleaved;
+  const float *table; /* [tokens][turned]: cosines, then sines */
+  buffer x, y;
+} rotary;
+
+static void rotate_columns(hpcc_model *m, const void *arguments, int item, int worker) {
+  const rotary *r = arguments;
+  const int token = item * W % m->stride, half = r->turned / 2;
+  int step;
+  const float *x = column_of(&r->x, item * W, &step);
+  float *y = column_of(&r->y, item * W, &step);
+  (void)worker;
+  for (int i = 0; i < half; i++) {
+    const int first = r->interleaved ? 2 * i : i, second = r->interleaved ? 2 * i + 1 : i + half;
+    vf cosine = ZERO, sine = ZERO;
+    for (int lane = 0; lane < W && token + lane < m->tokens; lane++) {
+      cosine[lane] = r->table[(size_t)(token + lane) * r->turned + i];
+      sine[lane] = r->table[(size_t)(token + lane) * r->turned + half + i];
+    }
+    for (int h = 0; h < r->heads; h++) {
+      const size_t at = ((size_t)h * r->size + first) * step, next = ((size_t)h * r->size + second) * step;
+      const vf a = load(x + at), b = load(x + next);
+      store(y + at, a * cosine - b * sine);
+      store(y + next, b * cosine + a * sine);
+    }
+  }
+  for (int h = 0; h < r->heads; h++)
+    for (int f = r->turned; f < r->size; f++) {
+      const size_t at = ((size_t)h * r->size + f) * step;
+      store(y + at, load(x + at));
+    }
+}
+
+STEP run_rotary(hpcc_model *m, const rotary *r) { parallel(m, rotate_columns, r, r->x.columns / W); }
+
+typedef struct {
   const float *table;
   const int32_t *ids; /* [batch or 1][tokens] */
   int sample_step;    /* ids from one sample to the next; 0 where all have the same */
@@ -70,7 +137,7 @@ static void embed_columns(hpcc_model *m, const void *arguments, int item, int wo
 STEP run_embedding(hpcc_model *m, const embedding *e) { parallel(m, embed_columns, e, m->columns / W); }
 
 typedef struct {
-  int features, activation; /* activation: of `x`, or x + other where there is one */
+  int features, activation, times; /* activation: of `x`, or x + other, or x * other with `times` */
   buffer x, other, y;
 } pointwise;
 
@@ -83,7 +150,8 @@ static void combine_columns(hpcc_model *m, const void *arguments, int item, int 
   (void)m, (void)worker;
   for (int f = 0; f < p->features; f++) {
     const size_t at = (size_t)f * step;
-    store(y + at, other ? load(x + at) + load(other + at) : load(x + at));
+    const vf value = load(x + at);
+    store(y + at, !other ? value : p->times ? value * load(other + at) : value + load(other + at));
     activate(p->activation, y + at, W);
   }
 }

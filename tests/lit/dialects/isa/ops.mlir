@@ -17,10 +17,10 @@ func.func @main() {
   hpcc_isa.inst "load.copy" (src = [2560, 256, 0, 0], dst = [0, 256, 0, 0]) {row_bytes = 256 : i64, rows = 2 : i64, to_param = 1 : i64} layer "layer.0.attn.q" signal [0]
   // CHECK: hpcc_isa.loop 12 {
   // CHECK-NEXT: hpcc_isa.loop 2 {
-  // CHECK-NEXT: hpcc_isa.inst "vector.context" (acc = [0, 128, 0, 2048], l = [640, 16, 0, 64], v_scale = [1728, 8, 4, 0], out = [1792, 128, 64, -128]) {cols = 32 : i64, rows = 4 : i64} layer "layer.0.attn" wait [1, 2, 3] signal [4]
+  // CHECK-NEXT: hpcc_isa.inst "vector.context" (acc = [0, 128, 0, 2048], l = [640, 16, 0, 64], v_scale = [1728, 8, 4, 0], out = [1792, 128, 64, -128]) {cols = 32 : i64, rows = 4 : i64, wide = 0 : i64} layer "layer.0.attn" wait [1, 2, 3] signal [4]
   hpcc_isa.loop 12 {
     hpcc_isa.loop 2 {
-      hpcc_isa.inst "vector.context" (acc = [0, 128, 0, 2048], l = [640, 16, 0, 64], v_scale = [1728, 8, 4, 0], out = [1792, 128, 64, -128]) {cols = 32 : i64, rows = 4 : i64} layer "layer.0.attn" wait [1, 2, 3] signal [4]
+      hpcc_isa.inst "vector.context" (acc = [0, 128, 0, 2048], l = [640, 16, 0, 64], v_scale = [1728, 8, 4, 0], out = [1792, 128, 64, -128]) {cols = 32 : i64, rows = 4 : i64, wide = 0 : i64} layer "layer.0.attn" wait [1, 2, 3] signal [4]
     }
   }
   // A float immediate keeps its bits, an extra attribute its place.

@@ -157,7 +157,7 @@ hpcc_tile.run "store.copy" (src = %s : memref<4x64xi8, "act">, src = %s : memref
 // CHECK: operand 'x' of matrix.multiply lies in act, not in memref<4x64xi8, "param">
 %x = "test.op"() : () -> memref<4x64xi8, "param">
 %w, %acc = "test.op"() : () -> (memref<8x64xi8, "weights">, memref<4x8xi32, "acc">)
-hpcc_tile.run "matrix.multiply" (x = %x : memref<4x64xi8, "param">, w = %w : memref<8x64xi8, "weights">, acc = %acc : memref<4x8xi32, "acc">) {block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 8 : i64, rows = 4 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "l"
+hpcc_tile.run "matrix.multiply" (x = %x : memref<4x64xi8, "param">, w = %w : memref<8x64xi8, "weights">, acc = %acc : memref<4x8xi32, "acc">) {accumulate = 0 : i64, block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 8 : i64, rows = 4 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "l"
 // CHECK: {{// -+}}
 
 // -----

@@ -49,15 +49,15 @@ func.func @run() {
   %x = hpcc_tile.alloc "x" : memref<4x64xi8, "act">
   %w = hpcc_tile.alloc "w" : memref<8x64xi8, "weights">
   %acc = hpcc_tile.alloc "acc" slots 2 : memref<4x8xi32, "acc">
-  // CHECK: hpcc_tile.run "matrix.multiply" (x = %{{.*}} : memref<4x64xi8, "act">, w = %{{.*}} : memref<8x64xi8, "weights">, acc = %{{.*}} : memref<4x8xi32, "acc">) {block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 8 : i64, rows = 4 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "layer.0.attn" stage 1 wait [0, 2] signal [1]
-  // GENERIC: "hpcc_tile.run"(%{{.*}}, %{{.*}}, %{{.*}}) <{function = "matrix.multiply", names = ["x", "w", "acc"], immediates = {block_rows = 0 : i64
+  // CHECK: hpcc_tile.run "matrix.multiply" (x = %{{.*}} : memref<4x64xi8, "act">, w = %{{.*}} : memref<8x64xi8, "weights">, acc = %{{.*}} : memref<4x8xi32, "acc">) {accumulate = 0 : i64, block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 8 : i64, rows = 4 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "layer.0.attn" stage 1 wait [0, 2] signal [1]
+  // GENERIC: "hpcc_tile.run"(%{{.*}}, %{{.*}}, %{{.*}}) <{function = "matrix.multiply", names = ["x", "w", "acc"], immediates = {accumulate = 0 : i64, block_rows = 0 : i64
   // GENERIC-SAME: layer = "layer.0.attn", stage = 1 : i64, waits = array<i64: 0, 2>, signals = array<i64: 1>}>
-  hpcc_tile.run "matrix.multiply" (x = %x : memref<4x64xi8, "act">, w = %w : memref<8x64xi8, "weights">, acc = %acc : memref<4x8xi32, "acc">) {block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 8 : i64, rows = 4 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "layer.0.attn" stage 1 wait [0, 2] signal [1]
+  hpcc_tile.run "matrix.multiply" (x = %x : memref<4x64xi8, "act">, w = %w : memref<8x64xi8, "weights">, acc = %acc : memref<4x8xi32, "acc">) {accumulate = 0 : i64, block_rows = 0 : i64, ins = 64 : i64, keep = 0 : i64, kept = 0 : i64, m = 1 : i64, mode = 0 : i64, n = 1 : i64, outs = 8 : i64, rows = 4 : i64, window = 0 : i64, x_unsigned = 0 : i64} layer "layer.0.attn" stage 1 wait [0, 2] signal [1]
   %l = hpcc_tile.alloc "l" : memref<1x4xi32, "act">
   %s = hpcc_tile.alloc "s" : memref<1x1xf32, "act">
   %out = hpcc_tile.alloc "out" : memref<4x8xbf16, "act">
-  // CHECK: hpcc_tile.run "vector.context" ({{.*}}) {cols = 8 : i64, rows = 4 : i64} layer "a \22quoted\22 layer" attributes {note = 1 : i64}
-  hpcc_tile.run "vector.context" (acc = %acc : memref<4x8xi32, "acc">, l = %l : memref<1x4xi32, "act">, v_scale = %s : memref<1x1xf32, "act">, out = %out : memref<4x8xbf16, "act">) {cols = 8 : i64, rows = 4 : i64} layer "a \22quoted\22 layer" attributes {note = 1 : i64}
+  // CHECK: hpcc_tile.run "vector.context" ({{.*}}) {cols = 8 : i64, rows = 4 : i64, wide = 0 : i64} layer "a \22quoted\22 layer" attributes {note = 1 : i64}
+  hpcc_tile.run "vector.context" (acc = %acc : memref<4x8xi32, "acc">, l = %l : memref<1x4xi32, "act">, v_scale = %s : memref<1x1xf32, "act">, out = %out : memref<4x8xbf16, "act">) {cols = 8 : i64, rows = 4 : i64, wide = 0 : i64} layer "a \22quoted\22 layer" attributes {note = 1 : i64}
   // An optional operand is left out; an immediate may move an operand to another memory.
   // CHECK: hpcc_tile.run "vector.quantize" (x = %{{.*}}, codes = %{{.*}} : memref<4x8xi8, "weights">, scale = %{{.*}}) {codes_in_weights = 1 : i64,
   %k = hpcc_tile.alloc "k" : memref<4x8xi8, "weights">

@@ -1,0 +1,1 @@
+"""Pruning an ONNX file in place of its own weights: what `hpcc-prune` and `hpcc.prune` do."""

@@ -1,0 +1,131 @@
+"""The pruned file: the ONNX model that was read, node for node, with other numbers in some of its tensors.
+
+Nothing of our own graph goes into it. Tensors that lay in files beside the model lie in files beside the new one, at the
+same places; tensors in the model stay there. All files are complete before one of them gets its name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from hw_targets.errors import InputError, UsageError
+
+Array = NDArray[Any]
+
+
+def check_output(output: Path, model: Path) -> None:
+    """Before anything slow: raises UsageError for the model's own name, InputError for a place that takes no file."""
+    if output.resolve() == model.resolve():
+        raise UsageError("HPCC2240", f"-o {output} is the model itself", hint="name another file")
+    folder = output.resolve().parent
+    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        what = "is a folder" if output.is_dir() else "cannot be written to" if folder.is_dir() else "has no folder"
+        raise InputError("HPCC1865", f"the output {what}", where=str(output), hint="-o OUT.onnx")
+
+
+class ModelFile:
+    """An ONNX file whose tensors can be read and replaced by name (of an initializer, or of a Constant node's result)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = onnx.load(str(path), load_external_data=False)
+        self._tensors: dict[str, TensorProto] = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        for node in self.model.graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and attribute.name == "value":
+                    self._tensors[node.output[0]] = attribute.t
+        self._changed: dict[str, Array] = {}
+
+    def numbers(self, name: str) -> Array:
+        """The tensor's numbers in row-major order, [size], in its own dtype; the array may be written to."""
+        if name not in self._changed:
+            tensor = self._tensors[name]
+            array = numpy_helper.to_array(tensor, base_dir=str(self.path.parent))
+            self._changed[name] = np.array(array).reshape(-1)
+        return self._changed[name]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {entry.key: entry.value for entry in self.model.metadata_props}
+
+    def save(self, output: Path, metadata: Mapping[str, str]) -> None:
+        """Write the model, and the files of its external data. Raises InputError where that cannot be done."""
+        check_output(output, self.path)
+        names = self._external_names(output)
+        folder = output.resolve().parent
+        try:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{output.name}.") as staging:
+                self._write(Path(staging), output.name, names, metadata)
+                for name in (*names.values(), output.name):  # the model last: it is whole when it is there
+                    target = folder / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(Path(staging) / name, target)
+        except OSError as error:
+            raise InputError("HPCC1861", f"cannot write the model: {error.strerror}", where=str(output)) from error
+
+    def _external_names(self, output: Path) -> dict[str, str]:
+        """The files of external data and their names beside the output: the same, unless that is the model's own file."""
+        names: dict[str, str] = {}
+        for tensor in self._tensors.values():
+            if tensor.data_location == TensorProto.EXTERNAL:
+                location = _entries(tensor)["location"]
+                own = (self.path.parent / location).resolve() == (output.resolve().parent / location).resolve()
+                names.setdefault(location, f"{output.name}.{len(names)}.data" if own else location)
+        return names
+
+    def _write(self, folder: Path, name: str, names: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and attribute.name == "value":
+                    tensors[node.output[0]] = attribute.t
+        for source, target in names.items():
+            (folder / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.path.parent / source, folder / target)
+        for key, tensor in tensors.items():
+            data = self._changed.get(key)
+            if tensor.data_location == TensorProto.EXTERNAL:
+                entries = _entries(tensor)
+                if data is not None:
+                    with (folder / names[entries["location"]]).open("r+b") as stream:
+                        stream.seek(int(entries.get("offset", 0)))
+                        stream.write(data.tobytes())
+                _rename(tensor, names[entries["location"]])
+            elif data is not None:
+                _fill(tensor, data)
+        kept = [entry for entry in model.metadata_props if entry.key not in metadata]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+        for key, value in metadata.items():
+            if value:  # an empty one takes out what the model said
+                model.metadata_props.add(key=key, value=value)
+        onnx.save(model, str(folder / name))
+
+
+def _entries(tensor: TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _rename(tensor: TensorProto, location: str) -> None:
+    for entry in tensor.external_data:
+        if entry.key == "location":
+            entry.value = location
+
+
+def _fill(tensor: TensorProto, data: Array) -> None:
+    """Other numbers of the same count and dtype; they go where the tensor has raw data, whatever field it used."""
+    for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+        tensor.ClearField(field)  # pyright: ignore[reportArgumentType]
+    tensor.raw_data = data.tobytes()
