@@ -128,7 +128,7 @@ def mean_pooled(tokens: Floats, mask: NDArray[np.int64]) -> Floats:
 
 def frozen_head(embeddings: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], NDArray[np.int64]]:
     """A classifier fitted once: scikit-learn's LogisticRegression(C=100, max_iter=1000), lbfgs, no scaling of inputs."""
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression  # pyright: ignore[reportMissingImports]
 
     return LogisticRegression(C=100, max_iter=1000).fit(embeddings, labels).predict
 

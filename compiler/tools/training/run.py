@@ -141,7 +141,7 @@ class TrainingRun:
     # ---- networks ---------------------------------------------------------------------------------------------------
 
     def _networks(self, mask: str | None) -> tuple[Network, Network | None]:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         from compiler.training.network import Network
 
@@ -181,7 +181,7 @@ class TrainingRun:
 
     def _cuts_well(self, network: Network, full: int) -> bool:
         """Whether a batch of short samples gives the same outputs cut as padded; token outputs apart."""
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         order = np.argsort(self.train.tokens, kind="stable")[: self.request.settings.batch]
         length = min(network.lengths)
