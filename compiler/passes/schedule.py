@@ -22,7 +22,8 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
-from compiler.backends.fpga.allocation import allocate, capacities
+from compiler.backends.fpga.allocation import OutOfMemoryError, allocate, capacities, place
+from compiler.backends.fpga.ordering import makespan, orders
 from compiler.backends.fpga.rolling import Item, Loop, roll
 from compiler.backends.fpga.semaphores import SemaphorePair, assign_semaphores
 from compiler.backends.fpga.tasks import Instance, Rectangle, Task, flatten
@@ -35,19 +36,23 @@ from hw_targets.target import Target
 
 @dataclass(frozen=True)
 class SchedulePass(ModulePass):
-    """Order the tiled program and place it on the target. Raises InfeasibleError where it does not fit."""
+    """Order the tiled program and place it on the target. Raises InfeasibleError where it does not fit.
+
+    `order`: "fastest" takes what list scheduling finds where that is faster; "tiled" keeps the order of the tiles.
+    """
 
     name: ClassVar[str] = "hpcc-schedule"
     target: str = "fpga-u280"
+    order: str = "fastest"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        schedule_module(op, load_target(self.target))
+        schedule_module(op, load_target(self.target), listed=self.order != "tiled")
 
 
-def schedule_module(module: ModuleOp, target: Target) -> None:
-    """The pass for a target that need not be a file."""
+def schedule_module(module: ModuleOp, target: Target, *, listed: bool = True) -> None:
+    """The pass for a target that need not be a file; `listed` also looks for a faster order than that of the tiles."""
     function = main_function(module)
-    tasks, used = allocate(flatten(function.body.block), capacities(target))
+    tasks, used = _placed(flatten(function.body.block), target, listed)
     pairs = assign_semaphores(tasks)
     block = _Writer().write(roll([_item(task) for task in tasks], LOOP_LEVELS))
     block.add_op(ReturnOp())
@@ -55,6 +60,28 @@ def schedule_module(module: ModuleOp, target: Target) -> None:
     function.body.add_block(block)
     function.attributes["semaphores"] = ArrayAttr([_semaphore(pair) for pair in pairs])
     function.attributes["sizes"] = DictionaryAttr({memory.value: IntegerAttr(used.get(memory, 0), i64) for memory in Memory})
+
+
+def _placed(tasks: Sequence[Task], target: Target, listed: bool) -> tuple[list[Task], dict[Memory, int]]:
+    """The tasks in the fastest order that fits: as they were tiled, or as list scheduling finds."""
+    capacity = capacities(target)
+    tiled = allocate(tasks, capacity)
+    candidates = orders(tasks, target, capacity) if listed else []
+    least, chosen = makespan(tiled[0], target) if candidates else 0, None
+    for order in candidates:
+        if order.cycles >= least:
+            break
+        try:
+            place(order.tasks, order.spans, capacity)
+        except OutOfMemoryError:
+            continue
+        cycles = makespan(order.tasks, target)
+        if cycles < least:
+            least, chosen = cycles, order
+    # Addresses lie in the buffers themselves: whoever is chosen is placed last.
+    if chosen is None:
+        return allocate(tasks, capacity) if candidates else tiled
+    return chosen.tasks, place(chosen.tasks, chosen.spans, capacity)
 
 
 def _semaphore(pair: SemaphorePair) -> DictionaryAttr:

@@ -62,7 +62,7 @@ class Variant:
         return roofline(self.timing, self.target)
 
 
-def compile_encoded(encoded: ModuleOp, store: WeightStore, target: Target) -> Variant:
+def compile_encoded(encoded: ModuleOp, store: WeightStore, target: Target, *, listed: bool = True) -> Variant:
     """Tile, schedule, emit and time a module after `encode`, which is not changed.
 
     Without the codes of its weights in the `store` a module with unstructured ones cannot be timed. Raises
@@ -70,7 +70,7 @@ def compile_encoded(encoded: ModuleOp, store: WeightStore, target: Target) -> Va
     """
     module = encoded.clone()
     tile_module(module, target, store)
-    schedule_module(module, target)
+    schedule_module(module, target, listed=listed)
     EmitPass().apply(Context(), module)
     parts = program_parts(module)
     expanded = expand(parts.instructions)
@@ -100,9 +100,10 @@ class Prepared:
         choose_formats(module, dict[str, float](target.decode), target.dram_bytes_per_cycle, format)
         return module
 
-    def on(self, target: Target, format: str = "auto") -> Variant:
-        """Compile and time for a target; see `compile_encoded`."""
-        return compile_encoded(self.encoded(target, format), self.store, target)
+    def on(self, target: Target, format: str = "auto", *, listed: bool = True) -> Variant:
+        """Compile and time for a target; see `compile_encoded`. Without `listed` the order is that of the tiles, layer by
+        layer."""
+        return compile_encoded(self.encoded(target, format), self.store, target, listed=listed)
 
 
 def prepare(

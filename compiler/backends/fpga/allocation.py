@@ -55,7 +55,7 @@ def _lifetimes(tasks: Sequence[Task]) -> dict[Instance, tuple[int, int]]:
     return spans
 
 
-def _is_streamed(task: Task) -> bool:
+def is_streamed(task: Task) -> bool:
     dst = task.operands.get("dst")
     return (
         task.op.function.data in STREAMED
@@ -97,10 +97,10 @@ class Block:
     """Instances with their offsets."""
 
 
-def _node_of(instance: Instance) -> str:
-    """The ONNX node a buffer works for: temporaries of two layers need no place at the same time."""
+def pool_of(instance: Instance) -> tuple[str, str]:
+    """The label of a buffer and the ONNX node it works for: temporaries of two layers need no place at the same time."""
     location = instance.op.location
-    return location.desc.data if isinstance(location, NameLoc) else ""
+    return (instance.label, location.desc.data if isinstance(location, NameLoc) else "")
 
 
 def _blocks(spans: Mapping[Instance, tuple[int, int]], memory: Memory, skip: Container[Instance] = ()) -> list[Block]:
@@ -112,7 +112,7 @@ def _blocks(spans: Mapping[Instance, tuple[int, int]], memory: Memory, skip: Con
             continue
         if instance.rotates:
             shared = memory is Memory.ACC and instance.label != SUMS
-            pools.setdefault(("", "") if shared else (instance.label, _node_of(instance)), []).append(instance)
+            pools.setdefault(("", "") if shared else pool_of(instance), []).append(instance)
         else:
             blocks.append(Block(aligned(instance.bytes), span, ((instance, 0),)))
     for pool in pools.values():
@@ -212,12 +212,12 @@ def _ring(
     return positions, used
 
 
-def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[Task], dict[Memory, int]]:
+def allocate(tasks: Sequence[Task], capacity: Mapping[Memory, int]) -> tuple[list[Task], dict[Memory, int]]:
     """Give every instance an address and return the tasks in their final order, with the bytes used per memory.
 
     `capacity` in bytes per memory. Raises InfeasibleError for what does not fit.
     """
-    body = [task for task in tasks if not _is_streamed(task)]
+    body = [task for task in tasks if not is_streamed(task)]
     spans = _lifetimes(body)
     used: dict[Memory, int] = {}
 
@@ -226,7 +226,7 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
     used[Memory.ACT] = _first_fit(_blocks(spans, Memory.ACT))
     _require(Memory.ACT, used[Memory.ACT], capacity[Memory.ACT], "activations")
 
-    streamed = [task for task in tasks if _is_streamed(task)]
+    streamed = [task for task in tasks if is_streamed(task)]
     loaded = {task.operands["dst"].instance for task in streamed}
     floor = {Memory.WEIGHTS: _first_fit(_blocks(spans, Memory.WEIGHTS, loaded)), Memory.PARAM: 0}
     inserted: list[tuple[int, int, Task]] = []
@@ -251,6 +251,25 @@ def allocate(tasks: Sequence[Task], capacity: dict[Memory, int]) -> tuple[list[T
     used[Memory.DRAM] = _place_dram(order)
     _require(Memory.DRAM, used[Memory.DRAM], capacity[Memory.DRAM], "weights, inputs and outputs")
     return order, used
+
+
+def place(
+    tasks: Sequence[Task], cycles: Mapping[Instance, tuple[int, int]], capacity: Mapping[Memory, int]
+) -> dict[Memory, int]:
+    """Give every buffer of scheduled tasks an address; returns the bytes used per memory.
+
+    `cycles` are the first and last cycle in which a buffer is in use: those of one time lie side by side, the large ones
+    first. Raises InfeasibleError for what does not fit.
+    """
+    used: dict[Memory, int] = {}
+    for memory in (Memory.ACC, Memory.ACT, Memory.WEIGHTS, Memory.PARAM):
+        own = [(instance, span) for instance, span in cycles.items() if instance.memory is memory]
+        blocks = [Block(aligned(instance.bytes), span, ((instance, 0),)) for instance, span in own]
+        used[memory] = _first_fit(sorted(blocks, key=lambda block: (-block.bytes, block.span)))
+        _require(memory, used[memory], capacity[memory], "buffers of one time")
+    used[Memory.DRAM] = _place_dram(tasks)
+    _require(Memory.DRAM, used[Memory.DRAM], capacity[Memory.DRAM], "weights, inputs and outputs")
+    return used
 
 
 def _place_dram(tasks: Sequence[Task]) -> int:

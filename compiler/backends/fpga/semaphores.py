@@ -55,8 +55,9 @@ class _Log:
     latest: dict[tuple[int, bool], int] = field(default_factory=dict)
 
 
-def _dependencies(tasks: Sequence[Task]) -> list[dict[int, int]]:
-    """For each task the latest conflicting task of every other queue: {queue index: task index}."""
+def placed_dependencies(tasks: Sequence[Task]) -> list[dict[int, int]]:
+    """For each task the latest task of every other queue that touches the same bytes, one of them writing: {queue index:
+    task index}. Buffers have their addresses."""
     logs: dict[tuple[Memory, int, int, int], _Log] = {}
     neighbours: dict[tuple[Memory, int, int, int], list[tuple[Memory, int, int, int]]] = {}
 
@@ -114,7 +115,7 @@ def assign_semaphores(tasks: Sequence[Task]) -> list[SemaphorePair]:
 
     Program order is a valid sequential order of the result: a wait's signal always stands before it.
     """
-    needed = _dependencies(tasks)
+    needed = placed_dependencies(tasks)
     while True:
         edges, overflow = _reduce(tasks, needed)
         if not overflow:

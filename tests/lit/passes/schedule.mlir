@@ -1,5 +1,5 @@
-// RUN: hpcc-opt %s -p 'hpcc-schedule,hpcc-verify-stage{stage=schedule}' | filecheck %s
-// RUN: hpcc-opt %s -p 'hpcc-schedule,hpcc-schedule,hpcc-verify-stage{stage=schedule}' | filecheck %s --check-prefix=AGAIN
+// RUN: hpcc-opt %s -p 'hpcc-schedule{order=tiled},hpcc-verify-stage{stage=schedule}' | filecheck %s
+// RUN: hpcc-opt %s -p 'hpcc-schedule{order=tiled},hpcc-schedule{order=tiled},hpcc-verify-stage{stage=schedule}' | filecheck %s --check-prefix=AGAIN
 
 // A linear over 8 token tiles. Inputs and weights are loaded, MATRIX and VECTOR hand tiles over by semaphores.
 // CHECK: func.func @main() attributes {

@@ -1,0 +1,101 @@
+"""List scheduling: orders that compute the same, never fill a memory, and keep two units busy where they can."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compiler.backends.fpga.allocation import OutOfMemoryError, allocate, capacities, place
+from compiler.backends.fpga.ordering import Graph, Order, dependencies, list_schedule, makespan, orders
+from compiler.backends.fpga.semaphores import assign_semaphores
+from compiler.backends.fpga.tasks import Task, flatten
+from compiler.module import main_function
+from compiler.passes.tile import tile_module
+from compiler.tools.variants import Prepared, prepare
+from hw_targets.isa import Memory
+from hw_targets.load import load_target
+from hw_targets.target import Target
+from tests.graphs import Encoder, write
+from tests.unit.tile_programs import check
+
+U280 = load_target("fpga-u280")
+SMALL = replace(U280, accelerator=replace(U280.accelerator, cores=1, tokens=8, outputs=16, lanes=32))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    encoder = Encoder(hidden=96, heads=3, intermediate=192, layers=2, positions=96)
+    return prepare(write(encoder, Path(tmp_path_factory.mktemp("m")) / "m.onnx", 1, 96), None, "hp:0.75")
+
+
+def tasks_of(prepared: Prepared, target: Target) -> list[Task]:
+    module = prepared.encoded(target)
+    tile_module(module, target, prepared.store)
+    return flatten(main_function(module).body.block)
+
+
+def ordered_pairs(tasks: list[Task]) -> set[tuple[int, int]]:
+    """Pairs of instructions, by identity, of which the second depends on the first."""
+    return {(id(tasks[p]), id(tasks[c])) for c, before in enumerate(dependencies(tasks)) for p in before}
+
+
+def check_order(tasks: list[Task], order: Order) -> None:
+    position = {id(task): number for number, task in enumerate(order.tasks)}
+    assert len(position) == len(tasks)
+    assert all(position[first] < position[second] for first, second in ordered_pairs(tasks))
+
+
+def test_every_order_keeps_the_dependencies(prepared: Prepared) -> None:
+    tasks = tasks_of(prepared, SMALL)
+    found = orders(tasks, SMALL, capacities(SMALL))
+    assert len(found) > 1
+    for order in found:
+        check_order(tasks, order)
+    assert [order.cycles for order in found] == sorted(order.cycles for order in found)
+
+
+def test_the_best_order_beats_layer_by_layer(prepared: Prepared) -> None:
+    tasks = tasks_of(prepared, SMALL)
+    best = orders(tasks, SMALL, capacities(SMALL))[0]
+    layer_by_layer = makespan(allocate(tasks, capacities(SMALL))[0], SMALL)
+    place(best.tasks, best.spans, capacities(SMALL))
+    assert makespan(best.tasks, SMALL) < 0.98 * layer_by_layer
+
+
+def test_the_estimate_is_what_the_simulator_counts(prepared: Prepared) -> None:
+    tasks = tasks_of(prepared, SMALL)
+    best = orders(tasks, SMALL, capacities(SMALL))[0]
+    assert prepared.on(SMALL).timing.total == pytest.approx(best.cycles, rel=0.02)
+
+
+@settings(max_examples=10, deadline=None)
+@given(act=st.integers(15, 19), acc=st.integers(13, 17), weights=st.integers(15, 18))
+def test_no_memory_is_overfilled(prepared: Prepared, act: int, acc: int, weights: int) -> None:
+    """Whatever the memories are: what is placed fits, and the static checks of the machine hold."""
+    array = replace(SMALL.accelerator, act_bytes=1 << act, acc_bytes=1 << acc, weight_bytes=1 << weights)
+    target = replace(SMALL, accelerator=array)
+    try:
+        tasks = tasks_of(prepared, target)
+    except OutOfMemoryError:
+        return
+    sizes = capacities(target)
+    for order in orders(tasks, target, sizes)[:2]:
+        check_order(tasks, order)
+        try:
+            used = place(order.tasks, order.spans, sizes)
+        except OutOfMemoryError:
+            continue
+        assert all(used[memory] <= sizes[memory] for memory in Memory)
+        for task in order.tasks:
+            task.waits, task.signals = [], []
+        check(order.tasks, assign_semaphores(order.tasks), 1 << 24)
+
+
+def test_a_memory_too_small_for_anything_has_no_order(prepared: Prepared) -> None:
+    tasks = tasks_of(prepared, SMALL)
+    graph = Graph.of(tasks, SMALL)
+    assert list_schedule(graph, graph.ways(), {**capacities(SMALL), Memory.ACC: 64}) is None
