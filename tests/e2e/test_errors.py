@@ -631,7 +631,7 @@ def test_two_writers_at_once_leave_one_whole_bundle(place: Path) -> None:
 
 def test_a_bundle_that_another_writer_takes_away_is_not_mistaken(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between looking for the folder and for its manifest another writer puts its own bundle there."""
-    shutil.copytree(place / "older.hpcc", place / "other.hpcc")
+    shutil.copytree(place / "older.hpcc", place / "theirs.hpcc")
     look, looks = Path.is_file, []
 
     def late(path: Path) -> bool:
@@ -640,7 +640,7 @@ def test_a_bundle_that_another_writer_takes_away_is_not_mistaken(place: Path, mo
             return look(path)
         os.rename(place / "older.hpcc", place / "taken.hpcc")
         found = look(path)
-        os.rename(place / "other.hpcc", place / "older.hpcc")
+        os.rename(place / "theirs.hpcc", place / "older.hpcc")
         return found
 
     monkeypatch.setattr(Path, "is_file", late)

@@ -51,6 +51,7 @@ from hw_targets.timing import Cost
 from runtime import decoders
 from runtime import ledger as runtime_ledger
 from runtime import program as runtime_program
+from runtime.decoding import formats
 from runtime.simulator import functional, timing
 from tests.e2e.harness import Done, hpcc
 from tests.e2e.test_random_models import board_file
@@ -124,6 +125,12 @@ def wrapped(patch: Patch, module: Any, name: str, spoil: Callable[[Any], Any]) -
     patch.setattr(module, name, lambda *arguments, **options: spoil(true(*arguments, **options)))
 
 
+def decoded(patch: Patch, name: str, spoil: Callable[[Any], Any]) -> None:
+    """Let `spoil` change what the decoder of a format returns."""
+    true = formats.DECODERS[name]
+    patch.setitem(formats.DECODERS, name, lambda stored: spoil(true(stored)))
+
+
 def altered(module: ModuleType, **changes: Any) -> SimpleNamespace:
     """A module with some names replaced, for one of those who import it."""
     return SimpleNamespace(**{**vars(module), **changes})
@@ -188,8 +195,8 @@ def shift_the_scales_of_codes(patch: Patch) -> None:
     """Every row gets the scale of the row before it."""
     quantise = numerics.quantize_weights
 
-    def broken(weights: Array) -> tuple[Array, Array]:
-        codes, scale = quantise(weights)
+    def broken(weights: Array, *tied: int) -> tuple[Array, Array]:
+        codes, scale = quantise(weights, *tied)
         return codes, np.roll(scale, 1)
 
     patch.setattr(quantize_pass, "numerics", altered(numerics, quantize_weights=broken))
@@ -293,7 +300,8 @@ def no_tail_of_row_blocks(patch: Patch) -> None:
 def no_tail_of_groups(patch: Patch) -> None:
     """The decoder counts whole groups of 4 only: 70 inputs are 17 groups and a tail of 2."""
     true = decoders.geometry
-    patch.setattr(decoders, "geometry", lambda outs, ins, n, m, *rest: true(outs, ins - ins % m, n, m, *rest))
+    for module in (decoders, formats):
+        patch.setattr(module, "geometry", lambda outs, ins, n, m, *rest: true(outs, ins - ins % m, n, m, *rest))
 
 
 def no_tail_of_the_reduction(patch: Patch) -> None:
@@ -480,14 +488,10 @@ MUTATIONS: dict[str, Mutation] = {
     "wrong semaphore: not needed": Mutation(
         lambda patch: semaphores(patch, need_no_token), r"and nothing orders matrix before .*HPCC1227", 1
     ),
-    "wrong index: nm": Mutation(
-        lambda patch: wrapped(patch, decoders, "_decode_nm", wrong_select), BITS, 4, "nm:2:4", ENCODED
-    ),
-    "wrong index: hp_mark": Mutation(
-        lambda patch: wrapped(patch, decoders, "_decode_hp_mark", wrong_kept_input), BITS, 4, "hp:0.75", ENCODED
-    ),
+    "wrong index: nm": Mutation(lambda patch: decoded(patch, "nm", wrong_select), BITS, 4, "nm:2:4", ENCODED),
+    "wrong index: hp_mark": Mutation(lambda patch: decoded(patch, "hp_mark", wrong_kept_input), BITS, 4, "hp:0.75", ENCODED),
     "wrong index: unstructured": Mutation(
-        lambda patch: wrapped(patch, decoders, "_unstructured_layout", wrong_column), BITS, 4, "unstructured:0.9", ENCODED
+        lambda patch: wrapped(patch, formats, "unstructured_layout", wrong_column), BITS, 4, "unstructured:0.9", ENCODED
     ),
     "wrong index: encoder": Mutation(encode_an_index_wrong, LOADED + ".* nm indices do not ascend", 1, "nm:2:4"),
     "lose a cycle": Mutation(lose_a_cycle, LEDGER),
@@ -616,7 +620,7 @@ def one_step_too_few(patch: Patch) -> None:
 
 
 def decode_unsorted(patch: Patch) -> None:
-    patch.setattr(decoders, "_check_ascending", lambda *arguments: None)
+    patch.setattr(formats, "check_ascending", lambda *arguments: None)
 
 
 SHARED: dict[str, tuple[Callable[[Patch], None], Callable[[], None]]] = {
