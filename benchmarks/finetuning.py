@@ -109,7 +109,7 @@ def train(
     known: dict[bytes, Any] | None = None,
 ) -> None:
     """One run, resumed if it was begun; `out` and a .json beside it say that it is done."""
-    from compiler.tools.training.onnx_writing import write_tensors
+    from compiler.tools.pruning.onnx_output import write_tensors
     from compiler.tools.training.run import HISTORY, Request, RungDone, TrainingRun
 
     if out.exists():

@@ -64,7 +64,7 @@ def by_simulator(model: Path, samples: Mapping[str, Array], count: int) -> Array
 def control(source: Path, out: Path, pattern: Pattern | None, seed: int | None) -> None:
     """`source` with its encoder's matrices under a mask: by magnitude, at random (`seed`), or all zero (no pattern)."""
     from compiler.frontend.onnx_file import open_onnx
-    from compiler.tools.training.onnx_writing import write_tensors
+    from compiler.tools.pruning.onnx_output import write_tensors
     from compiler.tools.training.places import trainable
     from compiler.tools.training.run import open_fused
 

@@ -1,8 +1,11 @@
-"""What all our commands share: argparse with one-line errors, and one line for a fault of our own."""
+"""What all our commands share: argparse with one-line errors, exit statuses, and one line for a fault of our own."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from hw_targets.errors import HpccError, InputError, UsageError
@@ -13,6 +16,40 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError("HPCC2000", message, hint=f"{self.prog} --help")
+
+
+INTERRUPTED = 130
+
+
+def guarded(
+    parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
+) -> int:
+    """Parse `argv` (None: the process's own) and run `command`: the exit status.
+
+    A user's error is one line on stderr; with --debug it is raised, for its traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        status = command(parser.parse_args(arguments))
+        sys.stdout.flush()
+    except HpccError as error:
+        if debug:
+            raise
+        print(error, file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough; keep the interpreter from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(internal_error(error), file=sys.stderr)
+        return HpccError.exit_status
+    return status or 0
 
 
 def internal_error(error: BaseException) -> HpccError:

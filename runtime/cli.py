@@ -11,12 +11,11 @@ import os
 import statistics
 import sys
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hw_targets.command_line import Parser, internal_error
+from hw_targets.command_line import Parser, guarded
 from hw_targets.errors import HpccError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, NDArray[Any]]
 
-INTERRUPTED = 130
 PERCENTILE = 0.9
 
 
@@ -46,7 +44,7 @@ def main_run(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--timing-only", action="store_true", help="count cycles without values")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
-    return _guarded(parser, _run, arguments)
+    return guarded(parser, _run, arguments)
 
 
 def main_objdump(arguments: Sequence[str] | None = None) -> int:
@@ -60,30 +58,7 @@ def main_objdump(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="with --diff: print one JSON object")
     parser.add_argument("--html", type=Path, metavar="FILE", help="with --diff: write a page, too")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
-    return _guarded(parser, _objdump, arguments)
-
-
-def _guarded(parser: Parser, command: Callable[[argparse.Namespace], None], arguments: Sequence[str] | None) -> int:
-    """Parse and run a command; a user's error is one line and its exit status."""
-    debug = "--debug" in (sys.argv if arguments is None else arguments)
-    try:
-        command(parser.parse_args(arguments))
-        sys.stdout.flush()
-    except HpccError as error:
-        if debug:
-            traceback.print_exc()
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader has seen enough; keep the interpreter from complaining at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        print(internal_error(error), file=sys.stderr)
-        return HpccError.exit_status
-    return 0
+    return guarded(parser, _objdump, arguments)
 
 
 # ---- hpcc-run -------------------------------------------------------------------------------------------------------

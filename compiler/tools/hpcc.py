@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from compiler.tools.arguments import parse_buckets
 from compiler.tools.options import EMIT_FORMS, Options
-from hw_targets.command_line import Parser, internal_error
-from hw_targets.errors import HpccError, UsageError
+from hw_targets.command_line import Parser, guarded
+from hw_targets.errors import UsageError
 
 
 def installed_version() -> str:
@@ -105,25 +105,7 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    try:
-        return _run(build_parser().parse_args(arguments))
-    except HpccError as error:
-        if debug:
-            raise
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except BrokenPipeError:
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if debug:
-            raise
-        print(internal_error(error), file=sys.stderr)
-        return HpccError.exit_status
+    return guarded(build_parser(), _run, argv)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -8,15 +8,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compiler.tools.arguments import parse_shapes
-from hw_targets.command_line import Parser, internal_error
-from hw_targets.errors import HpccError, InputError, MissingToolError, UsageError
+from hw_targets.command_line import Parser, guarded
+from hw_targets.errors import InputError, MissingToolError, UsageError
 
 TEXT = (
     "bert",
@@ -85,24 +84,7 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    try:
-        _run(_parser().parse_args(arguments))
-    except HpccError as error:
-        if debug:
-            raise
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if debug:
-            raise
-        print(internal_error(error), file=sys.stderr)
-        return HpccError.exit_status
-    return 0
+    return guarded(_parser(), _run, argv)
 
 
 def _parser() -> Parser:

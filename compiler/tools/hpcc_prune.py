@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from compiler.tools.arguments import parse_shapes
 from compiler.tools.pruning.options import ALLOCATIONS, METHODS, PruneOptions
-from hw_targets.command_line import Parser, internal_error
-from hw_targets.errors import HpccError, UsageError
+from hw_targets.command_line import Parser, guarded
+from hw_targets.errors import UsageError
 
 if TYPE_CHECKING:
     from compiler.tools.pruning.session import Pruned
@@ -75,25 +75,7 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    try:
-        return _run(build_parser().parse_args(arguments))
-    except HpccError as error:
-        if debug:
-            raise
-        print(error, file=sys.stderr)
-        return error.exit_status
-    except BrokenPipeError:
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if debug:
-            raise
-        print(internal_error(error), file=sys.stderr)
-        return HpccError.exit_status
+    return guarded(build_parser(), _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -151,6 +133,8 @@ def _print_summary(pruned: Pruned, options: PruneOptions) -> None:
     methods = sorted({layer.method for layer in layers})
     data = f", {pruned.data}: {pruned.tokens:,} tokens" if pruned.tokens else ""
     print(f"  method     {', '.join(methods)}, {options.allocate} allocation{data}; no training")
+    if any(layer.pattern.sharing for layer in layers):
+        print("  note       shared weights are a projection only: their accuracy needs training")
     for layer in pruned.layers:
         if layer.left_dense:
             print(f"  dense      {layer.role}: {layer.left_dense}")

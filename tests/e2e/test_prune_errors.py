@@ -28,6 +28,9 @@ CASES: dict[str, tuple[str, ...]] = {
     "prune: pattern and recipe": (*PRUNE, "--recipe", "good.toml"),
     "prune: unknown method": (*PRUNE, "--method", "magic"),
     "prune: method without data": (*PRUNE, "--method", "second-order"),
+    "prune: method of a sharing pattern": (
+        *("model.onnx", "--pattern", "circulant:4", "--method", "second-order", "--calibrate", "good.npz", "-o", "out.onnx"),
+    ),
     "prune: global without data": (*PRUNE, "--allocate", "global"),
     "prune: text without tokenizer": (*PRUNE, "--text", "text.txt"),
     "prune: two kinds of data": (*PRUNE, "--text", "text.txt", "--tokenizer", "t.json", "--calibrate", "good.npz"),

@@ -112,6 +112,17 @@ def test_codes_are_pruned_as_the_numbers_they_stand_for(form: str, tmp_path: Pat
                     assert not matrix[~NM(2, 4).mask(plain[role])].any()
 
 
+def test_shared_weights_are_the_nearest_ones(tmp_path: Path) -> None:
+    pattern = parse_pattern("circulant:4")
+    before = matrices(write(BASE, tmp_path / "before.onnx", 2, 8))
+    model = write(BASE, tmp_path / "model.onnx", 2, 8)
+    hpcc.prune(model, "circulant:4", output=tmp_path / "out.onnx")
+    for role, matrix in matrices(tmp_path / "out.onnx").items():
+        if role != "pooler":
+            pattern.check(matrix)
+            np.testing.assert_array_equal(matrix, pattern.project(before[role]))
+
+
 @pytest.mark.parametrize("external", [False, True])
 def test_only_numbers_and_metadata_change(external: bool, tmp_path: Path) -> None:
     model = write(BASE, tmp_path / "model.onnx", 2, 8)

@@ -25,7 +25,7 @@ from compiler.interpreters import load_meanings
 from compiler.interpreters.evaluate import evaluate, run_op
 from compiler.sparsity.base import Dense, Pattern
 from compiler.sparsity.patterns import parse_pattern
-from compiler.tools.training.onnx_writing import write_tensors
+from compiler.tools.pruning.onnx_output import write_tensors
 from compiler.tools.training.run import Request, RungDone, TrainingRun, open_fused
 from compiler.training.plan import Settings, parse_ladder
 from compiler.weights import WeightStore

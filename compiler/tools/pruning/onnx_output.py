@@ -114,6 +114,14 @@ class ModelFile:
         onnx.save(model, str(folder / name))
 
 
+def write_tensors(source: Path, tensors: Mapping[str, Array], out: Path, metadata: Mapping[str, str]) -> None:
+    """`source` with new numbers in the tensors named, in their own dtypes. Raises InputError where it cannot be written."""
+    file = ModelFile(source)
+    for name, array in tensors.items():
+        file.numbers(name)[:] = array.reshape(-1)
+    file.save(out, metadata)
+
+
 def _entries(tensor: TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 

@@ -37,6 +37,10 @@ HISTORY_KEY = "hpcc.pruning.history"
 STEPS = ("import", "trace", "measure", "prune", "write")
 
 
+PROJECTION = "projection"
+"""How weights come to be shared: the nearest ones that are. Their accuracy needs training."""
+
+
 @dataclass
 class Site:
     """A matrix of the file that is pruned: the linears that read it, and the numbers that they read."""
@@ -194,7 +198,15 @@ class PruneSession:
         names = [linear_names(op) for op in linears.values()]
         choices = self.recipe.choose(names, {role: PRUNABLE.fullmatch(role) is not None for role in linears})
         for role, choice in choices.items():
-            method = self.options.method or choice.method or ("second-order" if self.options.has_data else "magnitude")
+            asked = self.options.method or choice.method
+            if choice.pattern.sharing:
+                if asked or self.options.allocate != "uniform":
+                    what = f"--method {asked}" if asked else f"--allocate {self.options.allocate}"
+                    message = f"{choice.pattern.spec()} shares weights and makes no zeros; {what} chooses zeros"
+                    raise UsageError("HPCC2272", message, hint=f"leave {what} out: the nearest shared weights are taken")
+                choices[role] = Choice(choice.pattern, PROJECTION)
+                continue
+            method = asked or ("second-order" if self.options.has_data else "magnitude")
             if method in NEED_DATA and not self.options.has_data and not self.options.list_layers:
                 raise missing_data(f"method {method!r}")
             choices[role] = Choice(choice.pattern, method)
@@ -237,7 +249,7 @@ class PruneSession:
         """(site, new values or its own, mask) of each site; those that need data in graph order."""
         for site in sites:
             if site.method not in NEED_DATA:
-                yield site, site.matrix, self._plain_mask(site)
+                yield site, *self._plainly(site)
         if any(site.method in NEED_DATA for site in sites):
             yield from self._prune_by_data(sites)
 
@@ -260,7 +272,8 @@ class PruneSession:
                 calibration.replaced[op] = done[id(site)]
                 continue
             if site.method not in NEED_DATA:
-                calibration.replaced[op] = np.where(self._plain_mask(site), site.matrix, np.float32(0))
+                values, mask = self._plainly(site)
+                calibration.replaced[op] = np.where(mask, values, np.float32(0))
                 continue
             if id(site) in shared:
                 seen = _Inputs(None, shared[id(site)])
@@ -279,11 +292,12 @@ class PruneSession:
             done[id(site)] = calibration.replaced[op] = values
             yield site, values, mask
 
-    def _plain_mask(self, site: Site) -> Array:
-        """Of the methods that need no data."""
-        return _mask(
-            site, random_scores(site.matrix.shape, self.options.seed, site.role) if site.method == "random" else None
-        )
+    def _plainly(self, site: Site) -> tuple[Array, Array]:
+        """(values, mask) by the methods that need no data."""
+        if site.method == PROJECTION:
+            return site.pattern.project(site.matrix), np.ones(site.matrix.shape, np.bool_)
+        scores = random_scores(site.matrix.shape, self.options.seed, site.role) if site.method == "random" else None
+        return site.matrix, _mask(site, scores)
 
     def _shared_moments(self, sites: list[Site]) -> dict[int, Moments]:
         """Moments over all uses of the matrices that several linears read, in the unpruned model."""
