@@ -36,7 +36,7 @@ FPGA = (
 
 CPU = (
     Stage("import"),
-    Stage("fuse", ("hpcc-fuse", "hpcc-partition")),
+    Stage("fuse", ("hpcc-fuse", 'hpcc-partition{{kind="cpu"}}')),
     Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}" kind="cpu"}}',)),
     Stage("tile", ('hpcc-tile-cpu{{target="{target}" precision="{precision}"}}',)),
 )
