@@ -17,6 +17,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from compiler.frontend.importer import import_onnx
 from compiler.interpreters.evaluate import evaluate
+from runtime.host import EXACT_PRODUCTS
 from tests.e2e.harness import TARGET, hpcc
 from tests.graphs import Encoder, feeds, write
 
@@ -81,7 +82,9 @@ def made(name: str, folder: Path) -> Path:
 
 
 def output_of(path: Path) -> np.ndarray:
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.add_session_config_entry(*EXACT_PRODUCTS)
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return session.run(None, feeds(SPEC, BATCH, TOKENS))[0].astype(np.float32)
 
 
