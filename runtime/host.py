@@ -16,9 +16,6 @@ from runtime.manifest import HostEntry
 
 AnyArray = NDArray[Any]
 
-EXACT_PRODUCTS = ("session.x64quantprecision", "1")
-"""The session setting by which ONNX Runtime does not let sums of int8 products saturate on CPUs that have no VNNI."""
-
 
 def import_onnxruntime() -> Any:
     """The package onnxruntime, loaded here alone. Raises ImportError.
@@ -40,7 +37,6 @@ class HostSegment:
             message = f"{entry.file} runs on the host and needs onnxruntime, which is not installed"
             raise MissingToolError("HPCC5201", message, hint="pip install onnxruntime") from error
         options: Any = runtime.SessionOptions()
-        options.add_session_config_entry(*EXACT_PRODUCTS)
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what goes wrong comes as an exception
         # Waiting threads would take the processors from what runs between host segments.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from compiler.frontend.rules import as_the_standard_says
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError, MissingToolError
-from runtime.host import EXACT_PRODUCTS, import_onnxruntime
+from runtime.host import import_onnxruntime
 
 Array = NDArray[Any]
 
@@ -43,7 +43,6 @@ class Reference:
                 "HPCC5102", "verification needs onnxruntime", hint="pip install onnxruntime, or --no-verify"
             ) from error
         options: Any = runtime.SessionOptions()
-        options.add_session_config_entry(*EXACT_PRODUCTS)
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # what goes wrong comes as an exception
         # Or else products of dequantised weights become integer ones, with activations that ONNX Runtime quantises.

@@ -17,7 +17,6 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from compiler.frontend.importer import import_onnx
 from compiler.interpreters.evaluate import evaluate
-from runtime.host import EXACT_PRODUCTS
 from tests.e2e.harness import TARGET, hpcc
 from tests.graphs import Encoder, feeds, write
 
@@ -33,12 +32,15 @@ class Calibration(CalibrationDataReader):
         return next(self.samples, None)
 
 
+# Weights of 7 bits: ONNX Runtime's sums of products saturate with 8 on CPUs that have no VNNI.
+
+
 def dynamic(**options: Any) -> Callable[[Path, Path], None]:
-    return lambda source, path: quantize_dynamic(str(source), str(path), **options)
+    return lambda source, path: quantize_dynamic(str(source), str(path), reduce_range=True, **options)
 
 
 def static(**options: Any) -> Callable[[Path, Path], None]:
-    return lambda source, path: quantize_static(str(source), str(path), Calibration(), **options)
+    return lambda source, path: quantize_static(str(source), str(path), Calibration(), reduce_range=True, **options)
 
 
 def half(**options: Any) -> Callable[[Path, Path], None]:
@@ -82,9 +84,7 @@ def made(name: str, folder: Path) -> Path:
 
 
 def output_of(path: Path) -> np.ndarray:
-    options = ort.SessionOptions()
-    options.add_session_config_entry(*EXACT_PRODUCTS)
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return session.run(None, feeds(SPEC, BATCH, TOKENS))[0].astype(np.float32)
 
 
