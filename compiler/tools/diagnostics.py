@@ -39,7 +39,9 @@ def check_strings(text: str, file: str) -> None:
             line = text.count("\n", 0, match.start()) + 1
             column = match.start() - text.rfind("\n", 0, match.start())
             escape = text.startswith("\\", match.end())
-            message = f"a string has the escape {text[match.end() :][:3]!r}, which is none" if escape else "a string has no end"
+            message = (
+                f"a string has the escape {text[match.end() :][:3]!r}, which is none" if escape else "a string has no end"
+            )
             raise InputError("HPCC1025", message, where=f"{file}:{line}:{column}")
 
 
