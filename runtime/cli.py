@@ -55,6 +55,7 @@ def main_objdump(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--diff", type=Path, nargs=2, metavar=("A", "B"), help="two bundles of one model, layer by layer, from their reports"
     )
+    parser.add_argument("--header", metavar="sv|c", help="the instruction set as a SystemVerilog package or a C header")
     parser.add_argument("--json", action="store_true", help="with --diff: print one JSON object")
     parser.add_argument("--html", type=Path, metavar="FILE", help="with --diff: write a page, too")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
@@ -298,6 +299,24 @@ def _made_up(entry: TensorEntry, limit: int, random: np.random.Generator) -> NDA
 # ---- hpcc-objdump ---------------------------------------------------------------------------------------------------
 
 
+def _header(options: argparse.Namespace) -> None:
+    from hw_targets.isa_header import HEADERS
+
+    if options.header not in HEADERS:
+        message = f"--header {options.header!r} is none of {', '.join(HEADERS)}"
+        raise UsageError("HPCC2606", message, hint="hpcc-objdump --header sv")
+    if (
+        options.bundle is not None
+        or options.diff is not None
+        or options.sections
+        or options.json
+        or options.html is not None
+    ):
+        message = "--header stands alone: it is that of the instruction set, whatever the bundle"
+        raise UsageError("HPCC2606", message, hint=f"hpcc-objdump --header {options.header}")
+    sys.stdout.write(HEADERS[options.header]())
+
+
 def _diff(options: argparse.Namespace) -> None:
     from runtime.compare import compare, read_reports, text
 
@@ -328,6 +347,9 @@ def _write_page(path: Path, page: str) -> None:
 
 
 def _objdump(options: argparse.Namespace) -> None:
+    if options.header is not None:
+        _header(options)
+        return
     if (options.bundle is None) == (options.diff is None):
         hint = "hpcc-objdump BUNDLE, or hpcc-objdump --diff A B"
         raise UsageError("HPCC2605", "one bundle is dumped, or two are compared with --diff", hint=hint)

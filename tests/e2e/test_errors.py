@@ -371,6 +371,8 @@ DUMP: dict[str, tuple[str, ...]] = {
     "objdump: nothing to dump": (),
     "objdump: a bundle and a comparison": ("older.hpcc", "--diff", "older.hpcc", "older.hpcc"),
     "objdump: a page of one bundle": ("older.hpcc", "--html", "page.html"),
+    "objdump: header of another language": ("--header", "vhdl"),
+    "objdump: header of a bundle": ("older.hpcc", "--header", "c"),
     "objdump: comparison with a folder": ("--diff", "older.hpcc", "a folder"),
     "objdump: comparison with half a report": ("--diff", "older.hpcc", "cut.hpcc"),
     "objdump: comparison with a damaged report": ("--diff", "older.hpcc", "damaged.hpcc"),

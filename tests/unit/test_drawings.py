@@ -34,12 +34,13 @@ def test_everything_lies_on_the_paper(board: str, name: str) -> None:
         x, size = float(element.get("x", "0")), SIZES[element.get("class", "text")]
         length = 0.62 * size * len(element.text or "")
         left = x - length * {"start": 0, "middle": 0.5, "end": 1}[element.get("text-anchor", "start")]
-        assert left >= 0 and left + length <= width, element.text
+        assert 0 <= left <= width - length, element.text
         assert size <= float(element.get("y", "0")) <= height - 4
     for element in root.iter(f"{SVG}rect"):
         right = float(element.get("x", "0")) + float(element.get("width", "0"))
         bottom = float(element.get("y", "0")) + float(element.get("height", "0"))
-        assert right <= width and bottom <= height
+        assert right <= width
+        assert bottom <= height
 
 
 @pytest.mark.parametrize("board", ["fpga-u280", "fpga-pynq-z2"])
