@@ -11,8 +11,8 @@ from xdsl.passes import ModulePass
 
 @dataclass(frozen=True)
 class Stage:
-    """`passes` are specifications with {target}, {sparsity}, {precision}, {storage} and {kind} to fill in; afterwards `name`'s rule
-    holds."""
+    """`passes` are specifications with {target}, {sparsity}, {precision}, {storage} and {kind} to fill in; afterwards
+    `name`'s rule holds."""
 
     name: str
     passes: tuple[str, ...] = ()

@@ -12,13 +12,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from xdsl.builder import Builder, InsertPoint
+from xdsl.builder import Builder
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, NoneAttr, StringAttr, TensorType
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
-from xdsl.rewriter import Rewriter
+from xdsl.rewriter import InsertPoint, Rewriter
 
 from compiler.backends.linalg.lowerings import lower
 from compiler.backends.linalg.scalars import signless
@@ -112,5 +112,6 @@ def _locate(block: Block, before: Operation | None, source: Operation) -> None:
     """What was added since `before` comes from the ONNX node of `source`."""
     op = block.last_op
     while op is not None and op is not before:
-        op.location = source.location
+        for inner in op.walk():
+            inner.location = source.location
         op = op.prev_op

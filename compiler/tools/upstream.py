@@ -1,4 +1,4 @@
-"""`hpcc MODEL.onnx --emit linalg|iree|sparse-tensor -o FILE.mlir`: a whole model in MLIR's own dialects, its weights beside it."""
+"""`hpcc MODEL.onnx --emit linalg|iree|sparse-tensor -o FILE.mlir`: a model in MLIR's own dialects, its weights beside it."""
 
 from __future__ import annotations
 
@@ -91,6 +91,7 @@ def save(module: ModuleOp, store: WeightStore, patterns: Mapping[str, Pattern], 
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(arrays, str(made[0]))
         made[1].write_text(module_text(module), encoding="utf-8")
+        made[0].chmod(made[1].stat().st_mode)  # safetensors makes files for their owner alone
         for temporary, place in zip(made, places, strict=True):
             temporary.replace(place)
     except OSError as error:

@@ -12,6 +12,7 @@ from compiler.backends.linalg.lowerings import lowering_of, result_element, unsi
 from compiler.backends.linalg.scalars import Scalars, highest, is_float, lowest, signless
 from compiler.backends.linalg.tensors import ONE, Tensors
 from compiler.dialects import nn
+from compiler.interpreters.nn_float import constant_array
 
 Args = Sequence[SSAValue]
 _BATCH = "abcdefgh"
@@ -57,7 +58,7 @@ def _constant(t: Tensors, op: nn.ConstantOp, args: Args) -> SSAValue:
     element = nn.element_type_of(op.result)
     if signless(element) == element:
         return t.constant(op.value)
-    values = [int(value) for value in op.value.get_values()]
+    values = [int(value) for value in constant_array(op).reshape(-1)]
     scalars = [t.filled(value, (), signless(element)) for value in dict.fromkeys(values)]
     if len(scalars) == 1:
         return t.elementwise([scalars[0]], signless(element), lambda s, x: x, nn.shape_of(op.result))

@@ -145,7 +145,8 @@ class Scalars:
             wider = _width(element) > _width(source)
             if _width(element) == _width(source):  # f16 and bf16
                 return self.cast(self.cast(a, Float32Type()), element)
-            return self.insert((arith.ExtFOp if wider else arith.TruncFOp)(a, element))
+            assert isinstance(element, AnyFloat)
+            return self.insert(arith.ExtFOp(a, element) if wider else arith.TruncFOp(a, element))
         if is_float(element):
             return self.insert((arith.UIToFPOp if unsigned else arith.SIToFPOp)(a, element))
         assert isinstance(element, IntegerType)

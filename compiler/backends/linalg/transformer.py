@@ -103,9 +103,7 @@ def _activation(t: Tensors, op: nn.ActivationOp, args: Args) -> SSAValue:
 def _mean_pool(t: Tensors, op: nn.MeanPoolOp, args: Args) -> SSAValue:
     x, mask = args
     element, minimum = result_element(op), op.minimum.value.data
-    attended = t.elementwise(
-        [mask], element, lambda s, m: s.select(s.truth(m), s.constant(1, element), s.constant(0, element))
-    )
+    attended = t.elementwise([mask], element, lambda s, m: s.cast(s.truth(m), element, unsigned=True))
     count = t.reduce(attended, [1], 0, lambda s, a, b: s.add(a, b), keep=True)
     total = t.contract("bsd,bs->bd", x, attended)
     return t.elementwise([total, count], element, lambda s, a, n: s.div(a, s.maximum(n, s.like(minimum, n))))
@@ -177,9 +175,8 @@ def _attention(t: Tensors, op: nn.AttentionOp, args: Args) -> SSAValue:
 
     scores = t.elementwise([scores, *masks], element, masked)
     guarded = boolean or op.causal is not None
-    top = t.reduce(
-        scores, [4], least_finite(element) if guarded else lowest(element), lambda s, a, m: s.maximum(a, m), keep=True
-    )
+    floor = least_finite(element) if guarded else lowest(element)  # a row without keys stays finite
+    top = t.reduce(scores, [4], floor, lambda s, a, m: s.maximum(a, m), keep=True)
     e = t.elementwise([scores, top], element, lambda s, a, m: s.exp(s.sub(a, m)))
     total = t.reduce(e, [4], 0, lambda s, a, c: s.add(a, c), keep=True)
     tiny = float(np.finfo(np.float32).tiny)

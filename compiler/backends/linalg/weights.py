@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from xdsl.builder import Builder, InsertPoint
+from xdsl.builder import Builder
 from xdsl.dialects.builtin import ModuleOp, StringAttr, SymbolNameConstraint, SymbolRefAttr, TensorType
 from xdsl.ir import Attribute, Block, ParametrizedAttribute, SSAValue
 from xdsl.irdl import (
@@ -21,6 +21,7 @@ from xdsl.irdl import (
     result_def,
 )
 from xdsl.printer import Printer
+from xdsl.rewriter import InsertPoint
 
 SCOPE = "model"
 """The scope of IREE parameters: `iree-run-module --parameters=model=FILE.safetensors`."""
