@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import entry_points
 
 from xdsl.passes import ModulePass
+
+from hw_targets.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,10 @@ PASSES: dict[str, tuple[str, str]] = {
 """Every pass by its command-line name: module and class, imported when first asked for."""
 
 
+ENTRY_POINTS = "hpcc.passes"
+"""The entry points that name passes of other packages: subclasses of ModulePass, by their command-line names."""
+
+
 def load_pass(name: str) -> type[ModulePass]:
     """The pass class of a command-line name, one of PASSES."""
     module, attribute = PASSES[name]
@@ -89,8 +96,16 @@ def load_pass(name: str) -> type[ModulePass]:
 
 
 def all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
-    """Passes by name as lazily importing callables, the form xDSL's registries take."""
-    return {name: (lambda name=name: load_pass(name)) for name in PASSES}
+    """Passes by name as lazily importing callables, the form xDSL's registries take; those of other packages last.
+
+    Raises InputError for a pass that takes the name of another.
+    """
+    found: dict[str, Callable[[], type[ModulePass]]] = {name: (lambda name=name: load_pass(name)) for name in PASSES}
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        if point.name in found:
+            raise InputError("HPCC1847", f"the pass {point.name!r} of {point.value} has the name of another")
+        found[point.name] = point.load
+    return found
 
 
 def stages_between(kind: str, first: str | None, last: str | None) -> tuple[Stage, ...]:

@@ -148,6 +148,7 @@ class Scalars:
             assert isinstance(element, AnyFloat)
             return self.insert(arith.ExtFOp(a, element) if wider else arith.TruncFOp(a, element))
         if is_float(element):
+            assert isinstance(element, AnyFloat)
             return self.insert((arith.UIToFPOp if unsigned else arith.SIToFPOp)(a, element))
         assert isinstance(element, IntegerType)
         if is_float(source):
