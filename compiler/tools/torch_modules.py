@@ -160,8 +160,15 @@ class _Compiled:
             names = _names(path)
             shapes = dict(zip(names, inputs, strict=True))
             target = self.options.get("target", "cpu-host")
-            chosen = {name: self.options[name] for name in ("sparsity", "precision") if name in self.options}
-            options = Options(model=str(path), target=target, shapes=shapes, verify=False, quiet=True, **chosen)
+            options = Options(
+                model=str(path),
+                target=target,
+                shapes=shapes,
+                sparsity=self.options.get("sparsity"),
+                precision=self.options.get("precision"),
+                verify=False,
+                quiet=True,
+            )
             self.program = open_session(options).compile()
         self.names = names
 
