@@ -26,6 +26,7 @@ class PreflightRow:
 
 
 _HELP = (
+    ("too few products follow", "nothing to gain: its share of the MACs is below that of a trip to the device"),
     ("it follows a node", "see the first node above that runs on the host after the device"),
     ("it prepares an input", "nothing to gain: it moves data once, before the device starts"),
     ("it passes an input", "nothing to gain: drop the output if nobody reads it"),
