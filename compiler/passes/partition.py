@@ -38,6 +38,7 @@ CPU_BIAS = "the CPU kernels add no bias to the scores of an attention"
 
 
 TOO_FEW = "too few products follow it to go back to the accelerator for"
+UNNAMED = "what crosses to the host behind it has no name in the ONNX graph"
 LEAST_SHARE = 0.0025
 """Share of the model's MACs below which a further device part does not pay: it costs a request each way."""
 
@@ -121,17 +122,31 @@ class Plan:
 
     def assign(self) -> None:
         """Every operation as early as it can run; device parts that do not pay become host work; host work that the device
-        does not wait for is done at the end."""
+        does not wait for is done at the end. Of the device's parts only so many are made as the ONNX graph has names for
+        what crosses the borders."""
+        self._assign_parts(1 if self.kind == "cpu" else None)
+        for most in range(len(self.parts) - 1, -1, -1):
+            if self._borders_have_names():
+                break
+            self._assign_parts(most)
+
+    def _assign_parts(self, most: int | None) -> None:
+        """Levels with at most so many parts of the device."""
         poor: set[Operation] = set()
         while True:
-            self._assign(poor)
+            self._assign(poor, most)
             found = self._poor_part()
             if not found:
                 break
             poor |= found
         self._postpone()
 
-    def _assign(self, poor: set[Operation]) -> None:
+    def _borders_have_names(self) -> bool:
+        crossing = [value for value, _ in self.device_inputs().values()]
+        crossing += [value for level in range(0, self.last + 1, 2) for value in self.host_inputs(level).values()]
+        return all(isinstance(value, BlockArgument) or self._tensor_name(value) is not None for value in crossing)
+
+    def _assign(self, poor: set[Operation], most: int | None) -> None:
         self.levels, self.reasons = {}, {}
         for op in self.ops:
             sources = [level for operand in op.operands if (level := self.level_of(operand)) is not None]
@@ -139,12 +154,14 @@ class Plan:
             reason = host_reason(op, self.kind)
             if reason is None and op in poor:
                 reason = TOO_FEW
-            elif reason is None and self.kind == "cpu" and least > 1:
+            elif reason is None and most is not None and most and least > 2 * most - 1:
                 reason = FOLLOWS
             elif reason is None and isinstance(op, nn.ReshapeOp) and least % 2 == 0:
                 reason = "it prepares an input"
             if reason is not None:
                 self.reasons[op] = reason
+            elif most == 0:
+                reason = self.reasons[op] = UNNAMED
             on_device = reason is None
             self.levels[op] = least if least % 2 == on_device else least + 1
 
@@ -176,12 +193,16 @@ class Plan:
         if isinstance(value, BlockArgument):
             return names_of(self.func, "input_names")[value.index]
         assert isinstance(value.owner, Operation)
+        return self._tensor_name(value) or f"value{list(block.ops).index(value.owner)}"
+
+    def _tensor_name(self, value: SSAValue) -> str | None:
+        """The ONNX tensor that the result of an operation is, if there is one."""
+        assert isinstance(value.owner, Operation)
         known = value.owner.attributes.get(TENSORS)
-        if isinstance(known, ArrayAttr):
-            name = known.data[[result is value for result in value.owner.results].index(True)]
-            if isinstance(name, StringAttr) and name.data:
-                return name.data
-        return f"value{list(block.ops).index(value.owner)}"
+        if not isinstance(known, ArrayAttr):
+            return None
+        name = known.data[[result is value for result in value.owner.results].index(True)]
+        return name.data if isinstance(name, StringAttr) and name.data else None
 
     def returned(self) -> list[tuple[str, SSAValue]]:
         last = self.func.body.block.last_op
