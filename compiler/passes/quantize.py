@@ -380,11 +380,9 @@ class _Quantizer:
 
     def attention(self, op: nn.AttentionOp) -> SSAValue:
         heads = op.heads.value.data
-        kind = None if op.mask_kind is None else op.mask_kind.data
-        boolean = op.mask if kind == "boolean" else None
         q = self._quantized(op.q, nn.Granularity.TOKEN_HEAD, heads, None, op)
         k = self._quantized(op.k, nn.Granularity.TOKEN_HEAD, op.groups, None, op)
-        v = self._quantized(op.v, nn.Granularity.SEQUENCE_HEAD, op.groups, boolean, op)
+        v = self._quantized(op.v, nn.Granularity.SEQUENCE_HEAD, op.groups, op.mask, op)
         new = nn.QAttentionOp(
             op.role.data,
             q,
@@ -393,13 +391,27 @@ class _Quantizer:
             op.mask,
             heads=heads,
             scale=op.scale.value.data,
-            mask_kind=kind,
             type=TensorType(f32, nn.shape_of(op.result)),
             kv_heads=op.groups,
             causal=op.causal is not None,
+            bias=None if op.bias is None else self._bias(op.bias, op),
         )
         self._emit(new, op, op)
         return new.result
+
+    def _bias(self, value: SSAValue, before: Operation) -> SSAValue:
+        """What is added to scores, in fp32: a stored one flushed (-infinity masks), else an input as it is."""
+        if not isinstance(value.owner, nn.STORED):
+            return self._now(value)
+
+        def make() -> tuple[SSAValue]:
+            key, array = self._values(value, before)
+            flushed = numerics.ftz(array)
+            if np.isnan(flushed).any() or np.isposinf(flushed).any():
+                _check_finite(key, flushed)
+            return (self._add_weight(f"{key}.bias", flushed, TensorType(f32, flushed.shape), before, value),)
+
+        return self._cached(value, "bias", make)[0]
 
     def layer_norm(self, op: nn.LayerNormOp) -> SSAValue:
         """Of the fp32 value where nothing else reads it (post-norm), else of its bf16 form (pre-norm)."""

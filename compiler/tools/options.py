@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGES = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit")
-EMIT_FORMS = (*STAGES, "asm", "c", "program")
+UPSTREAM_FORMS = ("linalg", "iree", "sparse-tensor")
+"""Whole models in MLIR's own dialects; no target is needed."""
+EMIT_FORMS = (*STAGES, "asm", "c", "program", *UPSTREAM_FORMS)
 """Of all kinds of targets; what a kind does not have is refused once the target is known."""
 
 PRECISIONS = ("fp32", "int8")

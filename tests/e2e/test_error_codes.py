@@ -12,6 +12,7 @@ from tests.e2e import (
     error_cases_buckets,
     error_cases_compiler,
     error_cases_export,
+    error_cases_interop,
     error_cases_machine,
     error_cases_programs,
     error_cases_training,
@@ -25,6 +26,7 @@ PARTS = (
     error_cases_compiler,
     error_cases_export,
     error_cases_buckets,
+    error_cases_interop,
     error_cases_machine,
     error_cases_training,
 )

@@ -372,6 +372,19 @@ RUN: dict[str, tuple[str, ...]] = {
     "run: output below a file": ("older.hpcc", "--inputs", "good.npz", "-o", "occupied/out.npz"),
     "run: output in a file system that takes none": ("older.hpcc", "--inputs", "good.npz", "-o", "/proc/out.npz"),
     "run: a model": ("dynamic.onnx",),
+    "run: vectors of no range": ("older.hpcc", "--inputs", "good.npz", "--dump-vectors", "v", "--instructions", "5"),
+    "run: vectors of instructions behind the end": (
+        "older.hpcc",
+        "--inputs",
+        "good.npz",
+        "--dump-vectors",
+        "v",
+        "--instructions",
+        "0:99999",
+    ),
+    "run: vectors of an unknown layer": ("older.hpcc", "--inputs", "good.npz", "--dump-vectors", "v", "--layer", "layer.9"),
+    "run: a layer without vectors": ("older.hpcc", "--layer", "layer.0.attn"),
+    "run: vectors over a folder": ("older.hpcc", "--inputs", "good.npz", "--dump-vectors", "a folder"),
     "run: output is a folder": ("older.hpcc", "--inputs", "good.npz", "-o", "a folder"),
 }
 
@@ -379,6 +392,8 @@ DUMP: dict[str, tuple[str, ...]] = {
     "objdump: nothing to dump": (),
     "objdump: a bundle and a comparison": ("older.hpcc", "--diff", "older.hpcc", "older.hpcc"),
     "objdump: a page of one bundle": ("older.hpcc", "--html", "page.html"),
+    "objdump: header of another language": ("--header", "vhdl"),
+    "objdump: header of a bundle": ("older.hpcc", "--header", "c"),
     "objdump: comparison with a folder": ("--diff", "older.hpcc", "a folder"),
     "objdump: comparison with half a report": ("--diff", "older.hpcc", "cut.hpcc"),
     "objdump: comparison with a damaged report": ("--diff", "older.hpcc", "damaged.hpcc"),
