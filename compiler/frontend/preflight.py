@@ -29,7 +29,7 @@ _HELP = (
     ("it follows a node", "see the first node above that runs on the host after the device"),
     ("it prepares an input", "nothing to gain: it moves data once, before the device starts"),
     ("it passes an input", "nothing to gain: drop the output if nobody reads it"),
-    ("0/1 input", "export with a 0/1 attention_mask input instead of a causal or learned additive mask"),
+    ("no bias to the scores", "an FPGA target adds it"),
     ("key-value cache", "export without past keys and values"),
     ("run time", "bind every input with --shape, or export with fixed shapes"),
     ("more than one position", "a kernel as large as its stride, without padding, becomes a linear layer"),

@@ -31,14 +31,17 @@ HOST = "hpcc.host"
 FOLLOWS = "it follows a node that runs on the host"
 
 
+CPU_BIAS = "the CPU kernels add no bias to the scores of an attention"
+
+
 class Place(StrEnum):
     BEFORE = "before"
     DEVICE = "device"
     AFTER = "after"
 
 
-def host_reason(op: Operation) -> str | None:
-    """Why the accelerator does not run an operation, None if it does. Judges the operation alone, not its place."""
+def host_reason(op: Operation, kind: str = "fpga") -> str | None:
+    """Why a target of a kind does not run an operation, None if it does. Judges the operation alone, not its place."""
     match op:
         case nn.EmbeddingOp() | nn.LayerNormOp() | nn.TakeTokenOp() | nn.MeanPoolOp() | nn.RotaryOp() | nn.RmsNormOp():
             return None
@@ -50,8 +53,7 @@ def host_reason(op: Operation) -> str | None:
         case nn.ConcatOp():
             return None if is_token_concat(op) else "only tokens of one width are concatenated on the accelerator"
         case nn.AttentionOp():
-            additive = op.mask_kind is not None and op.mask_kind.data == "additive"
-            return "its mask is an addition that is not proved to come from a 0/1 input" if additive else None
+            return CPU_BIAS if op.bias is not None and kind == "cpu" else None
         case nn.ReshapeOp():
             return None if is_f32(op.x) else "only fp32 tensors are reshaped on the accelerator"
         case nn.BinaryOp():
@@ -86,6 +88,7 @@ class Plan:
     """Where every operation runs, and what crosses the borders."""
 
     func: FuncOp
+    kind: str = "fpga"
     places: dict[Operation, Place] = field(default_factory=dict)
     reasons: dict[Operation, str] = field(default_factory=dict)
 
@@ -100,7 +103,7 @@ class Plan:
     def assign(self) -> None:
         """One device region that needs nothing from `after`; `before` holds only what the device needs."""
         for op in self.ops:
-            reason = host_reason(op)
+            reason = host_reason(op, self.kind)
             sources = {self.place_of(operand) for operand in op.operands}
             if Place.AFTER in sources:
                 self._put(op, Place.AFTER, reason or FOLLOWS)
@@ -246,9 +249,10 @@ class PartitionPass(ModulePass):
     """Split @main into host work before, the device part that stays, and host work after."""
 
     name = "hpcc-partition"
+    kind: str = "fpga"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        plan = Plan(main_function(op))
+        plan = Plan(main_function(op), self.kind)
         plan.assign()
         _check_types(plan)
         op.attributes[HOST] = plan.host_attribute()

@@ -55,6 +55,18 @@ def _where(op: Operation) -> str:
     return f"node {op.location.desc.data!r}" if isinstance(op.location, NameLoc) else ""
 
 
+def _check_keys(op: nn.AttentionOp) -> None:
+    """Raises InfeasibleError for a row of probabilities whose sum could overflow."""
+    keys = nn.shape_of(op.k)[1]
+    if keys > numerics.MAX_KEYS:
+        raise InfeasibleError(
+            "HPCC3201",
+            f"attention over {keys:,} keys: the sums of probabilities serve {numerics.MAX_KEYS:,} at most",
+            where=_where(op),
+            hint="bind a shorter sequence with --shape",
+        )
+
+
 def _is_f32(value: SSAValue) -> bool:
     return isinstance(value.type, TensorType) and isinstance(value.type.element_type, Float32Type)
 
@@ -105,6 +117,9 @@ class _Quantizer:
     smoothing: Mapping[SSAValue, Array] = field(default_factory=dict)
 
     def run(self, module: ModuleOp) -> None:
+        for op in module.walk():
+            if isinstance(op, nn.AttentionOp):
+                _check_keys(op)  # before anything slow
         self.smoothing = smoothing_factors(module, self.store)
         block = main_function(module).body.block
         old = list(block.ops)
@@ -365,19 +380,9 @@ class _Quantizer:
 
     def attention(self, op: nn.AttentionOp) -> SSAValue:
         heads = op.heads.value.data
-        keys = nn.shape_of(op.k)[1]
-        if keys > numerics.MAX_KEYS:
-            raise InfeasibleError(
-                "HPCC3201",
-                f"attention over {keys:,} keys: the sums of probabilities serve {numerics.MAX_KEYS:,} at most",
-                where=_where(op),
-                hint="bind a shorter sequence with --shape",
-            )
-        kind = None if op.mask_kind is None else op.mask_kind.data
-        boolean = op.mask if kind == "boolean" else None
         q = self._quantized(op.q, nn.Granularity.TOKEN_HEAD, heads, None, op)
         k = self._quantized(op.k, nn.Granularity.TOKEN_HEAD, op.groups, None, op)
-        v = self._quantized(op.v, nn.Granularity.SEQUENCE_HEAD, op.groups, boolean, op)
+        v = self._quantized(op.v, nn.Granularity.SEQUENCE_HEAD, op.groups, op.mask, op)
         new = nn.QAttentionOp(
             op.role.data,
             q,
@@ -386,13 +391,27 @@ class _Quantizer:
             op.mask,
             heads=heads,
             scale=op.scale.value.data,
-            mask_kind=kind,
             type=TensorType(f32, nn.shape_of(op.result)),
             kv_heads=op.groups,
             causal=op.causal is not None,
+            bias=None if op.bias is None else self._bias(op.bias, op),
         )
         self._emit(new, op, op)
         return new.result
+
+    def _bias(self, value: SSAValue, before: Operation) -> SSAValue:
+        """What is added to scores, in fp32: a stored one flushed (-infinity masks), else an input as it is."""
+        if not isinstance(value.owner, nn.STORED):
+            return self._now(value)
+
+        def make() -> tuple[SSAValue]:
+            key, array = self._values(value, before)
+            flushed = numerics.ftz(array)
+            if np.isnan(flushed).any() or np.isposinf(flushed).any():
+                _check_finite(key, flushed)
+            return (self._add_weight(f"{key}.bias", flushed, TensorType(f32, flushed.shape), before, value),)
+
+        return self._cached(value, "bias", make)[0]
 
     def layer_norm(self, op: nn.LayerNormOp) -> SSAValue:
         """Of the fp32 value where nothing else reads it (post-norm), else of its bf16 form (pre-norm)."""

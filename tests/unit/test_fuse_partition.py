@@ -26,7 +26,7 @@ from tests.graphs import Encoder, build, feeds
 Change = Callable[[onnx.ModelProto], None]
 
 
-def partition(spec: Encoder, folder: Path, change: Change | None = None) -> Imported:
+def partition(spec: Encoder, folder: Path, change: Change | None = None, kind: str = "fpga") -> Imported:
     model = build(spec, 2, 8)
     if change is not None:
         change(model)
@@ -34,7 +34,7 @@ def partition(spec: Encoder, folder: Path, change: Change | None = None) -> Impo
     imported = import_onnx(folder / "model.onnx", {})
     ctx = Context()
     attach_store(ctx, imported.store)
-    for step in (FusePass(), PartitionPass()):
+    for step in (FusePass(), PartitionPass(kind=kind)):
         step.apply(ctx, imported.module)
         imported.module.verify()
     return imported
@@ -157,12 +157,23 @@ def test_nothing_on_the_device_waits_for_the_host_afterwards(tmp_path: Path) -> 
     assert worst_error(imported, feeds(spec)) <= 1e-4
 
 
-def test_additive_masks_send_attention_to_the_host(tmp_path: Path) -> None:
+def test_a_mask_that_is_not_boolean_is_made_on_the_host_and_added_on_the_device(tmp_path: Path) -> None:
     spec = Encoder(mask="weak")
     imported = partition(spec, tmp_path)
     table = preflight(imported.module)
-    attention = next(row for row in table.rows if row.op == "attention")
-    assert "0/1" in attention.reason
+    assert table.host_macs == 0
+    assert {row.when for row in table.rows} == {"before"}
+    (attention,) = [op for op in device_ops(imported) if isinstance(op, nn.AttentionOp)]
+    assert attention.mask is None
+    assert attention.bias_extents == (2, 1, 1, 8)
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
+def test_the_cpu_leaves_attention_with_a_bias_to_the_host(tmp_path: Path) -> None:
+    spec = Encoder(mask="weak")
+    imported = partition(spec, tmp_path, kind="cpu")
+    attention = next(row for row in preflight(imported.module).rows if row.op == "attention")
+    assert "bias" in attention.reason
     assert attention.macs == 2 * 2 * 8 * 8 * 32
     assert worst_error(imported, feeds(spec)) <= 1e-4
 

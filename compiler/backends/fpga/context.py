@@ -78,6 +78,7 @@ class Context:
         self.quantised: dict[SSAValue, Quantised] = {}
         self.done: set[Operation] = set()
         self.masks: dict[SSAValue, Buffer] = {}
+        self.biases: dict[SSAValue, Buffer] = {}
         self.values: dict[SSAValue, nn.QuantizeOp] = {}
         self.regions: dict[str, tuple[Buffer, list[Part]]] = {}
         self.tables: dict[str, Buffer] = {}
@@ -110,6 +111,20 @@ class Context:
             self.copy_in(region, mask, "inputs")
             self.masks[value] = mask
         return self.masks[value]
+
+    def bias_of(self, value: SSAValue, extents: tuple[int, int, int, int]) -> Buffer:
+        """What is added to scores, fp32 in DRAM: [sequences * heads * queries, keys] of the file or of an input."""
+        value = origin_of(value)
+        if value not in self.biases:
+            rows, cols = prod(extents[:3]), extents[3]
+            if isinstance(value.owner, nn.WeightOp):
+                key = value.owner.key.data
+                self.biases[value] = self.b.dram("table", key, rows, cols, f32, [key])
+            elif value in self.input_names:
+                self.biases[value] = self.b.dram("input", self.input_names[value], rows, cols, f32)
+            else:
+                self.buffer_of(value)
+        return self.biases[value]
 
     def copy_in(self, region: Buffer, target: Buffer, layer: str, *, to_param: bool = False) -> None:
         self.b.run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from xdsl.ir import Dialect
 
-from compiler.dialects.nn.attention import AttentionOp, QAttentionOp
+from compiler.dialects.nn.attention import AttentionOp, QAttentionOp, bias_extents
 from compiler.dialects.nn.decoder import RmsNormOp, RotaryOp
 from compiler.dialects.nn.elementary import (
     BinaryKind,
@@ -142,6 +142,7 @@ __all__ = [
     "UnaryOp",
     "WeightOp",
     "WhereOp",
+    "bias_extents",
     "broadcast_shape",
     "element_type_of",
     "expect_shape",

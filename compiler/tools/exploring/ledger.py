@@ -32,7 +32,7 @@ def import_optuna() -> Any:
         import threadpoolctl  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         message = f"hpcc-explore needs {error.name or 'optuna'}"
-        raise MissingToolError("HPCC5120", message, hint="pip install 'hpcc[explore]'") from error
+        raise MissingToolError("HPCC5130", message, hint="pip install 'hpcc[explore]'") from error
     optuna.logging.set_verbosity(logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna

@@ -50,7 +50,7 @@ def fit_head(rows: Array, labels: Array, c: float, iterations: int) -> Head:
         from sklearn.linear_model import LogisticRegression  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         message = "a head of kind 'logistic' needs scikit-learn"
-        raise MissingToolError("HPCC5122", message, hint="pip install 'hpcc[explore]'") from error
+        raise MissingToolError("HPCC5132", message, hint="pip install 'hpcc[explore]'") from error
     model: Any = LogisticRegression(C=c, max_iter=iterations).fit(rows.astype(np.float64), labels)
     weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(weight) == 1:  # two classes share one row of scores

@@ -85,7 +85,7 @@ class Exploring:
         import_optuna()
         self.options = options
         self.model, self.task_file = Path(options.model).resolve(), Path(options.task).resolve()
-        self.task = load_task(self.task_file)
+        self.task = load_task(Path(options.task))
         self.space = Space(self._devices(), self._families(), options.mixed)
         self.objective = Objective(options.objective)
         self._check_costs()
@@ -93,6 +93,8 @@ class Exploring:
         self._check_folder()
         self.sha256 = open_onnx(self.model).sha256
         fetch(self.task, self.task_file)
+        if self.task.known_metric is None:
+            entry_point(self.task.metric, self.task_file.parent)
         self.shapes = self._shapes()
         self.splits, self.classes = read_splits(self.task, self.task_file, input_specs(self.model, self.shapes))
         self.z = z_of(self.task.confidence, len(self.space.algorithms()))
@@ -144,7 +146,7 @@ class Exploring:
             name = self._cost_name(missing)
             message = f"no cost class is known of {name!r}, so it cannot be the cheapest"
             raise UsageError(
-                "HPCC2290", message, hint=f"--cost {name}=3 (docs/EXPLORE.md has the others), or --objective fastest"
+                "HPCC2290", message, hint=f"--cost {name}=3, or --objective fastest"
             )
 
     @staticmethod

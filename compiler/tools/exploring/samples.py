@@ -55,13 +55,14 @@ def read_splits(task: Task, path: Path, specs: Sequence[InputSpec]) -> tuple[dic
     splits: dict[str, Split] = {}
     for key, raw in raws.items():
         where = str(raw.path)
+        labels = _numbers(raw, classes, task)
         if raw.texts is not None:
             if task.text is None:
                 raise InputError("HPCC1575", "texts need a table [text] in the task", where=where)
             arrays = texts_as_arrays(list(raw.texts), folder / task.text.tokenizer, specs, None, where).arrays
         else:
             arrays = fitted("npz", raw.path.name, raw.arrays or {}, specs, where).arrays
-        split = Split(arrays, _numbers(raw, classes, task), raw.pairs)
+        split = Split(arrays, labels, raw.pairs)
         if key != "train" or task.head is not None:
             _check(task, split, where, of_train=key == "train")
         splits[key] = split
@@ -78,7 +79,7 @@ def _read(path: Path, key: str) -> _Raw:
                 return _Raw(path, None, arrays, labels, data["pairs"] if "pairs" in data.files else None)
         lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except Exception as error:  # numpy, zipfile and zlib have errors of their own
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError("HPCC1573", f"cannot read the {key} samples: {reason}", where=where) from error
     if not lines:
         raise InputError("HPCC1573", f"cannot read the {key} samples: there are none", where=where)

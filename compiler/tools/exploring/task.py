@@ -109,7 +109,7 @@ def load_task(path: Path) -> Task:
     except ValidationError as error:
         raise _form_error(error, str(path)) from error
     if task.known_metric is None and ":" not in task.metric:
-        near = difflib.get_close_matches(task.metric, list(Metric), n=1)
+        near = difflib.get_close_matches(task.metric, [metric.value for metric in Metric], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"{', '.join(Metric)}, or FILE.py:FUNCTION"
         raise InputError("HPCC1572", f"there is no metric {task.metric!r}", where=str(path), hint=hint)
     if task.head is not None and (task.head.kind == "file") != (task.head.file is not None):
@@ -166,9 +166,16 @@ def fetch(task: Task, path: Path) -> None:
     try:
         make(folder)
     except HpccError:
+        _remove_if_empty(folder)
         raise
     except Exception as error:  # whatever the user's function raises
+        _remove_if_empty(folder)
         raise InputError("HPCC1580", f"{task.fetch.python} fails: {error}", where=str(path)) from error
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise InputError("HPCC1580", f"{task.fetch.python} made no {missing[0]}", where=str(path))
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()

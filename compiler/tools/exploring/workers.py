@@ -89,7 +89,7 @@ def workers(count: int, address: str | None) -> Iterator[Executor]:
         from distributed import Client, LocalCluster  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         message = "--dask and more than one worker need dask"
-        raise MissingToolError("HPCC5121", message, hint="pip install 'hpcc[explore]'") from error
+        raise MissingToolError("HPCC5131", message, hint="pip install 'hpcc[explore]'") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes as an outcome
     with dask.config.set({"distributed.scheduler.allowed-failures": LOST}):
         if address is not None:
