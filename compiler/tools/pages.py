@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.tools import pattern_page, supported_ops
+from compiler.tools.exploring.report import schema as explore_schema
 from compiler.tools.report import schemas
 from hw_targets import docs, drawings, error_catalogue, isa_docs, schema
 from hw_targets.load import load_target
@@ -32,6 +33,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "SUPPORTED_OPS.md": supported_ops.page,
     "TARGETS.md": docs.page,
     **{f"drawings/{name}.svg": partial(_drawing, name) for name in drawings.DRAWINGS},
+    "schemas/explore.schema.json": lambda: _text(explore_schema()),
     "schemas/report.schema.json": lambda: _text(schemas()["report.json"]),
     "schemas/run.schema.json": lambda: _text(schemas()["run.json"]),
     "schemas/target.schema.json": lambda: _text(schema.json_schema()),
