@@ -9,12 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from compiler.tools import pattern_page, supported_ops
-from compiler.tools.exploring.report import schema as explore_schema
-=======
 from compiler.tools import dialect_page, pattern_page, supported_ops
->>>>>>> interop
+from compiler.tools.exploring.report import schema as explore_schema
 from compiler.tools.report import schemas
 from hw_targets import docs, drawings, error_catalogue, isa_docs, schema
 from hw_targets.load import load_target

@@ -29,7 +29,7 @@ from compiler.tools.exploring.models import Shapes, input_specs
 from compiler.tools.exploring.options import FAMILIES, ExploreOptions
 from compiler.tools.exploring.samples import Split, read_splits
 from compiler.tools.exploring.search import Narrator, Search
-from compiler.tools.exploring.task import fetch, load_task
+from compiler.tools.exploring.task import entry_point, fetch, load_task
 from compiler.tools.exploring.workers import on_one_thread, workers
 from compiler.tools.hpcc import installed_version
 from compiler.tools.inputs import role_of
@@ -145,9 +145,7 @@ class Exploring:
         if missing is not None and self.objective is Objective.CHEAPEST:
             name = self._cost_name(missing)
             message = f"no cost class is known of {name!r}, so it cannot be the cheapest"
-            raise UsageError(
-                "HPCC2290", message, hint=f"--cost {name}=3, or --objective fastest"
-            )
+            raise UsageError("HPCC2290", message, hint=f"--cost {name}=3, or --objective fastest")
 
     @staticmethod
     def _cost_name(device: str) -> str:
