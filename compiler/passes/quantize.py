@@ -55,6 +55,18 @@ def _where(op: Operation) -> str:
     return f"node {op.location.desc.data!r}" if isinstance(op.location, NameLoc) else ""
 
 
+def _check_keys(op: nn.AttentionOp) -> None:
+    """Raises InfeasibleError for a row of probabilities whose sum could overflow."""
+    keys = nn.shape_of(op.k)[1]
+    if keys > numerics.MAX_KEYS:
+        raise InfeasibleError(
+            "HPCC3201",
+            f"attention over {keys:,} keys: the sums of probabilities serve {numerics.MAX_KEYS:,} at most",
+            where=_where(op),
+            hint="bind a shorter sequence with --shape",
+        )
+
+
 def _is_f32(value: SSAValue) -> bool:
     return isinstance(value.type, TensorType) and isinstance(value.type.element_type, Float32Type)
 
@@ -105,6 +117,9 @@ class _Quantizer:
     smoothing: Mapping[SSAValue, Array] = field(default_factory=dict)
 
     def run(self, module: ModuleOp) -> None:
+        for op in module.walk():
+            if isinstance(op, nn.AttentionOp):
+                _check_keys(op)  # before anything slow
         self.smoothing = smoothing_factors(module, self.store)
         block = main_function(module).body.block
         old = list(block.ops)
@@ -378,14 +393,6 @@ class _Quantizer:
 
     def attention(self, op: nn.AttentionOp) -> SSAValue:
         heads = op.heads.value.data
-        keys = nn.shape_of(op.k)[1]
-        if keys > numerics.MAX_KEYS:
-            raise InfeasibleError(
-                "HPCC3201",
-                f"attention over {keys:,} keys: the sums of probabilities serve {numerics.MAX_KEYS:,} at most",
-                where=_where(op),
-                hint="bind a shorter sequence with --shape",
-            )
         q = self._quantized(op.q, nn.Granularity.TOKEN_HEAD, heads, None, op)
         k = self._quantized(op.k, nn.Granularity.TOKEN_HEAD, op.groups, None, op)
         v = self._quantized(op.v, nn.Granularity.SEQUENCE_HEAD, op.groups, op.mask, op)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compiler.tools import pattern_page, supported_ops
 from compiler.tools.report import schemas
-from hw_targets import docs, error_catalogue, isa_docs, schema
+from hw_targets import docs, drawings, error_catalogue, isa_docs, schema
+from hw_targets.load import load_target
 
 FOLDER = Path(__file__).parents[2] / "docs"
+
+
+def _drawing(name: str) -> str:
+    return drawings.DRAWINGS[name](load_target(drawings.DRAWN)).svg()
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -25,6 +31,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "PATTERNS.md": pattern_page.page,
     "SUPPORTED_OPS.md": supported_ops.page,
     "TARGETS.md": docs.page,
+    **{f"drawings/{name}.svg": partial(_drawing, name) for name in drawings.DRAWINGS},
     "schemas/report.schema.json": lambda: _text(schemas()["report.json"]),
     "schemas/run.schema.json": lambda: _text(schemas()["run.json"]),
     "schemas/target.schema.json": lambda: _text(schema.json_schema()),
