@@ -212,14 +212,9 @@ class Simulator:
         matrix = self._resident.get(region)
         return matrix if matrix is not None and matrix.layout == layout else None
 
-    @property
-    def parts(self) -> int:
-        """How often the program runs between its beginning, its pauses and its end."""
-        return len(self._begins)
-
-    def run(self, part: int | None = None, watch: Watch | None = None) -> None:
-        """Execute the program once, or one of its parts, in order; `watch` sees every step. Raises InputError for data no
-        machine could work on (a token id out of range)."""
+    def run(self, watch: Watch | None = None, part: int | None = None) -> None:
+        """Execute the program once, or one of the parts between its pauses, in order; `watch` sees every step. Raises
+        InputError for data no machine could work on (a token id out of range)."""
         if self.options.poison and not part:
             self.memories.fill(POISON)
         ends = [*self._begins[1:], len(self._steps)]
