@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from compiler.dialects import nn
 from compiler.interpreters.evaluate import Array, meaning_of
 from compiler.interpreters.nn_float import softmax
 from compiler.weights import WeightStore
-from hw_targets import decoder_numerics, numerics
+from hw_targets import decoder_numerics, numerics, streaming_softmax
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,16 @@ def _qattention(op: nn.QAttentionOp, args: list[Array], store: WeightStore) -> l
     additive = None
     if masks and not boolean:
         additive = np.broadcast_to(masks[0], (q.shape[0], split.heads, q.shape[1], k.shape[1]))
+    integer_softmax = (
+        numerics.softmax if op.streaming is None else partial(streaming_softmax.softmax, shift=op.streaming.value.data)
+    )
     size = q.shape[2] // split.heads
     result = np.empty(q.shape, np.float32)
     for b in range(q.shape[0]):
         for h in range(split.heads):
             group = h * split.groups // split.heads
             part, shared = slice(h * size, (h + 1) * size), slice(group * size, (group + 1) * size)
-            p, total = numerics.softmax(
+            p, total = integer_softmax(
                 numerics.matmul_i32(q[b, :, part], k[b, :, shared]),
                 q_scale[b, :, h],
                 k_scale[b, :, group],

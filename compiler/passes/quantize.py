@@ -26,7 +26,7 @@ from compiler.interpreters.nn_float import constant_array, dequantized
 from compiler.module import main_function
 from compiler.passes.smoothing import smoothing_factors
 from compiler.weights import WeightStore, row_major, store_of
-from hw_targets import numerics
+from hw_targets import numerics, streaming_softmax
 from hw_targets.errors import InfeasibleError, InputError
 
 Array = NDArray[Any]
@@ -46,9 +46,11 @@ class QuantizePass(ModulePass):
     """
 
     name: ClassVar[str] = "hpcc-quantize"
+    streaming: int | None = None
+    """The shift of the streaming softmax, where the accelerator has it."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        _Quantizer(store_of(ctx, op)).run(op)
+        _Quantizer(store_of(ctx, op), self.streaming).run(op)
 
 
 def _where(op: Operation) -> str:
@@ -96,6 +98,7 @@ class _Quantizer:
     """
 
     store: WeightStore
+    streaming: int | None = None
     primary: dict[SSAValue, SSAValue] = field(default_factory=dict)
     stored: dict[SSAValue, SSAValue] = field(default_factory=dict)
     widened: dict[SSAValue, SSAValue] = field(default_factory=dict)
@@ -373,6 +376,13 @@ class _Quantizer:
                 where=_where(op),
                 hint="bind a shorter sequence with --shape",
             )
+        if self.streaming is not None and keys > streaming_softmax.MAX_KEYS:
+            raise InfeasibleError(
+                "HPCC3202",
+                f"attention over {keys:,} keys: the streaming softmax serves {streaming_softmax.MAX_KEYS:,} at most",
+                where=_where(op),
+                hint='bind a shorter sequence with --shape, or take a target with softmax = "exact"',
+            )
         kind = None if op.mask_kind is None else op.mask_kind.data
         boolean = op.mask if kind == "boolean" else None
         q = self._quantized(op.q, nn.Granularity.TOKEN_HEAD, heads, None, op)
@@ -390,6 +400,7 @@ class _Quantizer:
             type=TensorType(f32, nn.shape_of(op.result)),
             kv_heads=op.groups,
             causal=op.causal is not None,
+            streaming=self.streaming,
         )
         self._emit(new, op, op)
         return new.result

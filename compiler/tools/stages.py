@@ -53,6 +53,7 @@ class StageRunner:
     kind: str = "fpga"
     precision: str = "fp32"
     storage: str = "auto"
+    streaming: int | None = None
 
     def run(self, module: ModuleOp, stages: Sequence[Stage]) -> ModuleOp:
         for stage in stages:
@@ -65,7 +66,13 @@ class StageRunner:
         return module
 
     def _apply(self, stage: Stage, module: ModuleOp) -> None:
-        text = stage.pipeline(target=self.target, sparsity=self.sparsity, precision=self.precision, storage=self.storage)
+        text = stage.pipeline(
+            target=self.target,
+            sparsity=self.sparsity,
+            precision=self.precision,
+            storage=self.storage,
+            streaming=self.streaming,
+        )
         if not text:
             return
         try:

@@ -120,7 +120,10 @@ class AttentionOp(IRDLOperation):
 
 @irdl_op_definition
 class QAttentionOp(IRDLOperation):
-    """Integer attention: scores from int8 q and k, uint8 probabilities, int8 v; fp32 out. See docs/NUMERICS.md."""
+    """Integer attention: scores from int8 q and k, uint8 probabilities, int8 v; fp32 out. See docs/NUMERICS.md.
+
+    With `streaming` the probabilities are those of the streaming softmax, with that shift.
+    """
 
     name = "hpcc_nn.qattention"
     q = operand_def(AnyTensor)
@@ -135,12 +138,13 @@ class QAttentionOp(IRDLOperation):
     scale = prop_def(FloatAttr)
     mask_kind = opt_prop_def(StringAttr)
     causal = opt_prop_def(UnitAttr)
+    streaming = opt_prop_def(IntegerAttr)
     role = prop_def(StringAttr)
     result = result_def(F32Tensor)
     traits = traits_def(Pure())
     assembly_format = (
         "$role $q `,` $q_scale `,` $k `,` $k_scale `,` $v `,` $v_scale (`mask` $mask^)? (`kind` $mask_kind^)?"
-        " (`causal` $causal^)? `heads` $heads (`over` $kv_heads^)? `scale` $scale attr-dict"
+        " (`causal` $causal^)? (`streaming` $streaming^)? `heads` $heads (`over` $kv_heads^)? `scale` $scale attr-dict"
         " `:` type($q) `,` type($q_scale) `,` type($k) `,` type($k_scale)"
         " `,` type($v) `,` type($v_scale) (`,` type($mask)^)? `->` type($result)"
     )
@@ -159,6 +163,7 @@ class QAttentionOp(IRDLOperation):
         type: TensorType,
         kv_heads: int | None = None,
         causal: bool = False,
+        streaming: int | None = None,
     ) -> None:
         super().__init__(
             operands=[*q, *k, *v, mask],
@@ -169,6 +174,7 @@ class QAttentionOp(IRDLOperation):
                 "scale": FloatAttr(scale, f32),
                 "mask_kind": None if mask_kind is None else StringAttr(mask_kind),
                 "causal": UnitAttr() if causal else None,
+                "streaming": None if streaming is None else IntegerAttr(streaming, 64),
             },
             result_types=[type],
         )
