@@ -80,6 +80,7 @@ def softmax(
     *,
     shift: int,
     causal: bool = False,
+    later: int = 0,
 ) -> tuple[U8, I32]:
     """Probabilities and l of score sums acc i32 [R, C]; the arguments are those of numerics.softmax.
 
@@ -88,4 +89,4 @@ def softmax(
     if acc.shape[1] > MAX_KEYS:
         raise ValueError(f"a streaming softmax row of {acc.shape[1]} keys exceeds {MAX_KEYS}")
     s = numerics.scores(acc, q_scale, k_scale, score_scale, additive)
-    return from_scores(s, numerics.attended_columns(acc.shape, mask, causal=causal), shift)
+    return from_scores(s, numerics.attended_columns(acc.shape, mask, causal=causal, later=later), shift)
