@@ -6,6 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -20,6 +21,7 @@ from hw_targets.target import (
     Accelerator,
     Clock,
     Decoder,
+    Design,
     Device,
     Link,
     Memory,
@@ -108,8 +110,9 @@ def parse_form(text: str, *, where: str) -> TargetFile | CpuTargetFile:
 
 def _sized(form: TargetFile) -> Target:
     table = form.accelerator
-    asked = {name: _number(getattr(table, name)) for name in AcceleratorTable.model_fields}
-    unsized = _target(form, UNSIZED, tuple(name for name, value in asked.items() if value is None))
+    asked = {name: _number(getattr(table, name)) for name in AcceleratorTable.model_fields if name != "design"}
+    design = Design(**table.design.model_dump())
+    unsized = _target(form, replace(UNSIZED, design=design), tuple(name for name, value in asked.items() if value is None))
     resources.check_cores(unsized, asked["cores"])
     target = _target(form, resources.size(unsized, asked), unsized.auto)
     resources.check(target)

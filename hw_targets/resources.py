@@ -42,6 +42,11 @@ LANES_PER_DIVIDER = 16
 LUT_PER_DIVIDER = 1600
 FF_PER_DIVIDER = 2400
 
+# The streaming softmax, a lane: four times a subtraction (8 LUTs), a rounded shift (28) and its port for the probabilities;
+# a compare, and the shifted sum of 20 bits with its adder for the pass before. The quotients are the dividers'.
+LUT_PER_STREAMING_LANE = 200
+FF_PER_STREAMING_LANE = 160
+
 # Queues, semaphores, address generators; an instruction is 1,280 bits, kept in LUT RAM, 0.6 LUT a bit per 32 entries.
 LUT_CONTROL = 12000
 FF_CONTROL = 16000
@@ -83,7 +88,7 @@ LANE_PASSES = 35.9
 # Rows of the token tile by which arrays are compared: one whose tokens do not divide it idles in the last step.
 TILE_ROWS = 32
 
-FIELDS = tuple(field.name for field in fields(Accelerator) if field.name != "cores")
+FIELDS = tuple(field.name for field in fields(Accelerator) if field.name not in ("cores", "design"))
 MEMORIES = ("act", "weights", "acc", "param")
 FIELD_OF = {"act": "act_bytes", "weights": "weight_bytes", "acc": "acc_bytes", "param": "param_bytes"}
 # Shares by which the memories grow, and bytes beyond which more does not help a BERT-sized model.
@@ -182,6 +187,13 @@ def vector_takes(lanes: int) -> Resources:
     )
 
 
+def softmax_takes(a: Accelerator) -> Resources:
+    """What a softmax with an arithmetic of its own takes besides the lanes."""
+    if a.design.softmax == "exact":
+        return NO_RESOURCES
+    return replace(NO_RESOURCES, lut=a.lanes * LUT_PER_STREAMING_LANE, ff=a.lanes * FF_PER_STREAMING_LANE)
+
+
 def control_takes(queue_depth: int) -> Resources:
     """Instruction queues, semaphores and address generators."""
     queues = QUEUES * _ceil(queue_depth, QUEUE_BLOCK) * LUT_PER_QUEUE_BLOCK
@@ -212,7 +224,7 @@ def memory_parts(a: Accelerator, placement: dict[str, str]) -> Iterator[Part]:
 
 def logic_parts(target: Target, a: Accelerator) -> Iterator[Part]:
     yield Part("MATRIX", matrix_takes(a, target.device.dsp_kind))
-    yield Part("VECTOR", vector_takes(a.lanes))
+    yield Part("VECTOR", vector_takes(a.lanes) + softmax_takes(a))
     yield Part("decoders", decoders_take(target.decoders))
     yield Part("queues and control", control_takes(a.queue_depth))
     yield Part("memory ports", memory_ports_take(target.memory.kind, target.memory.channels))
@@ -342,6 +354,7 @@ def _arrays(target: Target, asked: dict[str, int | None]) -> Iterator[Accelerato
                 weight_bytes=0,
                 acc_bytes=0,
                 param_bytes=0,
+                design=target.accelerator.design,
                 **fixed,
             )
 

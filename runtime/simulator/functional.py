@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_targets import decoder_numerics, numerics
+from hw_targets import decoder_numerics, numerics, streaming_softmax
 from hw_targets.check import accesses
 from hw_targets.codec import Resolved
 from hw_targets.errors import HpccError, InputError
@@ -390,6 +390,7 @@ def _scores(sim: Simulator, i: Resolved) -> Callable[[], tuple[NDArray[np.float3
 
 def _softmax(sim: Simulator, i: Resolved) -> Step:
     rows, cols, wide, continued = _int(i, "rows", "cols", "wide", "continued")
+    streaming, shift = _int(i, "streaming", "shift")
     scores = _scores(sim, i)
     given = sim.memories.view(i.operands["maximum"], np.float32, (rows,)) if "maximum" in i.operands else None
     p = sim.memories.view(i.operands["p"], np.uint8, (rows * (1 + wide), cols))
@@ -397,6 +398,9 @@ def _softmax(sim: Simulator, i: Resolved) -> Step:
 
     def step() -> None:
         s, attended = scores()
+        if streaming:
+            p[...], sums[...] = streaming_softmax.from_scores(s, attended, shift)
+            return
         maximum = numerics.row_maximum(s, attended) if given is None else given
         made: AnyArray = (numerics.wide_probabilities if wide else numerics.probabilities)(s, maximum, attended)
         p[...] = numerics.high_and_low(made) if wide else made
