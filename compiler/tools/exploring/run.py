@@ -29,7 +29,7 @@ from compiler.tools.exploring.models import Shapes, input_specs
 from compiler.tools.exploring.options import FAMILIES, ExploreOptions
 from compiler.tools.exploring.samples import Split, read_splits
 from compiler.tools.exploring.search import Narrator, Search
-from compiler.tools.exploring.task import fetch, load_task
+from compiler.tools.exploring.task import entry_point, fetch, load_task
 from compiler.tools.exploring.workers import on_one_thread, workers
 from compiler.tools.hpcc import installed_version
 from compiler.tools.inputs import role_of
@@ -145,9 +145,7 @@ class Exploring:
         if missing is not None and self.objective is Objective.CHEAPEST:
             name = self._cost_name(missing)
             message = f"no cost class is known of {name!r}, so it cannot be the cheapest"
-            raise UsageError(
-                "HPCC2290", message, hint=f"--cost {name}=3, or --objective fastest"
-            )
+            raise UsageError("HPCC2290", message, hint=f"--cost {name}=3, or --objective fastest")
 
     @staticmethod
     def _cost_name(device: str) -> str:
@@ -305,7 +303,7 @@ class Exploring:
         labels = {point.candidate.label for point in best}
 
         def part(point: Point) -> forms.TrialPart:
-            return forms.trial_part(point, limits, labels, search.estimates.get(point.candidate.algorithm))
+            return forms.trial_part(point, limits, labels, ledger.estimates.get(point.candidate.algorithm))
 
         own = None
         if chosen is not None and built is not None and chosen.score is not None:
