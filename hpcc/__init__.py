@@ -20,23 +20,27 @@ from hw_targets.errors import HpccError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch.nn import Module  # pyright: ignore[reportMissingImports]
 
     from compiler.tools.compiled import Compiled
     from compiler.tools.cpu_session import CpuCompiled
     from compiler.tools.pruning.session import Pruned
     from runtime.buckets import BucketProgram
     from runtime.cpu.program import CpuProgram
+    from runtime.inference_session import InferenceSession
     from runtime.program import Program
+    from runtime.simulated import Simulated
 
-__all__ = ["HpccError", "compile", "load", "prune"]
+__all__ = ["HpccError", "InferenceSession", "compile", "load", "prune", "simulate"]
 
 AnyPath = str | PathLike[str]
 
 
 def compile(
-    model: AnyPath,
+    model: AnyPath | Module,
     target: AnyPath,
     *,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     sparsity: str | None = None,
     precision: str | None = None,
@@ -45,9 +49,11 @@ def compile(
     output: AnyPath | None = None,
     verify: bool = True,
 ) -> Compiled | CpuCompiled:
-    """Compile an .onnx file for a target (a shipped name or a .toml file), simulate it (for a CPU: run it)
-    and verify the results.
+    """Compile an .onnx file or a torch.nn.Module for a target (a shipped name or a .toml file), simulate it (for a CPU:
+    run it) and verify the results.
 
+    A module goes through torch.export with `example_inputs`, tensors in the order of its arguments or by their names, whose
+    shapes the program then has; the extra `export` is needed for it.
     `shapes` binds inputs by name, as `--shape`; `sparsity` is a specification as for `--sparsity`, None changes no
     weight; `precision` is "fp32" or "int8", as `--precision`; `storage` overrules the choice of storage formats,
     as `--storage`; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one
@@ -62,6 +68,12 @@ def compile(
     from compiler.tools.options import Options
     from compiler.tools.session import open_session
 
+    if not isinstance(model, str | PathLike):
+        from compiler.tools.torch_modules import exported
+
+        with exported(model, example_inputs) as path:
+            given = {"shapes": shapes, "sparsity": sparsity, "precision": precision, "storage": storage}
+            return compile(path, target, inputs=inputs, output=output, verify=verify, **given)
     options = Options(
         model=fspath(model),
         target=fspath(target),
@@ -131,20 +143,31 @@ def load(bundle: AnyPath) -> Program | CpuProgram | BucketProgram:
     """
     from pathlib import Path
 
-    from runtime.buckets import BucketProgram, is_bucket_bundle
-    from runtime.cpu.manifest import is_cpu_bundle
-    from runtime.cpu.program import CpuProgram
-    from runtime.program import Program
+    from runtime.inference_session import open_program
 
-    path = Path(bundle)
-    if is_bucket_bundle(path):
-        return BucketProgram.load(path)
-    return (CpuProgram if is_cpu_bundle(path) else Program).load(path)
+    return open_program(Path(bundle))
 
 
-def __getattr__(name: str) -> str:
+def simulate(
+    program: AnyPath | Program | CpuProgram | BucketProgram, inputs: Mapping[str, NDArray[Any]] | None = None
+) -> Simulated:
+    """The cycles of a program for an accelerator, and with `inputs` (arrays by name, the first axis counts samples) its
+    outputs; without, nothing is computed. `program` is a bundle folder or what `load` gives.
+
+    Raises UsageError for a program of another kind, InputError for a damaged bundle or inputs that do not fit.
+    """
+    from runtime.simulated import simulate_program
+
+    return simulate_program(program, inputs)
+
+
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from compiler.tools.hpcc import installed_version
 
         return installed_version()
+    if name == "InferenceSession":
+        from runtime.inference_session import InferenceSession
+
+        return InferenceSession
     raise AttributeError(f"module 'hpcc' has no attribute {name!r}")

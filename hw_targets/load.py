@@ -13,7 +13,7 @@ from typing import cast, get_args
 from pydantic import BaseModel, ValidationError
 
 from hw_targets import resources, sizing
-from hw_targets.catalogue import target_files
+from hw_targets.catalogue import plugin_files, target_files
 from hw_targets.cpu import HOST, CpuTarget, detect_cache, detect_isa
 from hw_targets.errors import InfeasibleError, InputError, UsageError
 from hw_targets.schema import FORMS, AcceleratorTable, Count, CpuTargetFile, Quantity, ResourceTable, TargetFile
@@ -44,7 +44,7 @@ def load_target(name_or_path: str | Path, workload: Workload | None = None) -> T
 
 
 def load_any_target(name_or_path: str | Path, workload: Workload | None = None) -> Target | CpuTarget:
-    """The target of a shipped name, or of a .toml file (anything with a slash or the suffix .toml is a path).
+    """The target of a name, or of a .toml file (anything with a slash or the suffix .toml is a path).
 
     Raises UsageError for an unknown name or a missing file, InputError for a file with a wrong content, and
     InfeasibleError where what it fixes does not fit its device.
@@ -53,6 +53,8 @@ def load_any_target(name_or_path: str | Path, workload: Workload | None = None) 
     if isinstance(name_or_path, Path) or "/" in text or text.endswith(".toml"):
         return load_target_file(Path(name_or_path), workload)
     shipped = target_files()
+    if text not in shipped:
+        shipped = shipped | plugin_files()
     if text not in shipped:
         near = difflib.get_close_matches(text, shipped, n=1, cutoff=0.5)
         suggestion = f"did you mean {near[0]!r}? " if near else ""

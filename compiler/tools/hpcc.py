@@ -9,7 +9,7 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 
 from compiler.tools.arguments import parse_buckets
-from compiler.tools.options import EMIT_FORMS, Options
+from compiler.tools.options import EMIT_FORMS, UPSTREAM_FORMS, Options
 from hw_targets.command_line import Parser, guarded
 from hw_targets.errors import UsageError
 
@@ -123,6 +123,10 @@ def _run(options: argparse.Namespace) -> int:
         return _print_pipeline(options)
     if options.model is None:
         raise UsageError("HPCC2003", "no model given", hint="hpcc MODEL.onnx --target fpga-u280")
+    if options.emit in UPSTREAM_FORMS:
+        from compiler.tools.upstream import run_upstream
+
+        return run_upstream(_what_to_do(options, parse_buckets(options.shape)[0]), parse_buckets(options.shape))
     if options.target is None:
         raise UsageError("HPCC2008", "no target given", hint="--target fpga-u280; `hpcc --list-targets` lists them")
     buckets = parse_buckets(options.shape)

@@ -70,6 +70,8 @@ def qattention(c: Context, op: nn.QAttentionOp) -> None:
     heads = op.heads.value.data
     if op.mask is not None:
         c.mask_of(op.mask)
+    if op.bias is not None:
+        c.bias_of(op.bias, op.bias_extents)
     follower = follower_of(op, op.result, nn.CastOp)
     c.done.add(follower)
     context = c.tensor(f"{op.role.data}.context", batch * queries, width, bf16)
@@ -88,7 +90,9 @@ def _attention_of(c: Context, op: nn.QAttentionOp, context: Buffer) -> Attention
     size = width // op.heads.value.data
     rows = SLOTS * (4 + size * in_dram(c.quantised_of(op.q).codes) + 2 * size * in_dram(context))
     streamed = in_dram(c.quantised_of(op.k).codes) or origin_of(op.v) in c.values
-    return Attention(queries, nn.shape_of(op.k)[1], size, streamed, rows)
+    per_query = op.bias is not None and op.bias_extents[2] > 1
+    shared = op.bias is not None and not per_query
+    return Attention(queries, nn.shape_of(op.k)[1], size, streamed, rows, 4 * per_query, shared)
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def _lower_head(group: _Group, head: Index, operands: _Operands, context: Buffer
         row = group.sequence * a.queries + first
         q_rows = c.read(q.codes, row, rows, layer, "q.tile", **place)
         q_scales = c.read(q.scale, row, rows, layer, "q.scale", col=head, cols=1)
-        block = _Block(group, operands, rows, seen, q_rows, q_scales)
+        block = _Block(group, operands, head, first, rows, seen, q_rows, q_scales)
         acc, total = block.two_passes(cut.keys) if cut.two_pass else block.one_pass(cut.keys)
         with c.writing(context, row, rows, layer, "context.tile", stage=1, **place) as out:
             c.b.run(
@@ -182,6 +186,8 @@ class _Block:
 
     group: _Group
     operands: _Operands
+    head: Index
+    first: Index
     rows: int
     seen: int
     q_rows: Buffer
@@ -249,8 +255,22 @@ class _Block:
             "col_scale": c.b.view(self.operands.key_scales, piece.first, 0, piece.count, 1),
             "mask": c.b.view(mask, self.group.sequence, piece.first, 1, piece.count) if mask is not None else None,
         }
-        fields = {"rows": self.rows, "cols": piece.count, "score_scale": op.scale.value.data, "bias_rows": 0}
-        return operands, {**fields, "causal": int(op.causal is not None and piece.last)}
+        bias = self._bias(piece)
+        fields = {"rows": self.rows, "cols": piece.count, "score_scale": op.scale.value.data}
+        fields |= {"bias_rows": 0 if bias is None else bias.rows}
+        return {**operands, "bias": bias}, {**fields, "causal": int(op.causal is not None and piece.last)}
+
+    def _bias(self, piece: Piece) -> Buffer | None:
+        """What is added to the scores of a piece of keys, from DRAM: a row for each query, or one for all."""
+        c, op = self.c, self.group.op
+        if op.bias is None:
+            return None
+        sequences, heads, queries, _ = op.bias_extents
+        sequence = self.group.sequence if sequences > 1 else Index()
+        row = sequence * (heads * queries) + (self.head if heads > 1 else Index()) * queries
+        row, rows = (row + self.first, self.rows) if queries > 1 else (row, 1)
+        region = c.bias_of(op.bias, op.bias_extents)
+        return c.read(region, row, rows, self.layer, "bias.tile", col=piece.first, cols=piece.count)
 
     def _softmax(self, piece: Piece, scores: Buffer, p: Buffer, total: Buffer, maximum: Buffer | None = None) -> None:
         operands, fields = self._score_operands(piece, scores)

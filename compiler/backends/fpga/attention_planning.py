@@ -23,7 +23,8 @@ PIECE = 64
 @dataclass(frozen=True)
 class Attention:
     """One head of an attention. `streamed`: its keys and values come from DRAM; `row_bytes`: what a query row takes of
-    the activation memory besides its probabilities, `bias_bytes` what a row's addend to one score does there."""
+    the activation memory besides its probabilities, `bias_bytes` what a row's addend to one score does there;
+    `shared_bias`: one addend serves all rows."""
 
     queries: int
     keys: int
@@ -31,6 +32,7 @@ class Attention:
     streamed: bool
     row_bytes: int = 0
     bias_bytes: int = 0
+    shared_bias: bool = False
 
     @property
     def planes(self) -> int:
@@ -79,11 +81,12 @@ def _whole_rows(rows: int, tokens: int) -> int:
 
 
 def _fixed_bytes(plan: TilePlan, attention: Attention) -> int:
-    """What a head takes of the activation memory, whatever the rows: scales of keys, and values to be quantised."""
+    """What a head takes of the activation memory, whatever the rows: scales of keys, values to be quantised, a bias."""
+    bias = SLOTS * attention.keys * 4 * attention.shared_bias
     if not attention.streamed:
-        return 0
+        return bias
     values = 2 * attention.size if values_at_once(plan, attention) else 0
-    return SLOTS * attention.keys * (4 + values)
+    return SLOTS * attention.keys * (4 + values) + bias
 
 
 def _one_pass(target: Target, plan: TilePlan, attention: Attention) -> AttentionCut:
