@@ -1,4 +1,4 @@
-"""The resource model: what an accelerator takes of an FPGA, whether it fits, and how `auto` fields are sized.
+"""The resource model: what an accelerator takes of an FPGA, and whether it fits. How `auto` is sized: sizing.py.
 
 Every constant below is an ESTIMATE of a pipelined implementation on 6-input LUTs, derived in its comment; none is a
 synthesis result. What the model leaves out: wires between SLRs (broadcasting activations takes tokens x window x 8 of
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from itertools import product
 
 from hw_targets.errors import InfeasibleError
+from hw_targets.layout import ceil_div
 from hw_targets.target import NO_RESOURCES, Accelerator, Decoder, Device, Resources, Target
 
 # FINN's limits for timing closure (platforms.py): the share of each usable resource that a design may take, in
@@ -75,6 +75,7 @@ PLACEMENTS: tuple[dict[str, str], ...] = (
     {"act": "bram", "weights": "bram"},
 )
 
+<<<<<<< HEAD
 DEFAULTS = {"multipliers": 8, "window": 32, "selector": 8, "queue_depth": 32}
 TOKEN_CHOICES = (32, 24, 20, 16, 14, 12, 10, 8, 6, 4, 2, 1)
 OUTPUT_CHOICES = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -89,11 +90,11 @@ LANE_PASSES = 35.9
 TILE_ROWS = 32
 
 FIELDS = tuple(field.name for field in fields(Accelerator) if field.name not in ("cores", "design"))
+=======
+FIELDS = tuple(field.name for field in fields(Accelerator) if field.name != "cores")
+>>>>>>> machine
 MEMORIES = ("act", "weights", "acc", "param")
 FIELD_OF = {"act": "act_bytes", "weights": "weight_bytes", "acc": "acc_bytes", "param": "param_bytes"}
-# Shares by which the memories grow, and bytes beyond which more does not help a BERT-sized model.
-SHARES = {"act": 0.40, "weights": 0.45, "acc": 0.08, "param": 0.07}
-LIMITS = {"act": 16 << 20, "weights": 16 << 20, "acc": 2 << 20, "param": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -137,25 +138,21 @@ class Violation:
         )
 
 
-def _ceil(value: int, by: int) -> int:
-    return -(-value // by)
-
-
 def memory_width(memory: str, a: Accelerator) -> int:
     """Bytes that a memory delivers or takes per cycle when its busiest user runs at full speed."""
     if memory == "act":  # one window of bytes per token, broadcast to the cores
         return a.tokens * a.window
     if memory == "weights":  # a byte and a 4-bit select per multiplier weight
-        return a.cores * _ceil(a.outputs * a.multipliers * 3, 2)
+        return a.cores * ceil_div(a.outputs * a.multipliers * 3, 2)
     if memory == "acc":  # a lane reads an int32; a finished tile of results drains within eight cycles
-        return max(4 * a.lanes, _ceil(a.cores * a.tokens * a.outputs * 4, 8))
+        return max(4 * a.lanes, ceil_div(a.cores * a.tokens * a.outputs * 4, 8))
     return 16 * a.lanes  # scale, bias, gamma and beta of a column
 
 
 def memory_takes(width: int, size: int, kind: str) -> Resources:
     """Blocks of `kind` for a memory of `size` bytes, `width` bytes wide."""
     words = URAM_WORDS if kind == "uram" else BRAM_WORDS
-    blocks = _ceil(width, PORT_BYTES) * _ceil(_ceil(size, width), words)
+    blocks = ceil_div(width, PORT_BYTES) * ceil_div(ceil_div(size, width), words)
     return replace(NO_RESOURCES, uram=blocks) if kind == "uram" else replace(NO_RESOURCES, bram=blocks)
 
 
@@ -171,17 +168,17 @@ def matrix_takes(a: Accelerator, dsp_kind: str) -> Resources:
         ff=multipliers * FF_PER_MULTIPLIER + crossbar_bytes * 16 + cells * FF_PER_CELL,
         bram=0,
         uram=0,
-        dsp=a.cores * _ceil(a.tokens, TOKENS_PER_DSP[dsp_kind]) * a.outputs * a.multipliers,
+        dsp=a.cores * ceil_div(a.tokens, TOKENS_PER_DSP[dsp_kind]) * a.outputs * a.multipliers,
     )
 
 
 def vector_takes(lanes: int) -> Resources:
     """Lanes, their tables, and the dividers that groups of them share."""
-    dividers = _ceil(lanes, LANES_PER_DIVIDER)
+    dividers = ceil_div(lanes, LANES_PER_DIVIDER)
     return Resources(
         lut=lanes * LUT_PER_LANE + dividers * LUT_PER_DIVIDER,
         ff=lanes * FF_PER_LANE + dividers * FF_PER_DIVIDER,
-        bram=_ceil(lanes, LANES_PER_TABLE_BRAM),
+        bram=ceil_div(lanes, LANES_PER_TABLE_BRAM),
         uram=0,
         dsp=lanes * DSP_PER_LANE,
     )
@@ -196,7 +193,7 @@ def softmax_takes(a: Accelerator) -> Resources:
 
 def control_takes(queue_depth: int) -> Resources:
     """Instruction queues, semaphores and address generators."""
-    queues = QUEUES * _ceil(queue_depth, QUEUE_BLOCK) * LUT_PER_QUEUE_BLOCK
+    queues = QUEUES * ceil_div(queue_depth, QUEUE_BLOCK) * LUT_PER_QUEUE_BLOCK
     return replace(NO_RESOURCES, lut=LUT_CONTROL + queues, ff=FF_CONTROL)
 
 
@@ -298,10 +295,10 @@ def check(target: Target) -> None:
     """Raise InfeasibleError, saying which resource is short and by how much, unless the target fits its device."""
     broken = broken_by(target, target.accelerator)
     if broken:
-        raise _infeasible(target, broken)
+        raise infeasible(target, broken)
 
 
-def _infeasible(target: Target, broken: tuple[Violation, ...]) -> InfeasibleError:
+def infeasible(target: Target, broken: tuple[Violation, ...]) -> InfeasibleError:
     a = target.accelerator
     text = "; ".join(str(violation) for violation in broken)
     shape = f"{a.cores} cores x {a.tokens} tokens x {a.outputs} outputs x {a.multipliers}, {a.lanes} lanes"
@@ -309,6 +306,7 @@ def _infeasible(target: Target, broken: tuple[Violation, ...]) -> InfeasibleErro
     sized = "even the nearest array of" if target.auto else "its"
     message = f"target {target.name!r} does not fit its device: {sized} {shape} takes too much ({text})"
     return InfeasibleError("HPCC3102", message, hint=hint)
+<<<<<<< HEAD
 
 
 # ---- sizing ---------------------------------------------------------------------------------------------------------
@@ -460,3 +458,5 @@ def explain(target: Target) -> tuple[str, ...]:
 def _part_line(part: Part) -> str:
     takes = ", ".join(f"{n:,} {name.upper()}" for name, n in part.takes.as_dict().items() if n)
     return f"{part.name}: {takes or 'nothing'}"
+=======
+>>>>>>> machine

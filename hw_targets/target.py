@@ -1,6 +1,6 @@
 """A target as the compiler and the simulator see it: plain frozen numbers, sized and checked.
 
-How a .toml file is read and checked is hw_targets/schema.py and load.py; how `auto` is sized is resources.py. This
+How a .toml file is read and checked is hw_targets/schema.py and load.py; how `auto` is sized is sizing.py. This
 module imports neither pydantic nor numpy, so that a machine that only runs programs stays light.
 """
 
@@ -146,8 +146,35 @@ class Decoder:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What an accelerator may be sized for: matrices of one pattern, as their compute layout is described (layout.py)."""
+
+    pattern: str
+    mode: str
+    n: int = 1
+    m: int = 1
+    block_rows: int = 0
+    window: int = 0
+    keep: int = 0
+
+    @classmethod
+    def from_snapshot(cls, data: Any) -> Workload:
+        """The inverse of `asdict`. Raises TypeError or ValueError for what describes no matrix."""
+        from hw_targets.isa import MatrixMode
+        from hw_targets.layout import Layout
+
+        workload = _build(cls, data)
+        w, ins = workload, 1024
+        problem = Layout(MatrixMode(w.mode), 1, ins, w.n, w.m, w.block_rows, w.window, w.keep).problem()
+        if problem:
+            raise ValueError(problem)
+        return workload
+
+
+@dataclass(frozen=True)
 class Target:
-    """A target description whose every number is known. `auto` names the accelerator fields that were sized."""
+    """A target description whose every number is known. `auto` names the accelerator fields that were sized, `workload`
+    what for, if that was one pattern alone."""
 
     name: str
     kind: str
@@ -160,6 +187,7 @@ class Target:
     decoders: tuple[Decoder, ...]
     sources: tuple[tuple[str, str], ...]
     auto: tuple[str, ...]
+    workload: Workload | None = None
 
     @property
     def decode(self) -> dict[str, int]:
@@ -200,13 +228,16 @@ class Target:
 
     def explain(self) -> tuple[str, ...]:
         """Short lines on the sizing: what was chosen, what it takes, what stopped it from being larger."""
-        from hw_targets.resources import explain
+        from hw_targets.sizing import explain
 
         return explain(self)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything as JSON-able data, for a program's manifest."""
-        return {"snapshot_version": SNAPSHOT_VERSION, **asdict(self)}
+        data = {"snapshot_version": SNAPSHOT_VERSION, **asdict(self)}
+        if self.workload is None:
+            del data["workload"]
+        return data
 
     @classmethod
     def from_snapshot(cls, data: Mapping[str, Any], *, where: str = "") -> Target:
@@ -232,6 +263,7 @@ class Target:
                 decoders=tuple(_build(Decoder, decoder) for decoder in data["decoders"]),
                 sources=tuple((str(key), str(source)) for key, source in data["sources"]),
                 auto=tuple(str(name) for name in data["auto"]),
+                workload=Workload.from_snapshot(data["workload"]) if "workload" in data else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             detail = str(error) if isinstance(error, ValueError) else repr(error)
@@ -257,7 +289,7 @@ RANGES: Mapping[str, tuple[int, int]] = {
 WORDS_OF: Mapping[str, tuple[str, ...]] = {"softmax": ("exact", "streaming"), "probabilities": ("chip", "dram")}
 """What the words of a design may be."""
 POWERS_OF_TWO = ("multipliers", "window", "selector", "lanes")
-MAY_BE_ZERO = (Resources, Decoder)
+MAY_BE_ZERO = (Resources, Decoder, Workload)
 QUANTITY_LIMIT = 1e12
 """Quantities lie between this and its reciprocal, counts below it: what is beyond is damage, and would not compute."""
 

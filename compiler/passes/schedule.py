@@ -23,6 +23,7 @@ from xdsl.ir.affine import AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
 from compiler.backends.fpga.allocation import OutOfMemoryError, allocate, capacities, place
+from compiler.backends.fpga.machine import machine_of
 from compiler.backends.fpga.ordering import Order, makespan, orders
 from compiler.backends.fpga.rolling import Item, Loop, roll
 from compiler.backends.fpga.semaphores import SemaphorePair, assign_semaphores
@@ -30,7 +31,6 @@ from compiler.backends.fpga.tasks import Instance, Rectangle, Task, flatten, is_
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, single_block
 from compiler.module import main_function
 from hw_targets.isa import LOOP_LEVELS, Memory
-from hw_targets.load import load_target
 from hw_targets.target import Target
 
 
@@ -46,7 +46,7 @@ class SchedulePass(ModulePass):
     order: str = "fastest"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        schedule_module(op, load_target(self.target), listed=self.order != "tiled")
+        schedule_module(op, machine_of(op, self.target), listed=self.order != "tiled")
 
 
 def schedule_module(module: ModuleOp, target: Target, *, listed: bool = True) -> None:

@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp, NameLoc
 
+from compiler.backends.fpga.machine import machine_of
 from compiler.dialects import nn
 from compiler.frontend.host import HostSegment, host_segments
 from compiler.frontend.importer import Imported, import_onnx
@@ -241,6 +242,12 @@ class Session:
             self.golden = self.module.clone()
         elif stage == "encode":
             self.encoded = self.module.clone()
+        if self.kind == "fpga" and self.stage_names.index(stage) >= self.stage_names.index("encode"):
+            self._size_machine(self.module)
+
+    def _size_machine(self, module: ModuleOp) -> None:
+        """From here on the accelerator is the one that tiles and schedules are made for."""
+        self.machine = machine_of(module, self.options.target)
 
     def _facts(self) -> ModelFacts:
         return read_facts(self.module, self.spec, self.options.model)
@@ -290,6 +297,7 @@ class Session:
             self.golden = module.clone()
         elif stage.name == "encode":
             self.encoded = module.clone()
+            self._size_machine(module)
         if self.options.dump_stages is not None:
             number = self.stage_names.index(stage.name)
             dump(module, self.store, Path(self.options.dump_stages) / f"{number}.{stage.name}.mlir")

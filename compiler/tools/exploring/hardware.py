@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from compiler.backends.fpga.machine import workload_of
 from compiler.explore.selection import Hardware
 from compiler.explore.space import Algorithm
 from compiler.tools.exploring.models import Lowered, Shapes, lower, timing_spec
 from compiler.tools.variants import Prepared, Variant
 from hw_targets.errors import InfeasibleError
 from hw_targets.load import load_target
-from hw_targets.target import Target
+from hw_targets.target import Target, Workload
 
 
 def time_on(
@@ -24,15 +25,16 @@ def time_on(
 
 
 @cache
-def sized(device: str) -> Target:
+def sized(device: str, workload: Workload | None = None) -> Target:
     """The target of a name or a file; sizing one takes as long as timing a small model on it."""
-    return load_target(device)
+    return load_target(device, workload)
 
 
 def _on(lowered: Lowered, device: str, host_ms: float) -> Hardware:
-    target = sized(device)
+    prepared = Prepared(lowered.module, lowered.store)
+    target = sized(device, workload_of(prepared.encoded(sized(device))))
     try:
-        variant = Prepared(lowered.module, lowered.store).on(target)
+        variant = prepared.on(target)
     except InfeasibleError as error:
         return Hardware(problem=error.message)
     return Hardware(
