@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -99,7 +100,7 @@ class Remembered:
         if not path.exists():
             result = self._teacher(length, inputs)
             hidden = [value.bfloat16() for value in result.hidden]
-            unfinished = path.with_suffix(".unfinished")
+            unfinished = path.with_suffix(f".{os.getpid()}")
             torch.save({"outputs": result.outputs, "hidden": hidden, "mask": result.mask}, unfinished)
             unfinished.replace(path)
         return Result(**torch.load(path))

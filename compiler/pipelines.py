@@ -14,17 +14,26 @@ from hw_targets.errors import InputError
 
 @dataclass(frozen=True)
 class Stage:
-    """`passes` are specifications with {target}, {sparsity}, {precision}, {storage} and {kind} to fill in; afterwards
-    `name`'s rule holds."""
+    """`passes` are specifications with {target}, {sparsity}, {precision}, {storage}, {kind} and {softmax} to fill in;
+    afterwards `name`'s rule holds."""
 
     name: str
     passes: tuple[str, ...] = ()
 
     def pipeline(
-        self, *, target: str, sparsity: str, precision: str = "fp32", storage: str = "auto", kind: str = "fpga"
+        self,
+        *,
+        target: str,
+        sparsity: str,
+        precision: str = "fp32",
+        storage: str = "auto",
+        kind: str = "fpga",
+        streaming: int | None = None,
     ) -> str:
-        """The text `hpcc-opt -p` takes for this stage."""
+        """The text `hpcc-opt -p` takes for this stage; `streaming` is the shift of a streaming softmax."""
+        softmax = "" if streaming is None else f"{{streaming={streaming}}}"
         given = {"target": target, "sparsity": sparsity, "precision": precision, "storage": storage, "kind": kind}
+        given["softmax"] = softmax
         return ",".join(text.format(**given) for text in self.passes)
 
 
@@ -32,7 +41,7 @@ FPGA = (
     Stage("import"),
     Stage("fuse", ("hpcc-fuse", "hpcc-partition")),
     Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}"}}',)),
-    Stage("quantize", ("hpcc-quantize",)),
+    Stage("quantize", ("hpcc-quantize{softmax}",)),
     Stage("encode", ('hpcc-encode-storage{{target="{target}" format="{storage}"}}',)),
     Stage("tile", ('hpcc-tile{{target="{target}"}}',)),
     Stage("schedule", ('hpcc-schedule{{target="{target}"}}',)),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from compiler.tools.compiled import Compiled
     from compiler.tools.cpu_session import CpuCompiled
+    from compiler.tools.exploring.run import Explored
     from compiler.tools.pruning.session import Pruned
     from runtime.buckets import BucketProgram
     from runtime.cpu.program import CpuProgram
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from runtime.program import Program
     from runtime.simulated import Simulated
 
-__all__ = ["HpccError", "InferenceSession", "compile", "load", "prune", "simulate"]
+__all__ = ["HpccError", "InferenceSession", "compile", "explore", "load", "prune", "simulate"]
 
 AnyPath = str | PathLike[str]
 
@@ -134,6 +135,53 @@ def prune(
     if output is not None:
         pruned.save(output)
     return pruned
+
+
+def explore(
+    model: AnyPath,
+    task: AnyPath,
+    max_latency_ms: float,
+    min_accuracy: float,
+    *,
+    output: AnyPath = "explore",
+    targets: Sequence[str] = ("fpga-*",),
+    patterns: Sequence[str] = ("hp", "nm"),
+    mixed: bool = False,
+    objective: str = "cheapest",
+    budget: int = 200,
+    costs: Mapping[str, float] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    method: str | None = None,
+    workers: int = 1,
+) -> Explored:
+    """The device, and the sparsity, that meet a latency and an accuracy limit; the options are those of `hpcc-explore`.
+
+    The result's `exploration` is explore.json, `found` says if there is a winner; `output` holds the journal, the answer
+    and the winner's bundle, and is taken up again by a second call. Raises HpccError.
+    """
+    from os import fspath
+
+    from compiler.tools.exploring.options import ExploreOptions
+    from compiler.tools.exploring.run import explore as search
+
+    options = ExploreOptions(
+        fspath(model),
+        fspath(task),
+        max_latency_ms,
+        min_accuracy,
+        output=fspath(output),
+        targets=tuple(targets),
+        patterns=tuple(patterns),
+        mixed=mixed,
+        objective=objective,
+        budget=budget,
+        costs=dict(costs or {}),
+        shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
+        method=method,
+        workers=workers,
+        quiet=True,
+    )
+    return search(options)
 
 
 def load(bundle: AnyPath) -> Program | CpuProgram | BucketProgram:

@@ -280,6 +280,8 @@ FUNCTIONS: tuple[Function, ...] = (
             BIAS_ROWS,
             WIDE,
             Immediate("continued", 1, "the sums are added to what l holds"),
+            Immediate("streaming", 1, "the streaming softmax, whole rows of at most 2,048 keys: l is 255"),
+            Immediate("shift", 3, "of the streaming softmax: 2^shift logits are a factor of two"),
         ),
         "Scores to probabilities and their integer row sums.",
     ),

@@ -21,6 +21,7 @@ from hw_targets.target import (
     Accelerator,
     Clock,
     Decoder,
+    Design,
     Device,
     Link,
     Memory,
@@ -113,8 +114,9 @@ def parse_form(text: str, *, where: str) -> TargetFile | CpuTargetFile:
 
 def _sized(form: TargetFile, workload: Workload | None) -> Target:
     table = form.accelerator
-    asked = {name: _number(getattr(table, name)) for name in AcceleratorTable.model_fields}
-    unsized = _target(form, UNSIZED, tuple(name for name, value in asked.items() if value is None))
+    asked = {name: _number(getattr(table, name)) for name in AcceleratorTable.model_fields if name != "design"}
+    design = Design(**table.design.model_dump())
+    unsized = _target(form, replace(UNSIZED, design=design), tuple(name for name, value in asked.items() if value is None))
     resources.check_cores(unsized, asked["cores"])
     accelerator, for_workload = sizing.size(unsized, asked, workload)
     target = replace(unsized, accelerator=accelerator, workload=workload if for_workload else None)

@@ -197,7 +197,7 @@ class Program:
             if border.part == part:
                 self._check_ids(border, values[border.name])
                 self._store_input(border, values[border.name])
-        self._simulator.run(part, watch)
+        self._simulator.run(watch, part)
         return {border.name: self._read_output(border) for border in self.manifest.outputs if border.part == part}
 
     def _border_view(self, border: BorderEntry) -> AnyArray:

@@ -14,9 +14,9 @@ from compiler.tools.variants import Prepared, prepare
 from tests.graphs import Encoder, feeds, write
 
 Array = NDArray[Any]
-SPEC = Encoder(hidden=64, heads=4, intermediate=128, layers=2, vocabulary=50, position="sliced")
+SPEC = Encoder(hidden=32, heads=2, intermediate=64, layers=1, vocabulary=50, position="sliced")
 TOKENS = 8
-SIZES = {"train": 32, "dev": 64, "test": 64}
+SIZES = {"train": 16, "dev": 96, "test": 32}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from compiler.dialects import nn
 from compiler.interpreters.evaluate import Array, meaning_of
 from compiler.interpreters.nn_float import softmax
 from compiler.weights import WeightStore
-from hw_targets import decoder_numerics, numerics
+from hw_targets import decoder_numerics, numerics, streaming_softmax
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,9 @@ def _qattention(op: nn.QAttentionOp, args: list[Array], store: WeightStore) -> l
     additive = None
     if bias is not None:
         additive = np.broadcast_to(bias, (q.shape[0], split.heads, queries, keys))
+    integer_softmax = numerics.softmax
+    if op.streaming is not None:
+        integer_softmax = partial(streaming_softmax.softmax, shift=op.streaming.value.data)
     size = q.shape[2] // split.heads
     result = np.empty(q.shape, np.float32)
     for b in range(q.shape[0]):
@@ -143,7 +147,7 @@ def _qattention(op: nn.QAttentionOp, args: list[Array], store: WeightStore) -> l
             group = h * split.groups // split.heads
             part, shared = slice(h * size, (h + 1) * size), slice(group * size, (group + 1) * size)
             for rows in blocks(queries, keys):
-                p, total = numerics.softmax(
+                p, total = integer_softmax(
                     numerics.matmul_i32(q[b, rows, part], k[b, :, shared]),
                     q_scale[b, rows, h],
                     k_scale[b, :, group],

@@ -17,7 +17,7 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, row_stride
 from compiler.module import main_function
 from compiler.weights import WeightStore
-from hw_targets import decoder_numerics, numerics
+from hw_targets import decoder_numerics, numerics, streaming_softmax
 from hw_targets.isa import Activation, MatrixMode, Norm
 
 Array = NDArray[Any]
@@ -211,10 +211,14 @@ def _scores(o: Operands, v: Values) -> tuple[Array, Array | None]:
 
 def _softmax(o: Operands, v: Values) -> None:
     s, attended = _scores(o, v)
+    if v["streaming"]:
+        p, sums = streaming_softmax.from_scores(s, attended, int(v["shift"]))
+        o["p"][...], o["l"][...] = p.view(np.int8), sums
+        return
     maximum = o["maximum"].reshape(-1) if "maximum" in o else numerics.row_maximum(s, attended)
-    p: Array = (numerics.wide_probabilities if v["wide"] else numerics.probabilities)(s, maximum, attended)
-    o["p"][...] = (numerics.high_and_low(p) if v["wide"] else p).view(np.int8)
-    total = p.sum(axis=1, dtype=np.int32)
+    made: Array = (numerics.wide_probabilities if v["wide"] else numerics.probabilities)(s, maximum, attended)
+    o["p"][...] = (numerics.high_and_low(made) if v["wide"] else made).view(np.int8)
+    total = made.sum(axis=1, dtype=np.int32)
     o["l"][...] = o["l"] + total if v["continued"] else total
 
 

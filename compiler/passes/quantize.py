@@ -26,7 +26,7 @@ from compiler.interpreters.nn_float import constant_array, dequantized
 from compiler.module import main_function
 from compiler.passes.smoothing import smoothing_factors
 from compiler.weights import WeightStore, row_major, store_of
-from hw_targets import numerics
+from hw_targets import numerics, streaming_softmax
 from hw_targets.errors import InfeasibleError, InputError
 
 Array = NDArray[Any]
@@ -46,16 +46,18 @@ class QuantizePass(ModulePass):
     """
 
     name: ClassVar[str] = "hpcc-quantize"
+    streaming: int | None = None
+    """The shift of the streaming softmax, where the accelerator has it."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        _Quantizer(store_of(ctx, op)).run(op)
+        _Quantizer(store_of(ctx, op), self.streaming).run(op)
 
 
 def _where(op: Operation) -> str:
     return f"node {op.location.desc.data!r}" if isinstance(op.location, NameLoc) else ""
 
 
-def _check_keys(op: nn.AttentionOp) -> None:
+def _check_keys(op: nn.AttentionOp, streaming: bool) -> None:
     """Raises InfeasibleError for a row of probabilities whose sum could overflow."""
     keys = nn.shape_of(op.k)[1]
     if keys > numerics.MAX_KEYS:
@@ -64,6 +66,13 @@ def _check_keys(op: nn.AttentionOp) -> None:
             f"attention over {keys:,} keys: the sums of probabilities serve {numerics.MAX_KEYS:,} at most",
             where=_where(op),
             hint="bind a shorter sequence with --shape",
+        )
+    if streaming and keys > streaming_softmax.MAX_KEYS:
+        raise InfeasibleError(
+            "HPCC3202",
+            f"attention over {keys:,} keys: the streaming softmax serves {streaming_softmax.MAX_KEYS:,} at most",
+            where=_where(op),
+            hint='bind a shorter sequence with --shape, or take a target with softmax = "exact"',
         )
 
 
@@ -108,6 +117,7 @@ class _Quantizer:
     """
 
     store: WeightStore
+    streaming: int | None = None
     primary: dict[SSAValue, SSAValue] = field(default_factory=dict)
     stored: dict[SSAValue, SSAValue] = field(default_factory=dict)
     widened: dict[SSAValue, SSAValue] = field(default_factory=dict)
@@ -119,7 +129,7 @@ class _Quantizer:
     def run(self, module: ModuleOp) -> None:
         for op in module.walk():
             if isinstance(op, nn.AttentionOp):
-                _check_keys(op)  # before anything slow
+                _check_keys(op, self.streaming is not None)  # before anything slow
         self.smoothing = smoothing_factors(module, self.store)
         block = main_function(module).body.block
         old = list(block.ops)
@@ -407,6 +417,7 @@ class _Quantizer:
             type=TensorType(f32, nn.shape_of(op.result)),
             kv_heads=op.groups,
             causal=op.causal is not None,
+            streaming=self.streaming,
             bias=None if op.bias is None else self._bias(op.bias, op),
         )
         self._emit(new, op, op)

@@ -168,11 +168,17 @@ def _list_targets(*, as_json: bool) -> int:
 def _print_pipeline(options: argparse.Namespace) -> int:
     from compiler.pipelines import PIPELINES
     from hw_targets.load import load_any_target
+    from hw_targets.target import Target
 
     target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
-    for stage in PIPELINES[load_any_target(target).kind]:
+    machine = load_any_target(target)
+    for stage in PIPELINES[machine.kind]:
         text = stage.pipeline(
-            target=target, sparsity=sparsity, precision=options.precision or "fp32", storage=options.storage
+            target=target,
+            sparsity=sparsity,
+            precision=options.precision or "fp32",
+            storage=options.storage,
+            streaming=machine.accelerator.design.streaming_shift if isinstance(machine, Target) else None,
         )
         print(f"{stage.name:<9} {text or '(the ONNX importer)'}")
     return 0

@@ -275,6 +275,7 @@ class Session:
             self.kind,
             self.precision,
             self.options.storage,
+            self.machine.accelerator.design.streaming_shift if isinstance(self.machine, Target) else None,
         )
         for stage in stages_between(self.kind, first, last):
             self.progress.start(stage.name)

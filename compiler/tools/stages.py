@@ -53,6 +53,7 @@ class StageRunner:
     kind: str = "fpga"
     precision: str = "fp32"
     storage: str = "auto"
+    streaming: int | None = None
 
     def run(self, module: ModuleOp, stages: Sequence[Stage]) -> ModuleOp:
         for stage in stages:
@@ -71,7 +72,12 @@ class StageRunner:
 
     def _apply(self, stage: Stage, module: ModuleOp) -> None:
         text = stage.pipeline(
-            target=self.target, sparsity=self.sparsity, precision=self.precision, storage=self.storage, kind=self.kind
+            target=self.target,
+            sparsity=self.sparsity,
+            precision=self.precision,
+            storage=self.storage,
+            kind=self.kind,
+            streaming=self.streaming,
         )
         if not text:
             return

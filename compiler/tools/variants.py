@@ -114,12 +114,18 @@ class Prepared:
 
 
 def prepare(
-    model: str | PathLike[str], shapes: Mapping[str, Sequence[int]] | None = None, sparsity: str | None = None
+    model: str | PathLike[str],
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    sparsity: str | None = None,
+    streaming: int | None = None,
 ) -> Prepared:
-    """Import, fuse, prune and quantise a model for the accelerators. Raises as `hpcc.compile` does."""
+    """Import, fuse, prune and quantise a model for the accelerators; `streaming` is the shift of a streaming softmax.
+
+    Raises as `hpcc.compile` does.
+    """
     bound = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     spec = AUTO if sparsity in (None, AUTO) else parse_pattern(sparsity, "fpga").spec()
     imported = import_onnx(Path(model), bound)
-    runner = StageRunner(new_context(imported.store), "", spec)
+    runner = StageRunner(new_context(imported.store), "", spec, streaming=streaming)
     runner.run(imported.module, stages_between("fpga", "import", "quantize"))
     return Prepared(imported.module, imported.store)

@@ -71,7 +71,7 @@ def _facts(answer: Document) -> list[Fact]:
 
 def _relaxed(answer: Document) -> str:
     relaxed = answer["relaxation"]
-    words = []
+    words: list[str] = []
     if relaxed["latency_ms"] is not None:
         words.append(f"{relaxed['latency_ms']:.3f} ms at the same accuracy")
     if relaxed["accuracy"] is not None:

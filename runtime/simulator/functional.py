@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_targets import decoder_numerics, numerics
+from hw_targets import decoder_numerics, numerics, streaming_softmax
 from hw_targets.check import accesses
 from hw_targets.codec import Resolved
 from hw_targets.errors import HpccError, InputError
@@ -212,14 +212,9 @@ class Simulator:
         matrix = self._resident.get(region)
         return matrix if matrix is not None and matrix.layout == layout else None
 
-    @property
-    def parts(self) -> int:
-        """How often the program runs between its beginning, its pauses and its end."""
-        return len(self._begins)
-
-    def run(self, part: int | None = None, watch: Watch | None = None) -> None:
-        """Execute the program once, or one of its parts, in order; `watch` sees every step. Raises InputError for data no
-        machine could work on (a token id out of range)."""
+    def run(self, watch: Watch | None = None, part: int | None = None) -> None:
+        """Execute the program once, or one of the parts between its pauses, in order; `watch` sees every step. Raises
+        InputError for data no machine could work on (a token id out of range)."""
         if self.options.poison and not part:
             self.memories.fill(POISON)
         ends = [*self._begins[1:], len(self._steps)]
@@ -395,6 +390,7 @@ def _scores(sim: Simulator, i: Resolved) -> Callable[[], tuple[NDArray[np.float3
 
 def _softmax(sim: Simulator, i: Resolved) -> Step:
     rows, cols, wide, continued = _int(i, "rows", "cols", "wide", "continued")
+    streaming, shift = _int(i, "streaming", "shift")
     scores = _scores(sim, i)
     given = sim.memories.view(i.operands["maximum"], np.float32, (rows,)) if "maximum" in i.operands else None
     p = sim.memories.view(i.operands["p"], np.uint8, (rows * (1 + wide), cols))
@@ -402,6 +398,9 @@ def _softmax(sim: Simulator, i: Resolved) -> Step:
 
     def step() -> None:
         s, attended = scores()
+        if streaming:
+            p[...], sums[...] = streaming_softmax.from_scores(s, attended, shift)
+            return
         maximum = numerics.row_maximum(s, attended) if given is None else given
         made: AnyArray = (numerics.wide_probabilities if wide else numerics.probabilities)(s, maximum, attended)
         p[...] = numerics.high_and_low(made) if wide else made

@@ -185,6 +185,10 @@ def write_broken_models(folder: Path) -> None:
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:-1].copy(), tensor.name))
     onnx.save(proto, folder / "narrow weight.onnx")
     proto = model()
+    proto.graph.initializer[0].data_type = TensorProto.STRING
+    proto.graph.initializer[0].ClearField("raw_data")
+    onnx.save(proto, folder / "no strings.onnx")
+    proto = model()
     proto.opset_import[0].version = -(1 << 63)
     onnx.save(proto, folder / "no opset.onnx")
     (folder / "graph.onnx").write_bytes(model().graph.SerializeToString())
@@ -247,6 +251,7 @@ HPCC: dict[str, tuple[str, ...]] = {
     "constant with too little data": model("half a constant.onnx"),
     "weight of another shape": model("narrow weight.onnx"),
     "names that are no text": model("no text.onnx"),
+    "constant without its strings": model("no strings.onnx"),
     "opset that is none": model("no opset.onnx"),
     "undefined tensor": ("undefined tensor.onnx", "--target", TARGET),
     "empty input": ("empty input.onnx", "--target", TARGET),

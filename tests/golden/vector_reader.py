@@ -227,6 +227,9 @@ def softmax(i: Instruction) -> dict[str, bytes]:
         bias *= i.rows
     given = (i.sums(), i.floats("row_scale"), i.floats("col_scale"), number(i.score_scale), mask, bias, bool(i.causal))
     assert not i.has("maximum"), "the vectors of long rows are not read here"
+    if i.streaming:
+        p, total = scalar.streaming_softmax(*given, i.shift)
+        return {"p": bytes(flat(p)), "l": to_bytes(total, "i")}
     if i.wide:
         high, low, total = scalar.wide_softmax(*given)
         return {"p": bytes(flat(high) + flat(low)), "l": to_bytes(total, "i")}

@@ -161,6 +161,33 @@ def test_vector(array: Accelerator) -> None:
 
 
 @pytest.mark.parametrize("array", ARRAYS)
+def test_choices_of_design(array: Accelerator) -> None:
+    unchained = replace(array, design=replace(array.design, chained=False))
+    softmax = "vector.softmax acc=0 row_scale=0 col_scale=0 p=0 l=0 "
+    finish = "vector.finish acc=0 row_scale=0 columns=0 out=0 "
+    codes = "codes=0 scale=0 group={c} "
+    cases = (
+        (softmax, 4, 0),
+        (softmax + "bias=0 bias_rows=1 ", 5, 0),
+        (softmax + "maximum=0 ", 3, 0),
+        (finish, 2, 0),
+        (finish + "residual=0 gate=0 ", 4, 0),
+        (finish + "activation=1 " + codes, 5, 2),
+        (finish + "norm=1 ", 6, 2),
+        (finish + "norm=2 residual=0 " + codes, 8, 4),
+    )
+    for rows, cols in ((1, 64), (33, 96), (16, 768)):
+        streaming = one(f"{softmax} rows={rows} cols={cols} streaming=1 shift=5")
+        expected = page("streaming", rows=rows, cols=cols, **symbols(array))["busy"]
+        assert cost(streaming, array).busy == cost(streaming, unchained).busy == expected
+        for text, operations, scalars in cases:
+            given = {"rows": rows, "cols": cols, "operations": operations}
+            busy = page("unchained", **given, **symbols(array))["busy"]
+            found = cost(one(f"{text.format(c=cols)} rows={rows} cols={cols}"), unchained).busy
+            assert found == max(busy, -(-scalars * rows // max(array.lanes // 16, 1))), text
+
+
+@pytest.mark.parametrize("array", ARRAYS)
 def test_resources(array: Accelerator) -> None:
     widths = page("widths", **symbols(array))
     for memory, size, (kind, words) in product(

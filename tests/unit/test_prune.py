@@ -15,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from xdsl.ir import Operation
 
 import hpcc
+from compiler.dialects.nn import DequantizeOp
 from compiler.dialects.sparsity import pattern_of
 from compiler.passes.sparsify import SparsifyPass, pruning_summary
 from compiler.sparsity.base import Dense
@@ -262,6 +264,24 @@ def found_by_auto(path: Path) -> dict[str, tuple[str, str]]:
     linears = linears_of(imported.module)
     assert all(pattern_of(linears[layer.role].weight.type) == layer.pattern for layer in summary.layers)
     return {layer.role: (layer.pattern.spec(), layer.near_miss) for layer in summary.layers}
+
+
+def test_global_allocation_widens_codes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of codes is run once for each layer, but its weights are the same each time."""
+    calls: dict[Operation, int] = {}
+    plain = calibration.run_op
+
+    def counted(op: Operation, *rest: Any) -> Any:
+        if isinstance(op, DequantizeOp):
+            calls[op] = calls.get(op, 0) + 1
+        return plain(op, *rest)
+
+    monkeypatch.setattr(calibration, "run_op", counted)
+    spec = replace(BASE, weights="int8")
+    output = pruned(tmp_path, spec, "nm:2:4", "magnitude", allocate="global")
+    assert len(matrices(output)) == 7
+    assert calls
+    assert max(calls.values()) == 2  # the moments of the unpruned model, and all that is measured
 
 
 def test_hpcc_takes_the_patterns_from_the_file(tmp_path: Path) -> None:

@@ -33,11 +33,13 @@ class Attention:
     row_bytes: int = 0
     bias_bytes: int = 0
     shared_bias: bool = False
+    streaming: bool = False
+    """The streaming softmax: whole rows, probabilities of one byte."""
 
     @property
     def planes(self) -> int:
         """Bytes of a probability."""
-        return 1 if self.keys <= NARROW_KEYS else 2
+        return 1 if self.keys <= NARROW_KEYS or self.streaming else 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def values_at_once(plan: TilePlan, attention: Attention) -> bool:
 def cut_attention(target: Target, plan: TilePlan, attention: Attention) -> AttentionCut:
     """Of the ways that fit, the one that takes fewest cycles by `estimate`."""
     whole, cuts = _one_pass(target, plan, attention), list(_two_passes(target, plan, attention))
+    if attention.streaming:
+        return whole
     if not cuts or whole.rows >= min(FEWEST_QUERIES, attention.queries):
         cuts.append(whole)
     return min(cuts, key=lambda cut: (estimate(target, plan, attention, cut), cut.two_pass))

@@ -142,7 +142,10 @@ class AttentionOp(IRDLOperation):
 
 @irdl_op_definition
 class QAttentionOp(IRDLOperation):
-    """Integer attention: scores from int8 q and k, uint8 probabilities, int8 v; fp32 out. See docs/NUMERICS.md."""
+    """Integer attention: scores from int8 q and k, uint8 probabilities, int8 v; fp32 out. See docs/NUMERICS.md.
+
+    With `streaming` the probabilities are those of the streaming softmax, with that shift.
+    """
 
     name = "hpcc_nn.qattention"
     q = operand_def(AnyTensor)
@@ -157,13 +160,14 @@ class QAttentionOp(IRDLOperation):
     kv_heads = opt_prop_def(IntegerAttr)
     scale = prop_def(FloatAttr)
     causal = opt_prop_def(UnitAttr)
+    streaming = opt_prop_def(IntegerAttr)
     role = prop_def(StringAttr)
     result = result_def(F32Tensor)
     traits = traits_def(Pure())
     irdl_options = (AttrSizedOperandSegments(as_property=True),)
     assembly_format = (
         "$role $q `,` $q_scale `,` $k `,` $k_scale `,` $v `,` $v_scale (`mask` $mask^)? (`bias` $bias^)?"
-        " (`causal` $causal^)? `heads` $heads (`over` $kv_heads^)? `scale` $scale attr-dict"
+        " (`causal` $causal^)? (`streaming` $streaming^)? `heads` $heads (`over` $kv_heads^)? `scale` $scale attr-dict"
         " `:` type($q) `,` type($q_scale) `,` type($k) `,` type($k_scale)"
         " `,` type($v) `,` type($v_scale) (`,` type($mask)^)? (`plus` type($bias)^)? `->` type($result)"
     )
@@ -182,6 +186,7 @@ class QAttentionOp(IRDLOperation):
         bias: SSAValue | None = None,
         kv_heads: int | None = None,
         causal: bool = False,
+        streaming: int | None = None,
     ) -> None:
         super().__init__(
             operands=[*q, *k, *v, mask, bias],
@@ -191,6 +196,7 @@ class QAttentionOp(IRDLOperation):
                 "kv_heads": None if kv_heads in (None, heads) else IntegerAttr(kv_heads, 64),
                 "scale": FloatAttr(scale, f32),
                 "causal": UnitAttr() if causal else None,
+                "streaming": None if streaming is None else IntegerAttr(streaming, 64),
             },
             result_types=[type],
         )

@@ -22,7 +22,7 @@ GENERATION = 16
 """Candidates asked for at a time where they are sampled: as many whatever the workers, so that the search is the same."""
 MOST_ASKED = 8
 """Times the size of the space after which a sampler is taken to have nothing new."""
-CANDIDATE, HARDWARE, JUDGED, PROBLEM = "candidate", "hardware ", "judged ", "problem "
+CANDIDATE, HARDWARE, JUDGED, PROBLEM, ESTIMATE = "candidate", "hardware ", "judged ", "problem ", "estimate "
 
 
 def import_optuna() -> Any:
@@ -70,6 +70,7 @@ class Ledger:
         self.hardware: dict[Candidate, Hardware] = {}
         self.judged: dict[Algorithm, Judged] = {}
         self.problems: dict[Algorithm, str] = {}
+        self.estimates: dict[Algorithm, float] = {}
         self.waiting: dict[Candidate, list[Any]] = {}
         """Candidates that were asked for and are not finished, with their trials: a sampler may ask for one twice."""
         self.resumed = 0
@@ -118,6 +119,8 @@ class Ledger:
                     self.hardware[candidate] = Hardware(**data)
             elif name.startswith(JUDGED):
                 self.judged[_algorithm(name.removeprefix(JUDGED))] = Judged.of(data)
+            elif name.startswith(ESTIMATE):
+                self.estimates[_algorithm(name.removeprefix(ESTIMATE))] = data
         for name, data in self.study.user_attrs.items():
             if name.startswith(JUDGED):
                 self.judged.setdefault(_algorithm(name.removeprefix(JUDGED)), Judged.of(data))
@@ -170,6 +173,10 @@ class Ledger:
         self.hardware[candidate] = hardware
         name = f"{HARDWARE}{self._digests[candidate.device]} {json.dumps(asdict(candidate))}"
         self._measured.set_user_attr(name, asdict(hardware))
+
+    def note_estimate(self, algorithm: Algorithm, estimate: float) -> None:
+        self.estimates[algorithm] = estimate
+        self._measured.set_user_attr(ESTIMATE + _name(algorithm), estimate)
 
     def note_judged(self, algorithm: Algorithm, judged: Judged) -> None:
         """The accuracy of an algorithm, whatever the device. What was only ruled out holds for this search's limit alone."""

@@ -303,7 +303,7 @@ class Exploring:
         labels = {point.candidate.label for point in best}
 
         def part(point: Point) -> forms.TrialPart:
-            return forms.trial_part(point, limits, labels, search.estimates.get(point.candidate.algorithm))
+            return forms.trial_part(point, limits, labels, ledger.estimates.get(point.candidate.algorithm))
 
         own = None
         if chosen is not None and built is not None and chosen.score is not None:

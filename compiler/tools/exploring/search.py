@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from compiler.explore.fidelity import is_beyond
 from compiler.explore.selection import Fidelity, Hardware, Limits, Objective, Point, choose, order_of
@@ -65,7 +65,6 @@ class Search:
     narrator: Narrator
     host_ms: float
     sensitivity: Callable[[], Sensitivity]
-    estimates: dict[Algorithm, float] = field(default_factory=dict[Algorithm, float])
     _sensitivity: Sensitivity | None = None
 
     @property
@@ -161,22 +160,23 @@ class Search:
         if algorithm.control:
             return ""
         failed = {
-            other.label: self.estimates[other]
+            other.label: self.ledger.estimates[other]
             for other, judged in self.ledger.judged.items()
-            if other in self.estimates
+            if other in self.ledger.estimates
             and not other.control
             and other.precision == algorithm.precision
             and judged.score is not None
             and judged.score.high < self.limits.accuracy
         }
-        return is_beyond(self.estimates[algorithm], failed)
+        return is_beyond(self.ledger.estimates[algorithm], failed)
 
     def _estimated(self, algorithms: Sequence[Algorithm]) -> dict[Algorithm, float]:
-        missing = [a for a in {*algorithms, *self.ledger.judged} if a not in self.estimates]
-        if missing:
-            self._sensitivity = self._sensitivity or self.sensitivity()
-            self.estimates.update((algorithm, self._sensitivity.of(algorithm)) for algorithm in missing)
-        return self.estimates
+        known = self.ledger.estimates
+        for algorithm in dict.fromkeys((*algorithms, *self.ledger.judged)):
+            if algorithm not in known:
+                self._sensitivity = self._sensitivity or self.sensitivity()
+                self.ledger.note_estimate(algorithm, self._sensitivity.of(algorithm))
+        return known
 
     def _learn_for_relaxation(self) -> None:
         """Where nothing meets both limits: the accuracy of all that is fast enough, and of slower ones from the fastest on

@@ -13,6 +13,8 @@ from hw_targets.errors import HpccError, MissingToolError, UsageError
 
 WAIT = "5s"
 """For an answer of a cluster's scheduler."""
+LOCAL: dict[str, Any] = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
+"""Local workers: processes of one thread, nothing served."""
 LOST = 3
 """Workers that an evaluation may lose before it counts as one that kills them."""
 
@@ -85,13 +87,13 @@ def workers(count: int, address: str | None) -> Iterator[Executor]:
         yield InProcess()
         return
     try:
-        import dask  # pyright: ignore[reportMissingImports]
+        from dask import config as dask_config  # pyright: ignore[reportMissingImports]
         from distributed import Client, LocalCluster  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         message = "--dask and more than one worker need dask"
         raise MissingToolError("HPCC5131", message, hint="pip install 'hpcc[explore]'") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes as an outcome
-    with dask.config.set({"distributed.scheduler.allowed-failures": LOST}):
+    with dask_config.set({"distributed.scheduler.allowed-failures": LOST}):
         if address is not None:
             try:
                 client = Client(address, timeout=WAIT)
@@ -104,7 +106,7 @@ def workers(count: int, address: str | None) -> Iterator[Executor]:
                 yield OnDask(client)
             return
         with (
-            LocalCluster(n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+            LocalCluster(**LOCAL, n_workers=count) as cluster,
             Client(cluster) as client,
         ):
             yield OnDask(client)
