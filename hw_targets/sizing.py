@@ -115,8 +115,8 @@ def _arrays(target: Target, asked: Mapping[str, int | None], workload: Workload 
     for tokens, outputs in product(_choices(asked["tokens"], TOKEN_CHOICES), _choices(asked["outputs"], OUTPUT_CHOICES)):
         for lanes, depth in product(_choices(asked["lanes"], LANE_CHOICES), depths):
             array = {**fixed, "multipliers": depth, "tokens": tokens, "outputs": outputs, "lanes": lanes}
-            empty = {"act_bytes": 0, "weight_bytes": 0, "acc_bytes": 0, "param_bytes": 0}
-            yield Accelerator(cores=cores, design=target.accelerator.design, **empty, **array)
+            memories = {field: 0 for field in FIELD_OF.values()}
+            yield Accelerator(cores=cores, design=target.accelerator.design, **memories, **array)
 
 
 def _choices(asked: int | None, choices: tuple[int, ...]) -> tuple[int, ...]:
