@@ -26,6 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks import texts, workloads
 from benchmarks.__main__ import conditions
 from benchmarks.finetuning_report import report
+from compiler.sparsity.base import Dense, Pattern
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools.pruning.options import PruneOptions
 from compiler.tools.pruning.session import PruneSession
@@ -115,28 +116,29 @@ def train(
     model: Path,
     samples: Path,
     dev: Path,
-    spec: str,
+    patterns: Sequence[Pattern],
     settings: Settings,
     teacher: Path | None,
-    out: Path,
+    outs: Sequence[Path],
     answers: Path | None = None,
 ) -> None:
-    """One run, resumed if it was begun; `out` and a .json beside it say that it is done. `answers` keeps the teacher's."""
+    """One run, resumed if it was begun: a file for each pattern, one or the rungs of a ladder. A .json beside each says that
+    it is done. `answers` keeps the teacher's."""
     from compiler.tools.pruning.onnx_output import write_tensors
     from compiler.tools.training.run import Request, RungDone, TrainingRun
 
-    if out.exists():
-        print(f"{out.name}: is there", flush=True)
+    last = outs[-1]
+    if last.exists():
+        print(f"{last.name}: is there", flush=True)
         return
     started, cpu = time.perf_counter(), time.process_time()
-    pattern = parse_pattern(spec).canonical()
 
     def progress(step: int, loss: float) -> None:
         if step % 20 == 0:
             minutes = (time.perf_counter() - started) / 60
-            print(f"{out.stem}: step {step} of {settings.steps}, loss {loss:.4f}, {minutes:.1f} min", flush=True)
+            print(f"{last.stem}: step {step} of {settings.steps}, loss {loss:.4f}, {minutes:.1f} min", flush=True)
 
-    request = Request(model, samples, [pattern], settings, dev, teacher, "logits", out.with_suffix(".run"))
+    request = Request(model, samples, patterns, settings, dev, teacher, "logits", last.with_suffix(".run"))
     run = TrainingRun(request, progress)
     if run.teacher is not None and answers is not None:
         run.teacher = Remembered(run.teacher, answers)  # pyright: ignore[reportAttributeAccessIssue]
@@ -144,6 +146,7 @@ def train(
         print(note, file=sys.stderr)
 
     def finished(done: RungDone) -> None:
+        out = outs[done.rung]
         write_tensors(model, done.tensors, out, done.metadata)
         facts = {
             "pattern": done.pattern.spec(),
@@ -168,7 +171,8 @@ def prepare(folder: Path, seed: int, changes: Mapping[str, Any]) -> None:
     start, teacher = folder / f"start-{seed}.onnx", folder / f"teacher-{seed}.onnx"
     if not start.exists():
         with_head(workloads.l6_model("torchscript", "pool"), start, seed)
-    train(start, folder / "train.npz", folder / "dev.npz", "dense", replace(PLAIN, seed=seed, **changes), None, teacher)
+    settings = replace(PLAIN, seed=seed, **changes)
+    train(start, folder / "train.npz", folder / "dev.npz", [Dense()], settings, None, [teacher])
 
 
 def start_of(folder: Path, spec: str, seed: int) -> Path:
@@ -187,10 +191,10 @@ def train_all(folder: Path, patterns: Sequence[str], seed: int, changes: Mapping
     teacher = folder / f"teacher-{seed}.onnx"
     settings = replace(DISTIL, seed=seed, **changes)
     for spec in patterns:
-        out = folder / f"{name_of(spec)}-{seed}.onnx"
+        out, pattern = folder / f"{name_of(spec)}-{seed}.onnx", parse_pattern(spec).canonical()
         begin = teacher if spec == "dense" or settings.gradual else start_of(folder, spec, seed)
         answers = folder / f"answers-{seed}"
-        train(begin, folder / "distil.npz", folder / "dev.npz", spec, settings, teacher, out, answers)
+        train(begin, folder / "distil.npz", folder / "dev.npz", [pattern], settings, teacher, [out], answers)
 
 
 def main(arguments: list[str] | None = None) -> int:

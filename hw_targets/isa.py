@@ -424,6 +424,14 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("control.loop", 0x40, Queue.CONTROL, (), (Immediate("count", 32, "iterations"),), "Repeat up to END."),
     Function("control.end", 0x41, Queue.CONTROL, (), (), "End of the innermost loop body."),
     Function("control.halt", 0x42, Queue.CONTROL, (), (), "End of the program; all queues drain."),
+    Function(
+        "control.pause",
+        0x43,
+        Queue.CONTROL,
+        (),
+        (),
+        "All queues drain, the host reads and writes DRAM, then the program goes on. Memories keep their content.",
+    ),
 )
 
 BY_NAME: dict[str, Function] = {function.name: function for function in FUNCTIONS}

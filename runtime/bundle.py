@@ -131,14 +131,20 @@ def _check_segments(bundle: Bundle) -> None:
     """Every tensor that a segment or the user reads has been made by then, and every file is there."""
     manifest = bundle.manifest
     made = {tensor.name for tensor in manifest.model_inputs}
+    part = 0
+    for border in (*manifest.inputs, *manifest.outputs):
+        if border.part >= manifest.parts:
+            raise _error(f"tensor {border.name!r} belongs to part {border.part} of {manifest.parts}", MANIFEST)
     for segment in manifest.segments:
         if segment.kind == "host":
             needs, gives, name = segment.inputs, segment.outputs, segment.file
             if segment.file not in bundle.host:
                 raise _error(f"{segment.file} is missing", MANIFEST)
         else:
-            needs, gives = (tuple(border.name for border in b) for b in (manifest.inputs, manifest.outputs))
+            borders = (manifest.inputs, manifest.outputs)
+            needs, gives = (tuple(border.name for border in b if border.part == part) for b in borders)
             name = "the device"
+            part += 1
         for tensor in needs:
             if tensor not in made:
                 raise _error(f"{name} reads {tensor!r}, which nothing before it makes", MANIFEST)
@@ -149,7 +155,11 @@ def _check_segments(bundle: Bundle) -> None:
 
 
 def _check_program_against_map(bundle: Bundle, expanded: Sequence[Resolved], regions: _Regions) -> None:
-    """Node numbers are in the table; DRAM is read inside one region and written only where it may change."""
+    """Node numbers are in the table; DRAM is read inside one region and written only where it may change; the program has
+    the manifest's parts."""
+    pauses = sum(instruction.name == "control.pause" for instruction in expanded)
+    if pauses + 1 != bundle.manifest.parts:
+        raise _error(f"the program has {pauses + 1} parts, the manifest {bundle.manifest.parts}", PROGRAM)
     for instruction in expanded:
         where = f"{PROGRAM}: {instruction.place}"
         if instruction.node >= max(len(bundle.manifest.nodes), 1):

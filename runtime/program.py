@@ -105,10 +105,10 @@ class Program:
 
     @property
     def transfer_ms(self) -> float:
-        """Inputs to the board's memory and outputs back, one request each way."""
+        """Inputs to the board's memory and outputs back, one request each way for every part of the program."""
         link = self.target.link
         moved = sum(border.bytes for border in (*self.manifest.inputs, *self.manifest.outputs))
-        return 2 * link.latency_us / 1e3 + moved / (link.gbytes_per_s * 1e6)
+        return 2 * self.manifest.parts * link.latency_us / 1e3 + moved / (link.gbytes_per_s * 1e6)
 
     # ---- values -----------------------------------------------------------------------------------------------------
 
@@ -165,11 +165,13 @@ class Program:
 
     def _run_batch(self, inputs: Tensors, host: bool, seconds: dict[str, float], watch: Watch | None) -> dict[str, AnyArray]:
         values: dict[str, AnyArray] = dict(inputs)
+        part = 0
         for segment in self.manifest.segments:
             if isinstance(segment, DeviceEntry):
                 start = time.perf_counter()
-                values.update(self._run_device(values, watch))
+                values.update(self._run_device(values, part, watch))
                 seconds["device"] += time.perf_counter() - start
+                part += 1
             elif host:
                 made, taken = self._host[segment.file].run(values)
                 seconds[segment.file] += taken
@@ -177,20 +179,26 @@ class Program:
         return values
 
     def border_inputs(self, inputs: Tensors) -> dict[str, AnyArray]:
-        """The tensors at the device's border for one batch of model inputs: the host segments before it are run."""
+        """The tensors at the device's border for one batch of model inputs: what comes before its last part is run."""
         values: dict[str, AnyArray] = dict(inputs)
+        part = 0
         for segment in self.manifest.segments:
             if isinstance(segment, DeviceEntry):
-                break
-            values.update(self._host[segment.file].run(values)[0])
+                part += 1
+                if part == self.manifest.parts:
+                    break
+                values.update(self._run_device(values, part - 1))
+            else:
+                values.update(self._host[segment.file].run(values)[0])
         return {border.name: values[border.name] for border in self.manifest.inputs}
 
-    def _run_device(self, values: Tensors, watch: Watch | None) -> dict[str, AnyArray]:
+    def _run_device(self, values: Tensors, part: int, watch: Watch | None = None) -> dict[str, AnyArray]:
         for border in self.manifest.inputs:
-            self._check_ids(border, values[border.name])
-            self._store_input(border, values[border.name])
-        self._simulator.run(watch)
-        return {border.name: self._read_output(border) for border in self.manifest.outputs}
+            if border.part == part:
+                self._check_ids(border, values[border.name])
+                self._store_input(border, values[border.name])
+        self._simulator.run(part, watch)
+        return {border.name: self._read_output(border) for border in self.manifest.outputs if border.part == part}
 
     def _border_view(self, border: BorderEntry) -> AnyArray:
         region = next(r for r in self._simulator.memories.dram if r.offset <= border.offset < r.end)

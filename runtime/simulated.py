@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from hw_targets.errors import UsageError
 from runtime.buckets import BucketProgram
-from runtime.inference_session import open_program
 from runtime.cpu.program import CpuProgram
+from runtime.inference_session import open_program
 from runtime.ledger import LayerCycles, Roofline
 from runtime.program import Program
 

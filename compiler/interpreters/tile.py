@@ -258,4 +258,5 @@ FUNCTIONS: dict[str, Callable[[Operands, Values], None]] = {
     "vector.quantize_columns": _quantize_columns,
     "vector.pool": _pool,
     "vector.heads": _heads,
+    "control.pause": lambda o, v: None,
 }

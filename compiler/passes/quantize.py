@@ -134,6 +134,10 @@ class _Quantizer:
                 for index, value in enumerate(op.arguments):
                     op.operands[index] = self._output(value, op)
                 continue
+            if isinstance(op, nn.HandOverOp):
+                replaced.append(op)
+                self._hand_over(op)
+                continue
             if op in late:
                 replaced.append(op)
             elif op in completions and isinstance(op, nn.BinaryOp):
@@ -148,6 +152,15 @@ class _Quantizer:
             if not any(True for _ in op.results[0].uses):
                 op.detach()
                 op.erase()
+
+    def _hand_over(self, op: nn.HandOverOp) -> None:
+        """Values in the type they had; what another part reads is there in bf16 too, and that is what is handed over."""
+        for value in op.values:
+            if not value.has_one_use():
+                self._bf16(value, op)
+        new = nn.HandOverOp(op.tensors, [self._output(value, op) for value in op.values])
+        self._emit(new, op, op)
+        self.primary.update(zip(op.outs, new.outs, strict=True))
 
     def _convert(self, op: Operation) -> bool:
         """Make the integer form of `op`; False if it stays as it is."""
@@ -461,7 +474,7 @@ class _Quantizer:
 
     def reshape(self, op: nn.ReshapeOp) -> SSAValue:
         """Of the stored bf16 form, unless only the caller sees the result: then a finished fp32 value stays one."""
-        finished = all(isinstance(use.operation, ReturnOp) for use in op.result.uses)
+        finished = all(isinstance(use.operation, ReturnOp | nn.HandOverOp) for use in op.result.uses)
         x = self._now(op.x) if finished else self._bf16(op.x, op)
         new = nn.ReshapeOp(x, TensorType(nn.element_type_of(x), nn.shape_of(op.result)))
         self._emit(new, op, op)

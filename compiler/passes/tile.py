@@ -40,7 +40,7 @@ def _extent(function: FuncOp) -> Extent:
 
 
 def _kept_bytes(op: nn.QLinearOp) -> int:
-    is_output = all(isinstance(use.operation, ReturnOp | nn.ReshapeOp) for use in op.result.uses)
+    is_output = all(isinstance(use.operation, ReturnOp | nn.HandOverOp | nn.ReshapeOp) for use in op.result.uses)
     return 0 if is_output else prod(nn.shape_of(op.result))
 
 
@@ -74,9 +74,12 @@ def _lower(function: FuncOp, plan: TilePlan, target: Target, store: WeightStore)
     returned = function.body.block.last_op
     if isinstance(returned, ReturnOp):
         selection.output_names = dict(zip(returned.arguments, names_of(function, "output_names"), strict=True))
+    for handed in function.body.block.ops:
+        if isinstance(handed, nn.HandOverOp):
+            selection.output_names.update(zip(handed.values, handed.tensors, strict=True))
     for inner in function.body.block.ops:
         if isinstance(inner, ReturnOp):
-            store_outputs(selection, inner, names_of(function, "output_names"))
+            store_outputs(selection, inner.arguments, names_of(function, "output_names"))
         else:
             lower(selection, inner)
     return block

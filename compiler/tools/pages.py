@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compiler.tools import pattern_page, supported_ops
+from compiler.tools import dialect_page, pattern_page, supported_ops
 from compiler.tools.exploring.report import schema as explore_schema
 from compiler.tools.report import schemas
 from hw_targets import docs, drawings, error_catalogue, isa_docs, schema
@@ -27,6 +27,7 @@ def _text(document: dict[str, Any]) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "DIALECTS.md": dialect_page.page,
     "ERRORS.md": error_catalogue.page,
     "ISA.md": isa_docs.render,
     "PATTERNS.md": pattern_page.page,

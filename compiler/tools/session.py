@@ -32,6 +32,7 @@ from compiler.tools import inputs as run_inputs
 from compiler.tools.baseline import DENSE, compared, dense_options, print_comparison, read_baseline
 from compiler.tools.compiled import Compiled
 from compiler.tools.dense_twin import dense_layers
+from compiler.tools.foresight import check_disk, check_memory, output_bytes, steps
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
 from compiler.tools.options import Options
 from compiler.tools.packaging import build_bundle
@@ -234,6 +235,8 @@ class Session:
 
     def _after_load(self, stage: str) -> None:
         """Keep what later checks want of a dump, where it still has it."""
+        if stage in ("import", "fuse", "sparsify", "quantize", "encode"):
+            self._foresee(stage, self.module)
         if stage == "quantize":
             self.golden = self.module.clone()
         elif stage == "encode":
@@ -271,6 +274,8 @@ class Session:
             runner.run(self.module, (stage,))
 
     def _after_stage(self, stage: Stage, module: ModuleOp) -> None:
+        if stage.name in ("import", "fuse"):
+            self._foresee(stage.name, module)
         if stage.name == "fuse":
             self.preflight = preflight(module)
             record_macs(module, self.preflight.device_macs + self.preflight.host_macs)
@@ -289,6 +294,15 @@ class Session:
             dump(module, self.store, Path(self.options.dump_stages) / f"{number}.{stage.name}.mlir")
         if self.options.verify_each and self.imported is not None:
             self._verify_stage(stage.name, module)
+
+    def _foresee(self, stage: str, module: ModuleOp) -> None:
+        """Raises InputError for what the machine has no room for, before anything slow and before anything is written."""
+        options = self.options
+        if options.check or options.list_layers or options.emit in ("import", "fuse"):
+            return
+        check_memory(steps(options, self.kind, stage, module))
+        place = options.output or options.dump_stages or default_output(options, self.machine)
+        check_disk(Path(place).resolve(), output_bytes(options, self.kind, module))
 
     def pruned_model(self) -> onnx.ModelProto:
         """The ONNX model with the weights that were compiled: what other engines are compared on."""

@@ -12,14 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hw_targets.errors import HpccError, InputError, MissingToolError, UsageError
-
-if TYPE_CHECKING:
-    from compiler.tools.cpu_session import CpuCompiled
 
 NEEDS = "pip install 'hpcc[export]'"
 OPTIONS = ("target", "sparsity", "precision")
@@ -150,7 +147,8 @@ class _Compiled:
 
     def _compile(self) -> None:
         """Export and compile with the parameters' present values. Raises HpccError."""
-        import hpcc
+        from compiler.tools.options import Options
+        from compiler.tools.session import open_session
 
         torch = _torch()
         self.versions = {index: value._version for index, value in self.fixed.items()}
@@ -162,9 +160,16 @@ class _Compiled:
             names = _names(path)
             shapes = dict(zip(names, inputs, strict=True))
             target = self.options.get("target", "cpu-host")
-            chosen = {name: self.options[name] for name in ("sparsity", "precision") if name in self.options}
-            compiled = hpcc.compile(path, target, shapes=shapes, verify=False, **chosen)
-        self.program: CpuCompiled | Any = compiled
+            options = Options(
+                model=str(path),
+                target=target,
+                shapes=shapes,
+                sparsity=self.options.get("sparsity"),
+                precision=self.options.get("precision"),
+                verify=False,
+                quiet=True,
+            )
+            self.program = open_session(options).compile()
         self.names = names
 
     def __call__(self, *arguments: Any) -> list[Any]:

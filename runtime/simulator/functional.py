@@ -149,7 +149,11 @@ class Simulator:
         self._activations: list[tuple[int, Extent]] = []
         """(step, region) of the latest writes to the activation memory."""
         self._steps: list[tuple[Resolved, Step]] = []
+        self._begins = [0]
+        """The first step of each part: a program pauses between two."""
         for instruction in program:
+            if instruction.name == "control.pause":
+                self._begins.append(len(self._steps))
             prepare = PREPARE.get(instruction.name)
             if prepare is not None:
                 self._steps.append((instruction, self._prepare(prepare, instruction)))
@@ -208,13 +212,20 @@ class Simulator:
         matrix = self._resident.get(region)
         return matrix if matrix is not None and matrix.layout == layout else None
 
-    def run(self, watch: Watch | None = None) -> None:
-        """Execute the program once; `watch` sees every step. Raises InputError for data no machine could work on (a token id
-        out of range)."""
-        if self.options.poison:
+    @property
+    def parts(self) -> int:
+        """How often the program runs between its beginning, its pauses and its end."""
+        return len(self._begins)
+
+    def run(self, part: int | None = None, watch: Watch | None = None) -> None:
+        """Execute the program once, or one of its parts, in order; `watch` sees every step. Raises InputError for data no
+        machine could work on (a token id out of range)."""
+        if self.options.poison and not part:
             self.memories.fill(POISON)
+        ends = [*self._begins[1:], len(self._steps)]
+        steps = self._steps if part is None else self._steps[self._begins[part] : ends[part]]
         with np.errstate(all="ignore"):  # numbers overflow here as they do on the machine, without a word
-            for instruction, step in self._steps:
+            for instruction, step in steps:
                 try:
                     if watch is not None:
                         watch.before(instruction, self.memories)

@@ -22,13 +22,9 @@ CATALOGUE = entries()
 
 EARLIER = {"HPCC1406"}
 """An earlier check refuses what these would, unless a module was made by hand."""
-TRAINING = {"HPCC1550", "HPCC1554", "HPCC1558", "HPCC1559"}
-"""What needs torch or a model that hpcc does not support: tests/unit/test_training_torch.py has them."""
-PRUNING = {"HPCC1861", "HPCC1863", "HPCC2269"}
-"""A full disk, a node that only the host runs, a pattern of a plug-in: tests/unit has the first."""
 EXPLORING = {f"HPCC{number}" for number in (1570, 1576, 1577, 1579, 1583, 1584, 1585, 3401, 4011, 5130, 5131, 5132)}
 """What shows only once a search runs, or where packages are missing: tests/e2e/test_explore.py has those that can be met."""
-UNTRIGGERED = EARLIER | TRAINING | PRUNING | EXPLORING
+UNTRIGGERED = EARLIER | EXPLORING
 
 
 def raised() -> dict[str, set[tuple[str, str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ def data(spec: Encoder = BASE, count: int = 24, seed: int = 5) -> dict[str, Any]
     return feeds(spec, count, 8, seed)
 
 
-def matrices(path: Path) -> dict[str, np.ndarray]:
+def matrices(path: Path, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The linears' matrices out x in, as hpcc reads them back."""
-    imported = fused(path, {})
+    imported = fused(path, shapes)
     return {role: np.array(matrix_of(op, imported)) for role, op in linears_of(imported.module).items()}
 
 
@@ -91,6 +92,33 @@ def test_fused_and_split_projections_prune_alike(method: str, tmp_path: Path) ->
         for role, matrix in found[0].items():
             assert np.array_equal(matrix != 0, other[role] != 0), role
             assert np.allclose(matrix, other[role], atol=1e-4), role
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["magnitude", "second-order"])
+def test_both_exporters_prune_alike(method: str, l6_export: Callable[..., Path], tmp_path: Path) -> None:
+    """Two graph styles of the same weights: the same masks, and values as near as float sums are."""
+    found = {}
+    for exporter in ("torchscript", "dynamo"):
+        model = l6_export(exporter, "pool")
+        names = [entry.name for entry in onnx.load(str(model)).graph.input]
+        random = np.random.default_rng(0)
+        ids = random.integers(1000, 20000, (8, 24))
+        samples = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        calibrate = {name: samples[name] for name in names} if method == "second-order" else None
+        output = tmp_path / f"{exporter}.onnx"
+        scope = ["layer.0.*"] if method == "second-order" else []
+        hpcc.prune(model, "nm:2:4", method=method, calibrate=calibrate, scope=scope, output=output)
+        found[exporter] = matrices(output, input_ids=(8, 24))
+    first, second = found.values()
+    assert first.keys() == second.keys()
+    for role, matrix in first.items():
+        other = second[role]
+        differ = np.count_nonzero((matrix != 0) != (other != 0))
+        if method == "magnitude":
+            assert np.array_equal(matrix, other), role
+        assert differ <= 1e-3 * matrix.size, (role, differ)
+        assert np.linalg.norm(matrix - other) <= 0.02 * np.linalg.norm(matrix), role
 
 
 @pytest.mark.parametrize("form", DEQUANTISED)

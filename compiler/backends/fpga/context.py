@@ -91,8 +91,10 @@ class Context:
 
     def buffer_of(self, value: SSAValue) -> Buffer:
         origin = origin_of(value)
+        owner = origin.owner
+        if origin not in self.buffers and isinstance(owner, nn.WeightOp):
+            self._stored(owner)
         if origin not in self.buffers:
-            owner = origin.owner
             raise InputError(
                 "HPCC1406",
                 "the device has no place for a tensor that an instruction reads",
@@ -100,6 +102,12 @@ class Context:
                 hint="ids, 0/1 masks and fp32 activations can enter the device",
             )
         return self.buffers[origin]
+
+    def _stored(self, op: nn.WeightOp) -> None:
+        """A bf16 tensor of the file that an instruction reads as an activation (a class token, positions)."""
+        shape, key = nn.shape_of(op.result), op.key.data
+        if isinstance(nn.element_type_of(op.result), BFloat16Type) and len(shape) >= 2:
+            self.buffers[op.result] = self.b.dram("table", key, prod(shape[:-1]), shape[-1], bf16, [key])
 
     def mask_of(self, value: SSAValue) -> Buffer:
         """A 0/1 input as bytes on chip, [batch, tokens], loaded at its first use."""

@@ -151,7 +151,7 @@ def _rotary(t: Tensors, op: nn.RotaryOp, args: Args) -> SSAValue:
 @lowering_of(nn.AttentionOp)
 def _attention(t: Tensors, op: nn.AttentionOp, args: Args) -> SSAValue:
     """softmax(scale q k^T, masked) v. Heads of q are groups x neighbours that share a head of k and v."""
-    q, k, v, *masks = args
+    q, k, v, *others = args
     element, scale = result_element(op), float(np.float32(op.scale.value.data))
     b, queries, features = nn.shape_of(q)
     keys, groups, heads = nn.shape_of(k)[1], op.groups, op.heads.value.data
@@ -159,22 +159,24 @@ def _attention(t: Tensors, op: nn.AttentionOp, args: Args) -> SSAValue:
     q5 = t.reshape(q, (b, queries, groups, shared, size))
     k4, v4 = (t.reshape(x, (b, keys, groups, size)) for x in (k, v))
     scores = t.contract("bigrd,bjgd->bgrij", q5, k4)
-    boolean = op.mask_kind is not None and op.mask_kind.data == "boolean"
-    if masks:
-        masks = [t.reshape(masks[0], (b, 1, 1, 1, keys)) if boolean else _by_group(t, masks[0], groups, shared)]
+    rest = iter(others)
+    mask = None if op.mask is None else t.reshape(next(rest), (b, 1, 1, 1, keys))
+    bias = None if op.bias is None else _by_group(t, next(rest), groups, shared)
 
-    def masked(s: Scalars, score: SSAValue, *mask: SSAValue) -> SSAValue:
+    def masked(s: Scalars, score: SSAValue, *given: SSAValue) -> SSAValue:
+        values = iter(given)
         score = s.mul(score, s.like(scale, score))
-        if mask and not boolean:
-            score = s.add(score, mask[0])
-        seen: SSAValue | None = s.truth(mask[0]) if mask and boolean else None
+        if bias is not None:
+            score = s.add(score, next(values))
+        seen: SSAValue | None = None if mask is None else s.truth(next(values))
         if op.causal is not None:
             past = s.compare("ge", s.index(3), s.index(4))
             seen = past if seen is None else s.logic(arith.AndIOp, seen, past)
         return score if seen is None else s.select(seen, score, s.like(lowest(element), score))
 
-    scores = t.elementwise([scores, *masks], element, masked)
-    guarded = boolean or op.causal is not None
+    added = [value for value in (bias, mask) if value is not None]
+    scores = t.elementwise([scores, *added], element, masked)
+    guarded = mask is not None or op.causal is not None
     floor = least_finite(element) if guarded else lowest(element)  # a row without keys stays finite
     top = t.reduce(scores, [4], floor, lambda s, a, m: s.maximum(a, m), keep=True)
     e = t.elementwise([scores, top], element, lambda s, a, m: s.exp(s.sub(a, m)))
@@ -188,8 +190,8 @@ def _attention(t: Tensors, op: nn.AttentionOp, args: Args) -> SSAValue:
     return t.reshape(context, (b, queries, features))
 
 
-def _by_group(t: Tensors, mask: SSAValue, groups: int, shared: int) -> SSAValue:
-    """An additive mask, which broadcasts to batch x heads x queries x keys, with its heads as groups x neighbours."""
-    shape = (1,) * (4 - len(nn.shape_of(mask))) + nn.shape_of(mask)
+def _by_group(t: Tensors, bias: SSAValue, groups: int, shared: int) -> SSAValue:
+    """A bias, which broadcasts to batch x heads x queries x keys, with its heads as groups x neighbours."""
+    shape = (1,) * (4 - len(nn.shape_of(bias))) + nn.shape_of(bias)
     split = (groups, shared) if shape[1] != 1 else (1, 1)
-    return t.reshape(mask, (shape[0], *split, *shape[2:]))
+    return t.reshape(bias, (shape[0], *split, *shape[2:]))

@@ -8,16 +8,23 @@ for a set mask entry, and which entry that is. The calculus is exact for inputs 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
+from xdsl.dialects.builtin import TensorType
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from compiler.dialects import nn
 from compiler.interpreters.nn_float import numpy_dtype
 from compiler.passes.fusion.match import Array, Scope
+from hw_targets.host_memory import require_memory
 
 FILL_LIMIT = -9984.0
 """An addition of at most this to a score counts as masked out: -1e4 as bfloat16 holds it."""
+
+ALWAYS_FITS = 1 << 22
+BYTES_OF_AN_ELEMENT = 32
+"""Of a truth table: origin, both values, and as much again while it is computed."""
 
 _ELEMENTWISE = (nn.UnaryOp, nn.BinaryOp, nn.WhereOp, nn.CastOp)
 _MOVEMENT = (nn.ReshapeOp, nn.ExpandOp, nn.TransposeOp, nn.SliceOp, nn.ConcatOp)
@@ -62,6 +69,7 @@ class MaskProver:
         """The truth table of `value`, None if it is not a function of one mask entry per element."""
         if value not in self.tables:
             self.tables[value] = None
+            _require_room(value)
             with np.errstate(all="ignore"):
                 self.tables[value] = self._compute(value)
         return self.tables[value]
@@ -137,6 +145,14 @@ class MaskProver:
         order = np.arange(batch * tokens).reshape(batch, tokens, *(1,) * (len(shape) - 2))
         ok = np.all(table.set == 1) and np.all(table.cleared == 0) and np.all(table.origin == order)
         return table.source if ok and nn.shape_of(table.source) == (batch, tokens) else None
+
+
+def _require_room(value: SSAValue) -> None:
+    """Raises InputError for a mask of tokens x tokens that memory does not hold the tables of."""
+    size = prod(nn.shape_of(value)) if isinstance(value.type, TensorType) else 0
+    if size > ALWAYS_FITS:
+        shape = "x".join(map(str, nn.shape_of(value)))
+        require_memory(f"understanding a mask of shape {shape}", BYTES_OF_AN_ELEMENT * size)
 
 
 def _input_table(value: BlockArgument) -> TruthTable | None:
