@@ -28,11 +28,12 @@ func.func @main(%x: tensor<4x16xf32>) -> (tensor<4x12xf32>, tensor<4x16xf32>) at
 
 // -----
 
-// A linear that follows a host node does not return to the device, and its products are counted.
-// CHECK: reason = "it follows a node that runs on the host", macs = 576 : i64
-// CHECK: @main
+// A linear that follows a host node makes a second part of the device, behind a pause that hands over what the host reads.
+// CHECK: when = "between", inputs = ["a"], outputs = ["b"], nodes = [{node = "hpcc_nn.unary", op = "exp"
+// CHECK: @main(%{{.*}}: tensor<4x8xf32>, %{{.*}}: tensor<4x12xf32>) -> (tensor<4x12xf32>, tensor<4x12xf32>) attributes {input_names = ["x", "b"], output_names = ["y", "a"], input_parts = [0 : i64, 1 : i64], output_parts = [1 : i64, 0 : i64]}
 // CHECK: hpcc_nn.linear "head.0"
-// CHECK-NOT: hpcc_nn.linear "head.1"
+// CHECK-NEXT: hpcc_nn.hand_over ["a"]
+// CHECK: hpcc_nn.linear "head.1"
 func.func @main(%x: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names = ["x"], output_names = ["y"]} {
   %w = hpcc_nn.weight "w" digest "1" : tensor<12x8xf32>
   %u = hpcc_nn.weight "u" digest "2" : tensor<12x12xf32>
