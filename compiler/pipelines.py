@@ -42,7 +42,15 @@ CPU = (
 )
 """What follows is text: the C printer and the weight packer of compiler/backends/cpu."""
 
-PIPELINES: dict[str, tuple[Stage, ...]] = {"fpga": FPGA, "cpu": CPU}
+GPU = (
+    Stage("import"),
+    Stage("fuse", ("hpcc-fuse", "hpcc-partition")),
+    Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}" kind="gpu"}}',)),
+    Stage("tile", ('hpcc-tile-gpu{{target="{target}" precision="{precision}"}}',)),
+)
+"""What follows is text: the Triton printer and the weight packer of compiler/backends/gpu."""
+
+PIPELINES: dict[str, tuple[Stage, ...]] = {"fpga": FPGA, "cpu": CPU, "gpu": GPU}
 
 STAGE_NAMES = tuple(stage.name for stage in FPGA)
 
@@ -54,6 +62,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "hpcc-encode-storage": ("compiler.passes.encode_storage", "EncodeStoragePass"),
     "hpcc-tile": ("compiler.passes.tile", "TilePass"),
     "hpcc-tile-cpu": ("compiler.passes.tile_cpu", "TileCpuPass"),
+    "hpcc-tile-gpu": ("compiler.passes.tile_gpu", "TileGpuPass"),
     "hpcc-schedule": ("compiler.passes.schedule", "SchedulePass"),
     "hpcc-emit": ("compiler.passes.emit", "EmitPass"),
     "hpcc-verify-stage": ("compiler.passes.verify_stage", "VerifyStagePass"),

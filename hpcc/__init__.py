@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
     from compiler.tools.compiled import Compiled
     from compiler.tools.cpu_session import CpuCompiled
+    from compiler.tools.gpu_session import GpuCompiled
     from compiler.tools.pruning.session import Pruned
     from runtime.buckets import BucketProgram
     from runtime.cpu.program import CpuProgram
+    from runtime.gpu.program import GpuProgram
     from runtime.program import Program
 
 __all__ = ["HpccError", "compile", "load", "prune"]
@@ -44,13 +46,13 @@ def compile(
     inputs: AnyPath | Mapping[str, NDArray[Any]] | None = None,
     output: AnyPath | None = None,
     verify: bool = True,
-) -> Compiled | CpuCompiled:
-    """Compile an .onnx file for a target (a shipped name or a .toml file), simulate it (for a CPU: run it)
+) -> Compiled | CpuCompiled | GpuCompiled:
+    """Compile an .onnx file for a target (a shipped name or a .toml file), simulate it (for a CPU or a GPU: run it)
     and verify the results.
 
     `shapes` binds inputs by name, as `--shape`; `sparsity` is a specification as for `--sparsity`, None changes no
-    weight; `precision` is "fp32" or "int8", as `--precision`; `storage` overrules the choice of storage formats,
-    as `--storage`; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one
+    weight; `precision` is "fp32", "fp16", "bf16" or "int8", as `--precision`; `storage` overrules the choice of storage
+    formats, as `--storage`; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one
     batch up. The bundle is written to `output`, nowhere if that is None. The result has
     `program`, `report`, `run_report`, `outputs` (those of `inputs`, by name), `run` and `save`.
 
@@ -124,7 +126,7 @@ def prune(
     return pruned
 
 
-def load(bundle: AnyPath) -> Program | CpuProgram | BucketProgram:
+def load(bundle: AnyPath) -> Program | CpuProgram | GpuProgram | BucketProgram:
     """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged.
 
     A bundle of several shapes gives a program whose `run` also returns which of them it took.
@@ -132,14 +134,16 @@ def load(bundle: AnyPath) -> Program | CpuProgram | BucketProgram:
     from pathlib import Path
 
     from runtime.buckets import BucketProgram, is_bucket_bundle
-    from runtime.cpu.manifest import is_cpu_bundle
+    from runtime.cpu.manifest import kind_of
     from runtime.cpu.program import CpuProgram
+    from runtime.gpu.program import GpuProgram
     from runtime.program import Program
 
     path = Path(bundle)
     if is_bucket_bundle(path):
         return BucketProgram.load(path)
-    return (CpuProgram if is_cpu_bundle(path) else Program).load(path)
+    kinds = {"cpu": CpuProgram, "gpu": GpuProgram}
+    return kinds.get(kind_of(path), Program).load(path)
 
 
 def __getattr__(name: str) -> str:

@@ -15,7 +15,18 @@ from hw_targets import resources
 from hw_targets.catalogue import target_files
 from hw_targets.cpu import HOST, CpuTarget, detect_cache, detect_isa
 from hw_targets.errors import InfeasibleError, InputError, UsageError
-from hw_targets.schema import FORMS, AcceleratorTable, Count, CpuTargetFile, Quantity, ResourceTable, TargetFile
+from hw_targets.gpu import GpuTarget
+from hw_targets.schema import (
+    FORMS,
+    AcceleratorTable,
+    AnyTargetFile,
+    Count,
+    CpuTargetFile,
+    GpuTargetFile,
+    Quantity,
+    ResourceTable,
+    TargetFile,
+)
 from hw_targets.target import (
     Accelerator,
     Clock,
@@ -26,6 +37,8 @@ from hw_targets.target import (
     Resources,
     Target,
 )
+
+AnyTarget = Target | CpuTarget | GpuTarget
 
 UNSIZED = Accelerator(1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1)
 
@@ -38,7 +51,7 @@ def load_target(name_or_path: str | Path) -> Target:
     return target
 
 
-def load_any_target(name_or_path: str | Path) -> Target | CpuTarget:
+def load_any_target(name_or_path: str | Path) -> AnyTarget:
     """The target of a shipped name, or of a .toml file (anything with a slash or the suffix .toml is a path).
 
     Raises UsageError for an unknown name or a missing file, InputError for a file with a wrong content, and
@@ -56,7 +69,7 @@ def load_any_target(name_or_path: str | Path) -> Target | CpuTarget:
     return load_target_file(shipped[text])
 
 
-def load_target_file(path: Path) -> Target | CpuTarget:
+def load_target_file(path: Path) -> AnyTarget:
     """The target of a .toml file; see load_any_target."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -75,11 +88,13 @@ def parse_target(text: str, *, where: str) -> Target:
     return target
 
 
-def parse_any_target(text: str, *, where: str) -> Target | CpuTarget:
+def parse_any_target(text: str, *, where: str) -> AnyTarget:
     """The target of a TOML text; `where` names it in errors."""
     form = parse_form(text, where=where)
     if isinstance(form, CpuTargetFile):
         return _cpu(form, where)
+    if isinstance(form, GpuTargetFile):
+        return _gpu(form)
     try:
         return _sized(form)
     except InfeasibleError as error:
@@ -87,7 +102,7 @@ def parse_any_target(text: str, *, where: str) -> Target | CpuTarget:
         raise
 
 
-def parse_form(text: str, *, where: str) -> TargetFile | CpuTargetFile:
+def parse_form(text: str, *, where: str) -> AnyTargetFile:
     """A TOML text as the form of its kind; nothing is sized or detected yet."""
     try:
         document = tomllib.loads(text)
@@ -122,6 +137,26 @@ def _cpu(form: CpuTargetFile, where: str) -> CpuTarget:
         isa, l1, l2 = detect_isa(where), detect_cache(1, l1), detect_cache(2, l2)
         sources = tuple((key, "detected") for key, _ in sources)
     return CpuTarget(form.name, form.kind, form.summary, isa, l1, l2, sources)
+
+
+def _gpu(form: GpuTargetFile) -> GpuTarget:
+    gpu = form.gpu
+    return GpuTarget(
+        name=form.name,
+        kind=form.kind,
+        summary=form.summary,
+        capability=gpu.capability,
+        multiprocessors=gpu.multiprocessors.value,
+        block_shared_bytes=gpu.block_shared_bytes.value,
+        shared_bytes=gpu.shared_bytes.value,
+        l2_bytes=gpu.l2_bytes.value,
+        memory_gbytes_per_s=gpu.memory_gbytes_per_s.value,
+        fp32_tflops=gpu.fp32_tflops.value,
+        fp16_tflops=gpu.fp16_tflops.value,
+        int8_tops=gpu.int8_tops.value,
+        sparse_speedup=gpu.sparse_speedup.value,
+        sources=tuple(sources_of(form)),
+    )
 
 
 def _number(value: int | str) -> int | None:

@@ -33,7 +33,7 @@ PERCENTILE = 0.9
 
 def main_run(arguments: Sequence[str] | None = None) -> int:
     """`hpcc-run`: exit status."""
-    parser = Parser(prog="hpcc-run", description="Run a compiled program, on the simulator or on this CPU.")
+    parser = Parser(prog="hpcc-run", description="Run a compiled program, on the simulator, on this CPU or on a GPU.")
     parser.add_argument("bundle", type=Path, help="folder written by hpcc")
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input name, first axis samples")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="where the outputs go")
@@ -66,14 +66,19 @@ def main_objdump(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from runtime.buckets import is_bucket_bundle
-    from runtime.cpu.manifest import is_cpu_bundle
+    from runtime.cpu.manifest import kind_of
 
     if options.repeat < 1:
         raise UsageError("HPCC2601", f"--repeat {options.repeat} is not at least 1")
     if options.threads < 0:
         raise UsageError("HPCC2601", f"--threads {options.threads} is negative")
-    if is_cpu_bundle(options.bundle):
+    kind = kind_of(options.bundle)
+    if kind == "cpu":
         _run_cpu(options)
+    elif kind == "gpu":
+        from runtime.gpu.commands import run
+
+        run(options)
     elif is_bucket_bundle(options.bundle):
         _run_buckets(options)
     else:
@@ -170,7 +175,7 @@ def _run_cpu(options: argparse.Namespace) -> None:
         import numpy as np
 
         random = np.random.default_rng(0)
-        inputs = {e.name: _made_up(e, program.id_limits.get(e.name, 2), random) for e in program.manifest.model_inputs}
+        inputs = {e.name: made_up(e, program.id_limits.get(e.name, 2), random) for e in program.manifest.model_inputs}
         print(f"note: no --inputs: made up {', '.join(inputs)} from names and types", file=sys.stderr)
     else:
         inputs = read_npz(options.inputs)
@@ -280,10 +285,10 @@ def made_up_inputs(program: Program, seed: int = 0) -> Arrays:
 
     random = np.random.default_rng(seed)
     limits = program.id_limits
-    return {entry.name: _made_up(entry, limits.get(entry.name, 2), random) for entry in program.manifest.model_inputs}
+    return {entry.name: made_up(entry, limits.get(entry.name, 2), random) for entry in program.manifest.model_inputs}
 
 
-def _made_up(entry: TensorEntry, limit: int, random: np.random.Generator) -> NDArray[Any]:
+def made_up(entry: TensorEntry, limit: int, random: np.random.Generator) -> NDArray[Any]:
     import numpy as np
 
     if "mask" in entry.name:
@@ -357,10 +362,16 @@ def _dump(options: argparse.Namespace) -> None:
     from hw_targets.asm import disassemble
     from runtime.buckets import is_bucket_bundle
     from runtime.bundle import load_bundle
-    from runtime.cpu.manifest import is_cpu_bundle
+    from runtime.cpu.manifest import kind_of
 
-    if is_cpu_bundle(options.bundle):
+    kind = kind_of(options.bundle)
+    if kind == "cpu":
         print(cpu_sections(options.bundle))
+        return
+    if kind == "gpu":
+        from runtime.gpu.commands import sections as gpu_sections
+
+        print(gpu_sections(options.bundle))
         return
     if is_bucket_bundle(options.bundle):
         print(bucket_sections(options.bundle))

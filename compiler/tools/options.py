@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGES = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit")
-EMIT_FORMS = (*STAGES, "asm", "c", "program")
+EMIT_FORMS = (*STAGES, "asm", "c", "triton", "program")
 """Of all kinds of targets; what a kind does not have is refused once the target is known."""
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Options:
     recipe: str | None = None
     """A file that says which pattern each layer gets, in the place of `sparsity`."""
     precision: str | None = None
-    """None is the one of the target's kind: int8 for an FPGA, fp32 for a CPU."""
+    """None is the one of the target's kind: int8 for an FPGA, fp32 for a CPU, fp16 for a GPU."""
     storage: str = "auto"
     """The storage format of the weights that it can hold; auto takes the best of each."""
     inputs: str | Mapping[str, NDArray[Any]] | None = None
