@@ -66,6 +66,7 @@ bench: $(VENV)/.bench $(VENV)/.peers
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.accelerator
 	@$(BIN)/python -m benchmarks.boards
+	@$(BIN)/python -m benchmarks.lengths
 	@$(BIN)/python -m benchmarks.cpu
 
 lint: $(VENV)/.dev

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,10 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks import texts, workloads
 from benchmarks.__main__ import conditions
 from benchmarks.finetuning_report import report
-from compiler.sparsity.base import METADATA_KEY
+from compiler.sparsity.base import Dense, Pattern
 from compiler.sparsity.patterns import parse_pattern
+from compiler.tools.pruning.options import PruneOptions
+from compiler.tools.pruning.session import PruneSession
 from compiler.training.plan import Settings
 from hw_targets.errors import HpccError
 
@@ -35,12 +38,17 @@ Array = NDArray[Any]
 SPLIT_SEED = 20261124
 SIZES = (6030, 500, 2000)
 LENGTH = 48
-UNLABELLED_SENTENCES = 370
+UNLABELLED_SENTENCES = 6000
 CPU_SHAPE = "hp:rows=4,window=in,keep=1/4,fine=dense"
 PATTERNS = ("dense", "nm:2:4", "nm:2:8", "hp:0.75", CPU_SHAPE, "nm:1:8", "hp:0.9")
 PLAIN = Settings(376, loss="labels", rate=1e-4, head_rate=1e-3, evaluate=37, save=50, weight_decay=0.01)
 """Two epochs of 6,030 sentences."""
-DISTIL = Settings(200, loss="distill", rate=5e-4, head_rate=5e-4, evaluate=20, save=50, weight_decay=0.0)
+DISTIL = Settings(
+    1100, loss="distill", rate=3e-4, head_rate=3e-4, evaluate=55, save=50, weight_decay=0.0, gradual=0.0, regulariser=50.0
+)
+"""From second-order reconstruction, so nothing is gradual. 1 / regulariser is about the size of the weights: Adam moves a
+weight by the rate whatever its gradient is, and a pull of less would not hold the masked ones."""
+CALIBRATION = 256
 
 
 def with_head(source: Path, out: Path, seed: int) -> None:
@@ -77,18 +85,25 @@ def write_samples(folder: Path) -> None:
 
 
 class Remembered:
-    """A teacher that remembers its answers, as bf16: the runs of all patterns see the same batches in the same order."""
+    """A teacher whose answers are kept in files, hidden states as bf16: all patterns see the same batches in one order."""
 
-    def __init__(self, teacher: Any, known: dict[bytes, Any]) -> None:
-        self._teacher, self._known = teacher, known
+    def __init__(self, teacher: Any, folder: Path) -> None:
+        self._teacher, self._folder = teacher, folder
+        folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, length: int, inputs: Mapping[str, Array]) -> Any:
-        key = hashlib.blake2b(inputs["input_ids"].tobytes(), digest_size=16).digest()
-        if key not in self._known:
+        import torch  # pyright: ignore[reportMissingImports]
+
+        from compiler.training.network import Result
+
+        path = self._folder / hashlib.blake2b(inputs["input_ids"].tobytes(), digest_size=16).hexdigest()
+        if not path.exists():
             result = self._teacher(length, inputs)
-            result.hidden = [hidden.bfloat16() for hidden in result.hidden]
-            self._known[key] = result
-        return self._known[key]
+            hidden = [value.bfloat16() for value in result.hidden]
+            unfinished = path.with_suffix(f".{os.getpid()}")
+            torch.save({"outputs": result.outputs, "hidden": hidden, "mask": result.mask}, unfinished)
+            unfinished.replace(path)
+        return Result(**torch.load(path))
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
@@ -102,36 +117,38 @@ def train(
     model: Path,
     samples: Path,
     dev: Path,
-    spec: str,
+    patterns: Sequence[Pattern],
     settings: Settings,
     teacher: Path | None,
-    out: Path,
-    known: dict[bytes, Any] | None = None,
+    outs: Sequence[Path],
+    answers: Path | None = None,
 ) -> None:
-    """One run, resumed if it was begun; `out` and a .json beside it say that it is done."""
+    """One run, resumed if it was begun: a file for each pattern, one or the rungs of a ladder. A .json beside each says that
+    it is done. `answers` keeps the teacher's."""
     from compiler.tools.pruning.onnx_output import write_tensors
-    from compiler.tools.training.run import HISTORY, Request, RungDone, TrainingRun
+    from compiler.tools.training.run import Request, RungDone, TrainingRun
 
-    if out.exists():
-        print(f"{out.name}: is there", flush=True)
+    last = outs[-1]
+    if last.exists():
+        print(f"{last.name}: is there", flush=True)
         return
     started, cpu = time.perf_counter(), time.process_time()
-    pattern = parse_pattern(spec).canonical()
 
     def progress(step: int, loss: float) -> None:
         if step % 20 == 0:
             minutes = (time.perf_counter() - started) / 60
-            print(f"{out.stem}: step {step} of {settings.steps}, loss {loss:.4f}, {minutes:.1f} min", flush=True)
+            print(f"{last.stem}: step {step} of {settings.steps}, loss {loss:.4f}, {minutes:.1f} min", flush=True)
 
-    request = Request(model, samples, [pattern], settings, dev, teacher, "logits", out.with_suffix(".run"))
+    request = Request(model, samples, patterns, settings, dev, teacher, "logits", last.with_suffix(".run"))
     run = TrainingRun(request, progress)
-    if run.teacher is not None and known is not None:
-        run.teacher = Remembered(run.teacher, known)  # pyright: ignore[reportAttributeAccessIssue]
+    if run.teacher is not None and answers is not None:
+        run.teacher = Remembered(run.teacher, answers)  # pyright: ignore[reportAttributeAccessIssue]
     for note in run.notes:
         print(note, file=sys.stderr)
 
     def finished(done: RungDone) -> None:
-        write_tensors(model, done.tensors, out, {METADATA_KEY: done.pattern.spec(), HISTORY: done.history})
+        out = outs[done.rung]
+        write_tensors(model, done.tensors, out, done.metadata)
         facts = {
             "pattern": done.pattern.spec(),
             "zeros": done.zeros,
@@ -155,16 +172,30 @@ def prepare(folder: Path, seed: int, changes: Mapping[str, Any]) -> None:
     start, teacher = folder / f"start-{seed}.onnx", folder / f"teacher-{seed}.onnx"
     if not start.exists():
         with_head(workloads.l6_model("torchscript", "pool"), start, seed)
-    train(start, folder / "train.npz", folder / "dev.npz", "dense", replace(PLAIN, seed=seed, **changes), None, teacher)
+    settings = replace(PLAIN, seed=seed, **changes)
+    train(start, folder / "train.npz", folder / "dev.npz", [Dense()], settings, None, [teacher])
+
+
+def start_of(folder: Path, spec: str, seed: int) -> Path:
+    """The teacher as second-order reconstruction brings it to the pattern, calibrated on training sentences."""
+    out = folder / f"{name_of(spec)}-start-{seed}.onnx"
+    if not out.exists():
+        with np.load(folder / "train.npz") as data:
+            rows = np.random.default_rng(seed).permutation(len(data["labels"]))[:CALIBRATION]
+            samples = {name: data[name][rows] for name in data.files if name != "labels"}
+        options = PruneOptions(str(folder / f"teacher-{seed}.onnx"), str(out), spec, calibrate=samples, quiet=True)
+        PruneSession(options).run().save(out)
+    return out
 
 
 def train_all(folder: Path, patterns: Sequence[str], seed: int, changes: Mapping[str, Any]) -> None:
     teacher = folder / f"teacher-{seed}.onnx"
     settings = replace(DISTIL, seed=seed, **changes)
-    known: dict[bytes, Any] = {}
     for spec in patterns:
-        out = folder / f"{name_of(spec)}-{seed}.onnx"
-        train(teacher, folder / "distil.npz", folder / "dev.npz", spec, settings, teacher, out, known)
+        out, pattern = folder / f"{name_of(spec)}-{seed}.onnx", parse_pattern(spec).canonical()
+        begin = teacher if spec == "dense" or settings.gradual else start_of(folder, spec, seed)
+        answers = folder / f"answers-{seed}"
+        train(begin, folder / "distil.npz", folder / "dev.npz", [pattern], settings, teacher, [out], answers)
 
 
 def main(arguments: list[str] | None = None) -> int:

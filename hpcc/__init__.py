@@ -20,25 +20,30 @@ from hw_targets.errors import HpccError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch.nn import Module  # pyright: ignore[reportMissingImports]
 
     from compiler.tools.compiled import Compiled
     from compiler.tools.cpu_session import CpuCompiled
+    from compiler.tools.exploring.run import Explored
     from compiler.tools.gpu_session import GpuCompiled
     from compiler.tools.pruning.session import Pruned
     from runtime.buckets import BucketProgram
     from runtime.cpu.program import CpuProgram
     from runtime.gpu.program import GpuProgram
+    from runtime.inference_session import InferenceSession
     from runtime.program import Program
+    from runtime.simulated import Simulated
 
-__all__ = ["HpccError", "compile", "load", "prune"]
+__all__ = ["HpccError", "InferenceSession", "compile", "explore", "load", "prune", "simulate"]
 
 AnyPath = str | PathLike[str]
 
 
 def compile(
-    model: AnyPath,
+    model: AnyPath | Module,
     target: AnyPath,
     *,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     sparsity: str | None = None,
     precision: str | None = None,
@@ -47,9 +52,11 @@ def compile(
     output: AnyPath | None = None,
     verify: bool = True,
 ) -> Compiled | CpuCompiled | GpuCompiled:
-    """Compile an .onnx file for a target (a shipped name or a .toml file), simulate it (for a CPU or a GPU: run it)
-    and verify the results.
+    """Compile an .onnx file or a torch.nn.Module for a target (a shipped name or a .toml file), simulate it (for a CPU or
+    a GPU: run it) and verify the results.
 
+    A module goes through torch.export with `example_inputs`, tensors in the order of its arguments or by their names, whose
+    shapes the program then has; the extra `export` is needed for it.
     `shapes` binds inputs by name, as `--shape`; `sparsity` is a specification as for `--sparsity`, None changes no
     weight; `precision` is "fp32", "fp16", "bf16" or "int8", as `--precision`; `storage` overrules the choice of storage
     formats, as `--storage`; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one
@@ -64,6 +71,12 @@ def compile(
     from compiler.tools.options import Options
     from compiler.tools.session import open_session
 
+    if not isinstance(model, str | PathLike):
+        from compiler.tools.torch_modules import exported
+
+        with exported(model, example_inputs) as path:
+            given = {"shapes": shapes, "sparsity": sparsity, "precision": precision, "storage": storage}
+            return compile(path, target, inputs=inputs, output=output, verify=verify, **given)
     options = Options(
         model=fspath(model),
         target=fspath(target),
@@ -126,6 +139,53 @@ def prune(
     return pruned
 
 
+def explore(
+    model: AnyPath,
+    task: AnyPath,
+    max_latency_ms: float,
+    min_accuracy: float,
+    *,
+    output: AnyPath = "explore",
+    targets: Sequence[str] = ("fpga-*",),
+    patterns: Sequence[str] = ("hp", "nm"),
+    mixed: bool = False,
+    objective: str = "cheapest",
+    budget: int = 200,
+    costs: Mapping[str, float] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    method: str | None = None,
+    workers: int = 1,
+) -> Explored:
+    """The device, and the sparsity, that meet a latency and an accuracy limit; the options are those of `hpcc-explore`.
+
+    The result's `exploration` is explore.json, `found` says if there is a winner; `output` holds the journal, the answer
+    and the winner's bundle, and is taken up again by a second call. Raises HpccError.
+    """
+    from os import fspath
+
+    from compiler.tools.exploring.options import ExploreOptions
+    from compiler.tools.exploring.run import explore as search
+
+    options = ExploreOptions(
+        fspath(model),
+        fspath(task),
+        max_latency_ms,
+        min_accuracy,
+        output=fspath(output),
+        targets=tuple(targets),
+        patterns=tuple(patterns),
+        mixed=mixed,
+        objective=objective,
+        budget=budget,
+        costs=dict(costs or {}),
+        shapes={name: tuple(shape) for name, shape in (shapes or {}).items()},
+        method=method,
+        workers=workers,
+        quiet=True,
+    )
+    return search(options)
+
+
 def load(bundle: AnyPath) -> Program | CpuProgram | GpuProgram | BucketProgram:
     """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged.
 
@@ -133,22 +193,31 @@ def load(bundle: AnyPath) -> Program | CpuProgram | GpuProgram | BucketProgram:
     """
     from pathlib import Path
 
-    from runtime.buckets import BucketProgram, is_bucket_bundle
-    from runtime.cpu.manifest import kind_of
-    from runtime.cpu.program import CpuProgram
-    from runtime.gpu.program import GpuProgram
-    from runtime.program import Program
+    from runtime.inference_session import open_program
 
-    path = Path(bundle)
-    if is_bucket_bundle(path):
-        return BucketProgram.load(path)
-    kinds = {"cpu": CpuProgram, "gpu": GpuProgram}
-    return kinds.get(kind_of(path), Program).load(path)
+    return open_program(Path(bundle))
 
 
-def __getattr__(name: str) -> str:
+def simulate(
+    program: AnyPath | Program | CpuProgram | GpuProgram | BucketProgram, inputs: Mapping[str, NDArray[Any]] | None = None
+) -> Simulated:
+    """The cycles of a program for an accelerator, and with `inputs` (arrays by name, the first axis counts samples) its
+    outputs; without, nothing is computed. `program` is a bundle folder or what `load` gives.
+
+    Raises UsageError for a program of another kind, InputError for a damaged bundle or inputs that do not fit.
+    """
+    from runtime.simulated import simulate_program
+
+    return simulate_program(program, inputs)
+
+
+def __getattr__(name: str) -> Any:
     if name == "__version__":
         from compiler.tools.hpcc import installed_version
 
         return installed_version()
+    if name == "InferenceSession":
+        from runtime.inference_session import InferenceSession
+
+        return InferenceSession
     raise AttributeError(f"module 'hpcc' has no attribute {name!r}")

@@ -60,6 +60,8 @@ def check_expanded(expanded: Sequence[Resolved], semaphores: Sequence[Semaphore]
         _check_fields(instruction)
         _check_rows_apart(instruction)
         clock = _start(instruction, clocks, tokens)
+        if instruction.name == "control.pause":  # everything before it is complete when it ends
+            clock = clocks[CONTROL] = [max(entries) for entries in zip(*clocks, strict=True)]
         for region, writes in accesses(instruction):
             _check_bounds(instruction, region, sizes)
             memories[region.memory].touch(instruction, region, writes, clock)

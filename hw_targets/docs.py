@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hw_targets import resources
+from hw_targets import resources, sizing
 from hw_targets.catalogue import FOLDER, target_files
 from hw_targets.cpu import ISAS
 from hw_targets.load import load_any_target, load_target, parse_form, sources_of
@@ -37,6 +37,12 @@ which resource is short and by how much. `load_target(name_or_path).explain()` t
 * `lanes` is a power of two, chosen together with them: the product of two times, BERT-base dense and with hp:0.75 on 128
   tokens, is least. A time is MATRIX's or VECTOR's, whichever is longer ({dense:,.0f} and {pruned:,.0f} million multiplications,
   {passes:.1f} million lane passes).
+* `multipliers` is 8. For a model whose weights are mostly of one pattern (dense, N:M or HP) the compiler also tries
+  {depths} with every array and all lanes, by what that pattern alone takes: steps and padding of MATRIX for BERT-base's
+  matrices and attentions, VECTOR's passes, the longer of the two and a tenth of the other. That array is a bitstream of
+  its own; it is taken where it needs at most {worthwhile:.0%} of the common array's cycles, and the report then says so, with the
+  candidates. hp:0.9 keeps 3 of 32 inputs: 8 multipliers would mostly wait for the next window, 4 leave room for more cells
+  and lanes. A number in the file is never changed.
 * The memories then grow by turns until a ceiling, or {limits}.
 * `act_bytes`, `weight_bytes`, `acc_bytes` and `param_bytes` are the sizes of the address spaces of the instruction set
   (see ISA.md), all cores together.
@@ -67,13 +73,15 @@ Not modelled: wires between SLRs, placement inside an SLR, SLRs that differ in a
 
 def page() -> str:
     """The text of docs/TARGETS.md."""
-    limits = ", ".join(f"{name} {bytes_ >> 20} MiB" for name, bytes_ in resources.LIMITS.items())
+    limits = ", ".join(f"{name} {bytes_ >> 20} MiB" for name, bytes_ in sizing.LIMITS.items())
     introduction = INTRODUCTION.format(
-        tile_rows=resources.TILE_ROWS,
-        dense=resources.DENSE_MACS,
-        pruned=resources.PRUNED_MACS,
-        passes=resources.LANE_PASSES,
+        tile_rows=sizing.TILE_ROWS,
+        dense=sizing.DENSE_MACS,
+        pruned=sizing.PRUNED_MACS,
+        passes=sizing.LANE_PASSES,
         limits=limits,
+        depths=", ".join(map(str, sizing.MULTIPLIER_CHOICES)),
+        worthwhile=sizing.WORTHWHILE,
     )
     sections = [introduction, _boards(), _model(), _keys(), _cpus(), GPU, *(_target(name) for name in target_files())]
     return "\n".join(sections)
@@ -117,7 +125,7 @@ def _share(entry: dict[str, int]) -> str:
 
 def _chosen_row(target: Target) -> str:
     a, memory = target.accelerator, target.memory
-    bound = resources.limit(target)
+    bound = sizing.limit(target)
     binds = ", ".join(violation.name for violation in bound.broken) if bound else "the file fixes it"
     cells = (
         target.name,

@@ -280,6 +280,8 @@ FUNCTIONS: tuple[Function, ...] = (
             BIAS_ROWS,
             WIDE,
             Immediate("continued", 1, "the sums are added to what l holds"),
+            Immediate("streaming", 1, "the streaming softmax, whole rows of at most 2,048 keys: l is 255"),
+            Immediate("shift", 3, "of the streaming softmax: 2^shift logits are a factor of two"),
         ),
         "Scores to probabilities and their integer row sums.",
     ),
@@ -424,6 +426,14 @@ FUNCTIONS: tuple[Function, ...] = (
     Function("control.loop", 0x40, Queue.CONTROL, (), (Immediate("count", 32, "iterations"),), "Repeat up to END."),
     Function("control.end", 0x41, Queue.CONTROL, (), (), "End of the innermost loop body."),
     Function("control.halt", 0x42, Queue.CONTROL, (), (), "End of the program; all queues drain."),
+    Function(
+        "control.pause",
+        0x43,
+        Queue.CONTROL,
+        (),
+        (),
+        "All queues drain, the host reads and writes DRAM, then the program goes on. Memories keep their content.",
+    ),
 )
 
 BY_NAME: dict[str, Function] = {function.name: function for function in FUNCTIONS}

@@ -33,7 +33,7 @@ Generated from `hw_targets/isa.py` by `python -m hw_targets.isa_docs docs/ISA.md
 
 ## Machine
 
-CONTROL reads the program in order, executes LOOP, END and HALT itself and dispatches every other instruction, one a
+CONTROL reads the program in order, executes LOOP, END, PAUSE and HALT itself and dispatches every other instruction, one a
 cycle, to the queue its opcode belongs to: {", ".join(q.name for q in Queue if q is not Queue.CONTROL)}.
 A full queue stops the dispatch. A queue executes its instructions in order, concurrently with the other queues, and
 completes them in order. An instruction that reads bytes which an unfinished instruction of its own queue writes is
@@ -46,7 +46,9 @@ Executing the program in order is always a valid schedule, and a checker proves 
 pass a semaphore's maximum or touch bytes unordered.
 
 LOOP repeats up to its END; {LOOP_LEVELS} levels nest. An operand's address in iteration (i0, i1), i0 of the outermost
-loop, is `base + i0 * stride0 + i1 * stride1`. HALT is the last instruction: all queues drain.
+loop, is `base + i0 * stride0 + i1 * stride1`. HALT is the last instruction: all queues drain. So they do at a PAUSE, which
+cuts the program into parts: the host then takes the tensors that this part has stored, does its own share of the model, and
+puts those into DRAM that the next part reads. What lies in the memories stays there.
 
 Memories: {", ".join(f"`{m}`" for m in Memory)}. Addresses, pitches and strides are bytes of the operand's
 memory. An operand of two dimensions lies in rows `pitch` bytes apart; a pitch of 0 means packed rows. One dimension is

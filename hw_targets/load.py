@@ -6,13 +6,14 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from hw_targets import resources
-from hw_targets.catalogue import target_files
+from hw_targets import resources, sizing
+from hw_targets.catalogue import plugin_files, target_files
 from hw_targets.cpu import HOST, CpuTarget, detect_cache, detect_isa
 from hw_targets.errors import InfeasibleError, InputError, UsageError
 from hw_targets.gpu import GpuTarget
@@ -31,11 +32,13 @@ from hw_targets.target import (
     Accelerator,
     Clock,
     Decoder,
+    Design,
     Device,
     Link,
     Memory,
     Resources,
     Target,
+    Workload,
 )
 
 AnyTarget = Target | CpuTarget | GpuTarget
@@ -43,33 +46,38 @@ AnyTarget = Target | CpuTarget | GpuTarget
 UNSIZED = Accelerator(1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1)
 
 
-def load_target(name_or_path: str | Path) -> Target:
-    """The FPGA target of a name or a path; see load_any_target. Raises UsageError for a target of another kind."""
-    target = load_any_target(name_or_path)
+def load_target(name_or_path: str | Path, workload: Workload | None = None) -> Target:
+    """The FPGA target of a name or a path; see load_any_target. Raises UsageError for a target of another kind.
+
+    With a `workload` its "auto" fields are sized for that, where it pays.
+    """
+    target = load_any_target(name_or_path, workload)
     if not isinstance(target, Target):
         raise UsageError("HPCC2103", f"target {target.name!r} is a {target.kind}; an fpga is needed here")
     return target
 
 
-def load_any_target(name_or_path: str | Path) -> AnyTarget:
-    """The target of a shipped name, or of a .toml file (anything with a slash or the suffix .toml is a path).
+def load_any_target(name_or_path: str | Path, workload: Workload | None = None) -> AnyTarget:
+    """The target of a name, or of a .toml file (anything with a slash or the suffix .toml is a path).
 
     Raises UsageError for an unknown name or a missing file, InputError for a file with a wrong content, and
     InfeasibleError where what it fixes does not fit its device.
     """
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or "/" in text or text.endswith(".toml"):
-        return load_target_file(Path(name_or_path))
+        return load_target_file(Path(name_or_path), workload)
     shipped = target_files()
+    if text not in shipped:
+        shipped = shipped | plugin_files()
     if text not in shipped:
         near = difflib.get_close_matches(text, shipped, n=1, cutoff=0.5)
         suggestion = f"did you mean {near[0]!r}? " if near else ""
         hint = f"{suggestion}targets: {', '.join(shipped)}; or the path of a .toml file"
         raise UsageError("HPCC2101", f"unknown target {text!r}", hint=hint)
-    return load_target_file(shipped[text])
+    return load_target_file(shipped[text], workload)
 
 
-def load_target_file(path: Path) -> AnyTarget:
+def load_target_file(path: Path, workload: Workload | None = None) -> AnyTarget:
     """The target of a .toml file; see load_any_target."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -77,18 +85,18 @@ def load_target_file(path: Path) -> AnyTarget:
         raise UsageError("HPCC2102", f"there is no target file {str(path)!r}", hint="hpcc --list-targets") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("HPCC1301", f"cannot read the target file: {error}", where=str(path)) from error
-    return parse_any_target(text, where=str(path))
+    return parse_any_target(text, where=str(path), workload=workload)
 
 
-def parse_target(text: str, *, where: str) -> Target:
-    """The FPGA target of a TOML text; `where` names it in errors."""
-    target = parse_any_target(text, where=where)
+def parse_target(text: str, *, where: str, workload: Workload | None = None) -> Target:
+    """The FPGA target of a TOML text; `where` names it in errors, `workload` is what `load_target` takes."""
+    target = parse_any_target(text, where=where, workload=workload)
     if not isinstance(target, Target):
         raise UsageError("HPCC2103", f"target {target.name!r} is a {target.kind}; an fpga is needed here")
     return target
 
 
-def parse_any_target(text: str, *, where: str) -> AnyTarget:
+def parse_any_target(text: str, *, where: str, workload: Workload | None = None) -> AnyTarget:
     """The target of a TOML text; `where` names it in errors."""
     form = parse_form(text, where=where)
     if isinstance(form, CpuTargetFile):
@@ -96,7 +104,7 @@ def parse_any_target(text: str, *, where: str) -> AnyTarget:
     if isinstance(form, GpuTargetFile):
         return _gpu(form)
     try:
-        return _sized(form)
+        return _sized(form, workload)
     except InfeasibleError as error:
         error.where = where
         raise
@@ -119,12 +127,14 @@ def parse_form(text: str, *, where: str) -> AnyTargetFile:
 # ---- from the form to the target ------------------------------------------------------------------------------------
 
 
-def _sized(form: TargetFile) -> Target:
+def _sized(form: TargetFile, workload: Workload | None) -> Target:
     table = form.accelerator
-    asked = {name: _number(getattr(table, name)) for name in AcceleratorTable.model_fields}
-    unsized = _target(form, UNSIZED, tuple(name for name, value in asked.items() if value is None))
+    asked = {name: _number(getattr(table, name)) for name in AcceleratorTable.model_fields if name != "design"}
+    design = Design(**table.design.model_dump())
+    unsized = _target(form, replace(UNSIZED, design=design), tuple(name for name, value in asked.items() if value is None))
     resources.check_cores(unsized, asked["cores"])
-    target = _target(form, resources.size(unsized, asked), unsized.auto)
+    accelerator, for_workload = sizing.size(unsized, asked, workload)
+    target = replace(unsized, accelerator=accelerator, workload=workload if for_workload else None)
     resources.check(target)
     return target
 

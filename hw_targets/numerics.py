@@ -251,14 +251,16 @@ def layer_norm(y: AnyArray, gamma: AnyArray, beta: AnyArray, eps: float) -> F32:
         return bf16(centred)
 
 
-def attended_columns(shape: tuple[int, ...], mask: AnyArray | None, *, causal: bool) -> NDArray[np.bool_] | None:
+def attended_columns(
+    shape: tuple[int, ...], mask: AnyArray | None, *, causal: bool, later: int = 0
+) -> NDArray[np.bool_] | None:
     """Which columns each row attends to: [C], [R, C] if `causal`, None if all do. Column c of row r is causally masked
-    where c > r + C - R, so that the last row sees all columns."""
+    where c > r + C - R - later, so that the last row sees all columns but those of `later` rows that follow these."""
     attended = None if mask is None else np.asarray(mask) != 0
     if not causal:
         return attended
     rows, cols = shape
-    reach = np.tri(rows, cols, cols - rows, dtype=np.bool_)
+    reach = np.tri(rows, cols, cols - rows - later, dtype=np.bool_)
     return reach if attended is None else reach & attended
 
 
@@ -329,18 +331,20 @@ def softmax(
     additive: AnyArray | None = None,
     *,
     causal: bool = False,
+    later: int = 0,
 ) -> tuple[U8, I32]:
     """Probabilities of score sums acc i32 [R, C] and their integer row sums l [R].
 
     Up to NARROW_KEYS columns p is u8 [R, C]; above it has two bytes, and `high_and_low` of them is returned. Masked
     columns (mask [C] = 0, and the future if `causal`) have p = 0 and do not enter the row maximum. A row whose maximum is
-    not finite has p = 0 everywhere. Raises ValueError for more than MAX_KEYS columns.
+    not finite has p = 0 everywhere. `later` rows of the same sequence follow these, which `causal` counts. Raises
+    ValueError for more than MAX_KEYS columns.
     """
     keys = acc.shape[-1]
     if keys > MAX_KEYS:
         raise ValueError(f"a softmax row of {keys} keys exceeds {MAX_KEYS}")
     s = scores(acc, q_scale, k_scale, score_scale, additive)
-    attended = attended_columns(acc.shape, mask, causal=causal)
+    attended = attended_columns(acc.shape, mask, causal=causal, later=later)
     maximum = row_maximum(s, attended)
     if keys <= NARROW_KEYS:
         p = probabilities(s, maximum, attended)

@@ -1,4 +1,4 @@
-"""The resource model: what an accelerator takes of an FPGA, whether it fits, and how `auto` fields are sized.
+"""The resource model: what an accelerator takes of an FPGA, and whether it fits. How `auto` is sized: sizing.py.
 
 Every constant below is an ESTIMATE of a pipelined implementation on 6-input LUTs, derived in its comment; none is a
 synthesis result. What the model leaves out: wires between SLRs (broadcasting activations takes tokens x window x 8 of
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from itertools import product
 
 from hw_targets.errors import InfeasibleError
+from hw_targets.layout import ceil_div
 from hw_targets.target import NO_RESOURCES, Accelerator, Decoder, Device, Resources, Target
 
 # FINN's limits for timing closure (platforms.py): the share of each usable resource that a design may take, in
@@ -42,6 +42,11 @@ LANES_PER_DIVIDER = 16
 LUT_PER_DIVIDER = 1600
 FF_PER_DIVIDER = 2400
 
+# The streaming softmax, a lane: four times a subtraction (8 LUTs), a rounded shift (28) and its port for the probabilities;
+# a compare, and the shifted sum of 20 bits with its adder for the pass before. The quotients are the dividers'.
+LUT_PER_STREAMING_LANE = 200
+FF_PER_STREAMING_LANE = 160
+
 # Queues, semaphores, address generators; an instruction is 1,280 bits, kept in LUT RAM, 0.6 LUT a bit per 32 entries.
 LUT_CONTROL = 12000
 FF_CONTROL = 16000
@@ -70,25 +75,9 @@ PLACEMENTS: tuple[dict[str, str], ...] = (
     {"act": "bram", "weights": "bram"},
 )
 
-DEFAULTS = {"multipliers": 8, "window": 32, "selector": 8, "queue_depth": 32}
-TOKEN_CHOICES = (32, 24, 20, 16, 14, 12, 10, 8, 6, 4, 2, 1)
-OUTPUT_CHOICES = (128, 64, 32, 16, 8, 4, 2, 1)
-# Powers of two, for the tree of sums.
-LANE_CHOICES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
-# What an array and its lanes are weighed by: millions of multiplications of BERT-base on 128 tokens, dense and with
-# hp:0.75, and of lane passes with fused chains (2.99 a layer), all counted by the simulator.
-DENSE_MACS = 11170.0
-PRUNED_MACS = 3020.0
-LANE_PASSES = 35.9
-# Rows of the token tile by which arrays are compared: one whose tokens do not divide it idles in the last step.
-TILE_ROWS = 32
-
-FIELDS = tuple(field.name for field in fields(Accelerator) if field.name != "cores")
+FIELDS = tuple(field.name for field in fields(Accelerator) if field.name not in ("cores", "design"))
 MEMORIES = ("act", "weights", "acc", "param")
 FIELD_OF = {"act": "act_bytes", "weights": "weight_bytes", "acc": "acc_bytes", "param": "param_bytes"}
-# Shares by which the memories grow, and bytes beyond which more does not help a BERT-sized model.
-SHARES = {"act": 0.40, "weights": 0.45, "acc": 0.08, "param": 0.07}
-LIMITS = {"act": 16 << 20, "weights": 16 << 20, "acc": 2 << 20, "param": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -132,25 +121,21 @@ class Violation:
         )
 
 
-def _ceil(value: int, by: int) -> int:
-    return -(-value // by)
-
-
 def memory_width(memory: str, a: Accelerator) -> int:
     """Bytes that a memory delivers or takes per cycle when its busiest user runs at full speed."""
     if memory == "act":  # one window of bytes per token, broadcast to the cores
         return a.tokens * a.window
     if memory == "weights":  # a byte and a 4-bit select per multiplier weight
-        return a.cores * _ceil(a.outputs * a.multipliers * 3, 2)
+        return a.cores * ceil_div(a.outputs * a.multipliers * 3, 2)
     if memory == "acc":  # a lane reads an int32; a finished tile of results drains within eight cycles
-        return max(4 * a.lanes, _ceil(a.cores * a.tokens * a.outputs * 4, 8))
+        return max(4 * a.lanes, ceil_div(a.cores * a.tokens * a.outputs * 4, 8))
     return 16 * a.lanes  # scale, bias, gamma and beta of a column
 
 
 def memory_takes(width: int, size: int, kind: str) -> Resources:
     """Blocks of `kind` for a memory of `size` bytes, `width` bytes wide."""
     words = URAM_WORDS if kind == "uram" else BRAM_WORDS
-    blocks = _ceil(width, PORT_BYTES) * _ceil(_ceil(size, width), words)
+    blocks = ceil_div(width, PORT_BYTES) * ceil_div(ceil_div(size, width), words)
     return replace(NO_RESOURCES, uram=blocks) if kind == "uram" else replace(NO_RESOURCES, bram=blocks)
 
 
@@ -166,25 +151,32 @@ def matrix_takes(a: Accelerator, dsp_kind: str) -> Resources:
         ff=multipliers * FF_PER_MULTIPLIER + crossbar_bytes * 16 + cells * FF_PER_CELL,
         bram=0,
         uram=0,
-        dsp=a.cores * _ceil(a.tokens, TOKENS_PER_DSP[dsp_kind]) * a.outputs * a.multipliers,
+        dsp=a.cores * ceil_div(a.tokens, TOKENS_PER_DSP[dsp_kind]) * a.outputs * a.multipliers,
     )
 
 
 def vector_takes(lanes: int) -> Resources:
     """Lanes, their tables, and the dividers that groups of them share."""
-    dividers = _ceil(lanes, LANES_PER_DIVIDER)
+    dividers = ceil_div(lanes, LANES_PER_DIVIDER)
     return Resources(
         lut=lanes * LUT_PER_LANE + dividers * LUT_PER_DIVIDER,
         ff=lanes * FF_PER_LANE + dividers * FF_PER_DIVIDER,
-        bram=_ceil(lanes, LANES_PER_TABLE_BRAM),
+        bram=ceil_div(lanes, LANES_PER_TABLE_BRAM),
         uram=0,
         dsp=lanes * DSP_PER_LANE,
     )
 
 
+def softmax_takes(a: Accelerator) -> Resources:
+    """What a softmax with an arithmetic of its own takes besides the lanes."""
+    if a.design.softmax == "exact":
+        return NO_RESOURCES
+    return replace(NO_RESOURCES, lut=a.lanes * LUT_PER_STREAMING_LANE, ff=a.lanes * FF_PER_STREAMING_LANE)
+
+
 def control_takes(queue_depth: int) -> Resources:
     """Instruction queues, semaphores and address generators."""
-    queues = QUEUES * _ceil(queue_depth, QUEUE_BLOCK) * LUT_PER_QUEUE_BLOCK
+    queues = QUEUES * ceil_div(queue_depth, QUEUE_BLOCK) * LUT_PER_QUEUE_BLOCK
     return replace(NO_RESOURCES, lut=LUT_CONTROL + queues, ff=FF_CONTROL)
 
 
@@ -212,7 +204,7 @@ def memory_parts(a: Accelerator, placement: dict[str, str]) -> Iterator[Part]:
 
 def logic_parts(target: Target, a: Accelerator) -> Iterator[Part]:
     yield Part("MATRIX", matrix_takes(a, target.device.dsp_kind))
-    yield Part("VECTOR", vector_takes(a.lanes))
+    yield Part("VECTOR", vector_takes(a.lanes) + softmax_takes(a))
     yield Part("decoders", decoders_take(target.decoders))
     yield Part("queues and control", control_takes(a.queue_depth))
     yield Part("memory ports", memory_ports_take(target.memory.kind, target.memory.channels))
@@ -286,10 +278,10 @@ def check(target: Target) -> None:
     """Raise InfeasibleError, saying which resource is short and by how much, unless the target fits its device."""
     broken = broken_by(target, target.accelerator)
     if broken:
-        raise _infeasible(target, broken)
+        raise infeasible(target, broken)
 
 
-def _infeasible(target: Target, broken: tuple[Violation, ...]) -> InfeasibleError:
+def infeasible(target: Target, broken: tuple[Violation, ...]) -> InfeasibleError:
     a = target.accelerator
     text = "; ".join(str(violation) for violation in broken)
     shape = f"{a.cores} cores x {a.tokens} tokens x {a.outputs} outputs x {a.multipliers}, {a.lanes} lanes"
@@ -297,153 +289,3 @@ def _infeasible(target: Target, broken: tuple[Violation, ...]) -> InfeasibleErro
     sized = "even the nearest array of" if target.auto else "its"
     message = f"target {target.name!r} does not fit its device: {sized} {shape} takes too much ({text})"
     return InfeasibleError("HPCC3102", message, hint=hint)
-
-
-# ---- sizing ---------------------------------------------------------------------------------------------------------
-
-
-def size(target: Target, asked: dict[str, int | None]) -> Accelerator:
-    """The accelerator with every field of `asked` that is None chosen to fit the device.
-
-    Of the arrays with lanes that fit beside the smallest memories the fastest is taken (of equals, the one with fewest
-    lanes, then the one that reads fewest bytes per cycle), then the memories grow by turns. Raises InfeasibleError where
-    nothing fits.
-    """
-    best: tuple[tuple[float, int, int], Accelerator] | None = None
-    least: tuple[float, Accelerator] | None = None
-    for array in _arrays(target, asked):
-        accelerator = _smallest_memories(array, asked, target)
-        over = overshoot(broken_by(target, accelerator))
-        if over:
-            least = (over, accelerator) if least is None or over < least[0] else least
-            continue
-        rating = (-_pace(accelerator), -accelerator.lanes, -_reads_per_cycle(accelerator))
-        if best is None or rating > best[0]:
-            best = (rating, accelerator)
-    if best is not None:
-        return _grow_memories(best[1], asked, target)
-    assert least is not None, "at least one array is tried"
-    nearest = replace(target, accelerator=least[1])
-    raise _infeasible(nearest, broken_by(nearest, nearest.accelerator))
-
-
-def _arrays(target: Target, asked: dict[str, int | None]) -> Iterator[Accelerator]:
-    """Candidate arrays with memories still of size 0."""
-    fixed = {name: asked[name] or default for name, default in DEFAULTS.items()}
-    cores = asked["cores"] or target.device.slrs
-    for tokens, outputs in product(_choices(asked["tokens"], TOKEN_CHOICES), _choices(asked["outputs"], OUTPUT_CHOICES)):
-        for lanes in _choices(asked["lanes"], LANE_CHOICES):
-            yield Accelerator(
-                cores=cores,
-                tokens=tokens,
-                outputs=outputs,
-                lanes=lanes,
-                act_bytes=0,
-                weight_bytes=0,
-                acc_bytes=0,
-                param_bytes=0,
-                **fixed,
-            )
-
-
-def _choices(asked: int | None, choices: tuple[int, ...]) -> tuple[int, ...]:
-    return choices if asked is None else (asked,)
-
-
-def _pace(a: Accelerator) -> float:
-    """Cycles (millions, squared) of the dense model times those of the pruned one, MATRIX or VECTOR whichever is slower."""
-    macs, vector = _effective_macs(a), LANE_PASSES / a.lanes
-    return max(DENSE_MACS / macs, vector) * max(PRUNED_MACS / macs, vector)
-
-
-def _effective_macs(a: Accelerator) -> float:
-    steps = _ceil(TILE_ROWS, a.tokens)
-    return a.macs_per_cycle * TILE_ROWS / (steps * a.tokens)
-
-
-def _reads_per_cycle(a: Accelerator) -> int:
-    return memory_width("act", a) + memory_width("weights", a) // a.cores
-
-
-def _step(memory: str, a: Accelerator, target: Target) -> int:
-    """Bytes by which a memory grows: its width times the words of its block kind."""
-    words = URAM_WORDS if memory in PLACEMENTS[0] and target.device.usable.uram else BRAM_WORDS
-    return memory_width(memory, a) * words
-
-
-def _smallest_memories(a: Accelerator, asked: dict[str, int | None], target: Target) -> Accelerator:
-    sizes = {FIELD_OF[memory]: asked[FIELD_OF[memory]] or _step(memory, a, target) for memory in MEMORIES}
-    return replace(a, **sizes)
-
-
-def _grow_memories(a: Accelerator, asked: dict[str, int | None], target: Target) -> Accelerator:
-    """Grow the `auto` memories by turns, always the one furthest below its share, until the next step does not fit."""
-    growing = [memory for memory in MEMORIES if asked[FIELD_OF[memory]] is None]
-    while growing:
-        memory = min(growing, key=lambda name: getattr(a, FIELD_OF[name]) / SHARES[name])
-        larger = getattr(a, FIELD_OF[memory]) + _step(memory, a, target)
-        grown = replace(a, **{FIELD_OF[memory]: larger})
-        if larger > LIMITS[memory] or violations(total(bill(target, grown)), target.device):
-            growing.remove(memory)
-        else:
-            a = grown
-    return a
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What stopped the array from being faster: the faster one that misses by least, and the ceilings that it breaks."""
-
-    accelerator: Accelerator
-    broken: tuple[Violation, ...]
-
-    def __str__(self) -> str:
-        a = self.accelerator
-        ceilings = "; ".join(map(str, self.broken))
-        return (
-            f"the nearest faster array, {a.tokens} x {a.outputs} x {a.multipliers} with {a.lanes} lanes, breaks {ceilings}"
-        )
-
-
-def limit(target: Target) -> Limit | None:
-    """What binds the sizing; None where nothing faster could be asked for with what the file fixes."""
-    asked = {name: None if name in target.auto else getattr(target.accelerator, name) for name in ("cores", *FIELDS)}
-    pace = _pace(target.accelerator)
-    found: list[tuple[float, int, Limit]] = []
-    for array in _arrays(target, asked):
-        if _pace(array) < pace:
-            larger = _smallest_memories(array, asked, target)
-            broken = broken_by(target, larger)
-            if broken:
-                found.append((overshoot(broken), len(found), Limit(larger, broken)))
-    return min(found)[2] if found else None
-
-
-def explain(target: Target) -> tuple[str, ...]:
-    """Short lines: the array and who chose it, the bill, what is closest to its ceiling, what bound the sizing, what no
-    source backs."""
-    a = target.accelerator
-    chosen = f"sized: {', '.join(target.auto)}" if target.auto else "every field is fixed by the target file"
-    taken, usable = used(target).as_dict(), target.device.usable.as_dict()
-    shares = {name: 100 * taken[name] / usable[name] for name in taken if usable[name]}
-    tightest = max(shares, key=lambda name: shares[name] / CEILINGS[name])
-    lines = [
-        f"{a.cores} core{'s' if a.cores > 1 else ''} x {a.tokens} tokens x {a.outputs} outputs x {a.multipliers} multipliers"
-        f" = {a.macs_per_cycle:,} MAC per cycle at {target.clock.mhz:g} MHz, window {a.window}, selectors {a.selector}:1, "
-        f"{a.lanes} vector lanes",
-        chosen,
-        *(_part_line(part) for part in bill(target)),
-        "in all " + ", ".join(f"{name.upper()} {share:.0f} % of {usable[name]:,}" for name, share in shares.items()),
-        f"closest to its ceiling: {tightest.upper()}, {shares[tightest]:.1f} % of at most {CEILINGS[tightest]} %",
-    ]
-    bound = limit(target)
-    if bound is not None:
-        lines.append(f"bound by: {bound}")
-    if target.unverified():
-        lines.append("no source for: " + ", ".join(target.unverified()))
-    return tuple(lines)
-
-
-def _part_line(part: Part) -> str:
-    takes = ", ".join(f"{n:,} {name.upper()}" for name, n in part.takes.as_dict().items() if n)
-    return f"{part.name}: {takes or 'nothing'}"

@@ -116,6 +116,15 @@ def _is_power_of_two(value: int | str) -> int | str:
     return value
 
 
+class DesignTable(Strict):
+    """[accelerator.design]: choices of the microarchitecture that no size expresses."""
+
+    softmax: Literal["exact", "streaming"] = "exact"
+    softmax_shift: Annotated[int, Field(ge=0, le=5)] = 5
+    chained: bool = True
+    probabilities: Literal["chip", "dram"] = "chip"
+
+
 class AcceleratorTable(Strict):
     """[accelerator]: the array, lanes and memories; "auto" is sized to fit the device."""
 
@@ -131,6 +140,7 @@ class AcceleratorTable(Strict):
     acc_bytes: Annotated[int, Field(ge=1024)] | Auto = "auto"
     param_bytes: Annotated[int, Field(ge=1024)] | Auto = "auto"
     queue_depth: Annotated[int, Field(ge=2, le=4096)] | Auto = "auto"
+    design: DesignTable = DesignTable()
 
     @field_validator("multipliers", "window", "selector", "lanes")
     @classmethod

@@ -1,6 +1,6 @@
 """A target as the compiler and the simulator see it: plain frozen numbers, sized and checked.
 
-How a .toml file is read and checked is hw_targets/schema.py and load.py; how `auto` is sized is resources.py. This
+How a .toml file is read and checked is hw_targets/schema.py and load.py; how `auto` is sized is sizing.py. This
 module imports neither pydantic nor numpy, so that a machine that only runs programs stays light.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from hw_targets.errors import InputError
 
-SNAPSHOT_VERSION = 2
+SNAPSHOT_VERSION = 3
 UNVERIFIED = "unverified"
 
 
@@ -86,6 +86,29 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Design:
+    """Choices of the microarchitecture that no size expresses; the defaults are the machine that the pages describe.
+
+    `softmax`: "exact", or "streaming" with its `softmax_shift` (docs/NUMERICS.md, 5.11). The other two are poorer machines
+    to compare with: without `chained` every operation of a vector chain is a pass of its own, with `probabilities` in
+    "dram" they leave the chip between softmax and the product with V.
+    """
+
+    softmax: str = "exact"
+    softmax_shift: int = 5
+    chained: bool = True
+    probabilities: str = "chip"
+
+    @property
+    def streaming_shift(self) -> int | None:
+        """The shift of the streaming softmax, if it is built."""
+        return self.softmax_shift if self.softmax == "streaming" else None
+
+
+DESIGN = Design()
+
+
+@dataclass(frozen=True)
 class Accelerator:
     """The array and its memories.
 
@@ -106,6 +129,7 @@ class Accelerator:
     acc_bytes: int
     param_bytes: int
     queue_depth: int
+    design: Design = DESIGN
 
     @property
     def macs_per_cycle(self) -> int:
@@ -122,8 +146,35 @@ class Decoder:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What an accelerator may be sized for: matrices of one pattern, as their compute layout is described (layout.py)."""
+
+    pattern: str
+    mode: str
+    n: int = 1
+    m: int = 1
+    block_rows: int = 0
+    window: int = 0
+    keep: int = 0
+
+    @classmethod
+    def from_snapshot(cls, data: Any) -> Workload:
+        """The inverse of `asdict`. Raises TypeError or ValueError for what describes no matrix."""
+        from hw_targets.isa import MatrixMode
+        from hw_targets.layout import Layout
+
+        workload = _build(cls, data)
+        w, ins = workload, 1024
+        problem = Layout(MatrixMode(w.mode), 1, ins, w.n, w.m, w.block_rows, w.window, w.keep).problem()
+        if problem:
+            raise ValueError(problem)
+        return workload
+
+
+@dataclass(frozen=True)
 class Target:
-    """A target description whose every number is known. `auto` names the accelerator fields that were sized."""
+    """A target description whose every number is known. `auto` names the accelerator fields that were sized, `workload`
+    what for, if that was one pattern alone."""
 
     name: str
     kind: str
@@ -136,6 +187,7 @@ class Target:
     decoders: tuple[Decoder, ...]
     sources: tuple[tuple[str, str], ...]
     auto: tuple[str, ...]
+    workload: Workload | None = None
 
     @property
     def decode(self) -> dict[str, int]:
@@ -176,13 +228,16 @@ class Target:
 
     def explain(self) -> tuple[str, ...]:
         """Short lines on the sizing: what was chosen, what it takes, what stopped it from being larger."""
-        from hw_targets.resources import explain
+        from hw_targets.sizing import explain
 
         return explain(self)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything as JSON-able data, for a program's manifest."""
-        return {"snapshot_version": SNAPSHOT_VERSION, **asdict(self)}
+        data = {"snapshot_version": SNAPSHOT_VERSION, **asdict(self)}
+        if self.workload is None:
+            del data["workload"]
+        return data
 
     @classmethod
     def from_snapshot(cls, data: Mapping[str, Any], *, where: str = "") -> Target:
@@ -194,6 +249,8 @@ class Target:
             device = dict(data["device"])
             device["die"] = _build(Resources, device["die"])
             device["usable"] = _build(Resources, device["usable"])
+            accelerator = dict(data["accelerator"])
+            accelerator["design"] = _build(Design, accelerator["design"])
             return cls(
                 name=str(data["name"]),
                 kind=str(data["kind"]),
@@ -202,10 +259,11 @@ class Target:
                 clock=_build(Clock, data["clock"]),
                 memory=_build(Memory, data["memory"]),
                 link=_build(Link, data["link"]),
-                accelerator=_build(Accelerator, data["accelerator"]),
+                accelerator=_build(Accelerator, accelerator),
                 decoders=tuple(_build(Decoder, decoder) for decoder in data["decoders"]),
                 sources=tuple((str(key), str(source)) for key, source in data["sources"]),
                 auto=tuple(str(name) for name in data["auto"]),
+                workload=Workload.from_snapshot(data["workload"]) if "workload" in data else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             detail = str(error) if isinstance(error, ValueError) else repr(error)
@@ -225,10 +283,13 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "acc_bytes": (1024, 1 << 30),
     "param_bytes": (1024, 1 << 30),
     "queue_depth": (2, 4096),
+    "softmax_shift": (0, 5),
 }
 """Smallest and largest value of every number of an accelerator; a GiB on chip is more than any FPGA has."""
+WORDS_OF: Mapping[str, tuple[str, ...]] = {"softmax": ("exact", "streaming"), "probabilities": ("chip", "dram")}
+"""What the words of a design may be."""
 POWERS_OF_TWO = ("multipliers", "window", "selector", "lanes")
-MAY_BE_ZERO = (Resources, Decoder)
+MAY_BE_ZERO = (Resources, Decoder, Workload)
 QUANTITY_LIMIT = 1e12
 """Quantities lie between this and its reciprocal, counts below it: what is beyond is damage, and would not compute."""
 
@@ -252,7 +313,7 @@ def _problem(kind: type[Any], name: str, type_name: str, value: Any) -> str:
     """Why `value` cannot be the field `name` of a record, or an empty string."""
     if type_name == "int":
         low, high = (0 if kind in MAY_BE_ZERO else 1), int(QUANTITY_LIMIT)
-        if kind is Accelerator:
+        if kind in (Accelerator, Design):
             low, high = RANGES[name]
         elif name == "values_per_cycle":
             low = 1
@@ -264,6 +325,10 @@ def _problem(kind: type[Any], name: str, type_name: str, value: Any) -> str:
         high = 1.0 if name == "efficiency" else QUANTITY_LIMIT
         if type(value) not in (int, float) or not 1 / QUANTITY_LIMIT <= value <= high:
             return f"is no number from {1 / QUANTITY_LIMIT} to {high}"
+    elif type_name == "bool" and type(value) is not bool:
+        return "is neither true nor false"
     elif type_name == "str" and not isinstance(value, str):
         return "is no text"
+    elif name in WORDS_OF and kind is Design and value not in WORDS_OF[name]:
+        return f"is none of {', '.join(WORDS_OF[name])}"
     return ""

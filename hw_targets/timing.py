@@ -150,10 +150,49 @@ def passes(instruction: Resolved) -> int:
     return PASSES[instruction.name] + extra
 
 
+def unchained_passes(instruction: Resolved) -> int:
+    """How often where every operation of a chain is a pass of its own, through the memories: scale, bias, residual, gate,
+    the steps of a norm (mean, deviation, scaling, affine), activation, absmax, codes; of scores also maximum, exponentials
+    and their sum."""
+    has = instruction.operands.__contains__
+    norm = (0, 4, 3)[int(instruction.immediates.get("norm", 0))] + 2 * has("codes")
+    match instruction.name:
+        case "vector.finish":
+            return 2 + has("residual") + has("gate") + norm + (instruction.integer("activation") > 0)
+        case "vector.softmax":
+            return 3 + has("bias") + (not has("maximum"))
+        case "vector.maximum":
+            return 2 + has("bias")
+        case "vector.embed":
+            return max(instruction.integer("tables") - 1, 1) + norm
+        case "vector.heads":
+            return 3 * has("columns") + has("table") + norm
+        case _:
+            return passes(instruction)
+
+
+BYTES_PER_PORT = 4
+"""Logits that a lane of the streaming softmax turns into probabilities in a cycle."""
+
+
+def lane_cycles(instruction: Resolved, array: Accelerator) -> int:
+    """Cycles of all passes through the lanes."""
+    elements = ceil_div(instruction.integer("rows") * instruction.integer("cols"), array.lanes)
+    if instruction.immediates.get("streaming"):
+        return elements + ceil_div(elements, BYTES_PER_PORT)
+    if array.design.chained:
+        return elements * passes(instruction)
+    count = unchained_passes(instruction)
+    return elements * count + VECTOR_FILL * max(count - 1, 0)
+
+
 def scalar_operations(instruction: Resolved) -> int:
-    """Divisions and square roots: norm 2 a row (of a head 2 each), quantise 2 a scale, context 1 a row, pool 1 a column."""
+    """Divisions and square roots: norm 2 a row (of a head 2 each), quantise 2 a scale, context 1 a row, pool 1 a column,
+    the streaming softmax 1 a row."""
     rows = instruction.integer("rows")
     if instruction.name == "vector.context":
+        return rows
+    if instruction.immediates.get("streaming"):
         return rows
     if instruction.name == "vector.quantize_columns":
         return 2
@@ -176,10 +215,9 @@ def _float_sums(instruction: Resolved) -> int:
 
 def vector_cost(instruction: Resolved, array: Accelerator) -> Cost:
     """Lane passes, or the dividers where they are the busier unit; then the pipeline's depth."""
-    elements = instruction.integer("rows") * instruction.integer("cols")
     scalars = scalar_operations(instruction)
     dividers = max(array.lanes // LANES_PER_DIVIDER, 1)
-    busy = max(ceil_div(elements, array.lanes) * passes(instruction), ceil_div(scalars, dividers))
+    busy = max(lane_cycles(instruction, array), ceil_div(scalars, dividers))
     levels = (array.lanes - 1).bit_length()
     sums = _float_sums(instruction)
     norms = int(sums > 0 and instruction.name != "vector.pool")

@@ -131,14 +131,20 @@ def _check_segments(bundle: Bundle) -> None:
     """Every tensor that a segment or the user reads has been made by then, and every file is there."""
     manifest = bundle.manifest
     made = {tensor.name for tensor in manifest.model_inputs}
+    part = 0
+    for border in (*manifest.inputs, *manifest.outputs):
+        if border.part >= manifest.parts:
+            raise _error(f"tensor {border.name!r} belongs to part {border.part} of {manifest.parts}", MANIFEST)
     for segment in manifest.segments:
         if segment.kind == "host":
             needs, gives, name = segment.inputs, segment.outputs, segment.file
             if segment.file not in bundle.host:
                 raise _error(f"{segment.file} is missing", MANIFEST)
         else:
-            needs, gives = (tuple(border.name for border in b) for b in (manifest.inputs, manifest.outputs))
+            borders = (manifest.inputs, manifest.outputs)
+            needs, gives = (tuple(border.name for border in b if border.part == part) for b in borders)
             name = "the device"
+            part += 1
         for tensor in needs:
             if tensor not in made:
                 raise _error(f"{name} reads {tensor!r}, which nothing before it makes", MANIFEST)
@@ -149,7 +155,11 @@ def _check_segments(bundle: Bundle) -> None:
 
 
 def _check_program_against_map(bundle: Bundle, expanded: Sequence[Resolved], regions: _Regions) -> None:
-    """Node numbers are in the table; DRAM is read inside one region and written only where it may change."""
+    """Node numbers are in the table; DRAM is read inside one region and written only where it may change; the program has
+    the manifest's parts."""
+    pauses = sum(instruction.name == "control.pause" for instruction in expanded)
+    if pauses + 1 != bundle.manifest.parts:
+        raise _error(f"the program has {pauses + 1} parts, the manifest {bundle.manifest.parts}", PROGRAM)
     for instruction in expanded:
         where = f"{PROGRAM}: {instruction.place}"
         if instruction.node >= max(len(bundle.manifest.nodes), 1):
@@ -237,13 +247,13 @@ def _write_folder(path: Path, files: Mapping[str, bytes | memoryview]) -> None:
 class Room:
     """A folder in the making, beside its place: `publish` renames it there, leaving the block without that removes it.
 
-    An older bundle at the place is replaced, anything else is an InputError and stays. Files that are open or mapped
-    stay so when the folder moves.
+    An older folder of the kind at the place (one with a file `mark`: a bundle) is replaced, anything else is an InputError
+    and stays. Files that are open or mapped stay so when the folder moves.
     """
 
-    def __init__(self, path: Path) -> None:
-        _expect_bundle_or_nothing(path)
-        self._path = path
+    def __init__(self, path: Path, mark: str = MANIFEST) -> None:
+        _expect_marked_or_nothing(path, mark)
+        self._path, self._mark = path, mark
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -263,7 +273,7 @@ class Room:
     def publish(self) -> None:
         """Put the folder in its place. Raises InputError; an older bundle is then back where it was."""
         try:
-            _put_in_place(self.folder, self._path, self._room)
+            _put_in_place(self.folder, self._path, self._room, self._mark)
         except OSError as error:
             raise self._cannot_write(error) from error
         self.folder = self._path
@@ -284,18 +294,20 @@ class Room:
 PUT_ATTEMPTS = 100
 
 
-def _expect_bundle_or_nothing(path: Path) -> None:
-    """Raises InputError if anything but a bundle is at `path`.
+def _expect_marked_or_nothing(path: Path, mark: str) -> None:
+    """Raises InputError if anything but a folder with a file `mark` (a bundle: its manifest) is at `path`.
 
     Another writer may rename a bundle away and its own into place between any two looks: what has no manifest counts
     only if it is still there afterwards."""
     for _ in range(PUT_ATTEMPTS):
         seen = _identity(path)
-        if seen is None or (path / MANIFEST).is_file():
+        if seen is None or (path / mark).is_file():
             return
         if _identity(path) == seen:
-            message = "there is something here that is no bundle; it is left alone"
-            raise InputError("HPCC1257", message, where=str(path), hint="name another folder with -o")
+            what = "bundle" if mark == MANIFEST else f"folder with {mark}"
+            message = f"there is something here that is no {what}; it is left alone"
+            hint = "name another folder" + (" with -o" if mark == MANIFEST else "")
+            raise InputError("HPCC1257", message, where=str(path), hint=hint)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -307,7 +319,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _put_in_place(fresh: Path, path: Path, room: Path) -> None:
+def _put_in_place(fresh: Path, path: Path, room: Path, mark: str) -> None:
     """Rename `fresh` to `path`, an older bundle out of the way first. Of several writers the last one wins; each bundle is
     whole, since a folder is only ever renamed. Raises OSError, and then the older bundle is where it was."""
     for attempt in range(PUT_ATTEMPTS):
@@ -318,7 +330,7 @@ def _put_in_place(fresh: Path, path: Path, room: Path) -> None:
             os.rename(fresh, path)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and attempt + 1 < PUT_ATTEMPTS:
-                _expect_bundle_or_nothing(path)
+                _expect_marked_or_nothing(path, mark)
                 continue  # another writer has put its own there in between
             if old.exists() and not path.exists():
                 os.rename(old, path)

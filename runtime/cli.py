@@ -43,6 +43,12 @@ def main_run(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--timing-only", action="store_true", help="count cycles without values")
+    parser.add_argument(
+        "--dump-vectors", type=Path, metavar="DIR", help="write test vectors for RTL: images and steps of every instruction"
+    )
+    parser.add_argument("--layer", metavar="NAME", help="with --dump-vectors: the instructions of one layer")
+    parser.add_argument("--instructions", metavar="A:B", help="with --dump-vectors: executed instructions A to B - 1")
+    parser.add_argument("--group", metavar="C,P,O", help="with --dump-vectors: core, token pair, output (default 0,0,0)")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
     return guarded(parser, _run, arguments)
 
@@ -55,6 +61,7 @@ def main_objdump(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--diff", type=Path, nargs=2, metavar=("A", "B"), help="two bundles of one model, layer by layer, from their reports"
     )
+    parser.add_argument("--header", metavar="sv|c", help="the instruction set as a SystemVerilog package or a C header")
     parser.add_argument("--json", action="store_true", help="with --diff: print one JSON object")
     parser.add_argument("--html", type=Path, metavar="FILE", help="with --diff: write a page, too")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
@@ -72,6 +79,13 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError("HPCC2601", f"--repeat {options.repeat} is not at least 1")
     if options.threads < 0:
         raise UsageError("HPCC2601", f"--threads {options.threads} is negative")
+    if options.dump_vectors is not None:
+        _dump_vectors(options)
+        return
+    for name in ("layer", "instructions", "group"):
+        if getattr(options, name) is not None:
+            message = f"--{name} says which vectors are dumped"
+            raise UsageError("HPCC2608", message, hint=f"--dump-vectors DIR --{name} {getattr(options, name)}")
     kind = kind_of(options.bundle)
     if kind == "cpu":
         _run_cpu(options)
@@ -102,6 +116,33 @@ def _run_simulated(options: argparse.Namespace) -> None:
     if not options.timing_only:
         _run_values(program, options, report)
     print(json.dumps(report, indent=1) if options.json else _summary(report))
+
+
+def _dump_vectors(options: argparse.Namespace) -> None:
+    """Run once, and write what the instructions read and wrote."""
+    from runtime.buckets import is_bucket_bundle
+    from runtime.cpu.manifest import kind_of
+    from runtime.program import Program
+    from runtime.vectors import Group, Selection, dump, parse_group, parse_range
+
+    if options.timing_only or options.output is not None or options.repeat != 1:
+        message = "--dump-vectors runs once and writes vectors alone"
+        raise UsageError("HPCC2608", message, hint="leave --timing-only, --repeat and -o out")
+    if kind_of(options.bundle) in ("cpu", "gpu") or is_bucket_bundle(options.bundle):
+        message = "vectors are dumped of one program of an accelerator"
+        raise UsageError("HPCC2608", message, where=str(options.bundle), hint="of several shapes take one below buckets/")
+    first, last = parse_range(options.instructions or ":")
+    group = parse_group(options.group) if options.group is not None else Group(0, 0, 0)
+    program = Program.load(options.bundle, threads=options.threads)
+    inputs = made_up_inputs(program) if options.inputs is None else read_npz(options.inputs)
+    if options.inputs is None:
+        print(f"note: no --inputs: made up {', '.join(inputs)} from names and types", file=sys.stderr)
+    index = dump(program, inputs, options.dump_vectors, Selection(first, last, options.layer or "", group))
+    count = len(index["instructions"])
+    if options.json:
+        print(json.dumps({"written": str(options.dump_vectors), "instructions": count}))
+    else:
+        print(f"{options.dump_vectors}: vectors of {count} of {index['executed']} executed instructions (docs/RTL.md)")
 
 
 def _run_values(program: Program, options: argparse.Namespace, report: dict[str, Any]) -> None:
@@ -303,6 +344,24 @@ def made_up(entry: TensorEntry, limit: int, random: np.random.Generator) -> NDAr
 # ---- hpcc-objdump ---------------------------------------------------------------------------------------------------
 
 
+def _header(options: argparse.Namespace) -> None:
+    from hw_targets.isa_header import HEADERS
+
+    if options.header not in HEADERS:
+        message = f"--header {options.header!r} is none of {', '.join(HEADERS)}"
+        raise UsageError("HPCC2606", message, hint="hpcc-objdump --header sv")
+    if (
+        options.bundle is not None
+        or options.diff is not None
+        or options.sections
+        or options.json
+        or options.html is not None
+    ):
+        message = "--header stands alone: it is that of the instruction set, whatever the bundle"
+        raise UsageError("HPCC2606", message, hint=f"hpcc-objdump --header {options.header}")
+    sys.stdout.write(HEADERS[options.header]())
+
+
 def _diff(options: argparse.Namespace) -> None:
     from runtime.compare import compare, read_reports, text
 
@@ -333,6 +392,9 @@ def _write_page(path: Path, page: str) -> None:
 
 
 def _objdump(options: argparse.Namespace) -> None:
+    if options.header is not None:
+        _header(options)
+        return
     if (options.bundle is None) == (options.diff is None):
         hint = "hpcc-objdump BUNDLE, or hpcc-objdump --diff A B"
         raise UsageError("HPCC2605", "one bundle is dumped, or two are compared with --diff", hint=hint)

@@ -86,13 +86,14 @@ class DramEntry(Strict):
 
 class BorderEntry(Strict):
     """A tensor at the device's border: packed in DRAM at `offset` as `device_dtype`; `dtype` is numpy's name of the
-    type that it has outside."""
+    type that it has outside, `part` the part of the program, counted by its pauses, that first reads it or that wrote it."""
 
     name: str
     dtype: DType
     shape: Shape
     device_dtype: DeviceType
     offset: Size
+    part: Size = 0
 
     @property
     def elements(self) -> int:
@@ -131,7 +132,7 @@ class HostEntry(Strict):
 
 
 class DeviceEntry(Strict):
-    """The part that program.bin executes."""
+    """What program.bin executes up to its next pause, or its end."""
 
     kind: Literal["device"] = "device"
 
@@ -173,6 +174,11 @@ class Manifest(Strict):
     def onnx_nodes(self) -> tuple[str, ...]:
         """The ONNX node of every node number."""
         return tuple(node.onnx_node for node in self.nodes)
+
+    @property
+    def parts(self) -> int:
+        """Parts of the program, with host segments between them."""
+        return sum(isinstance(segment, DeviceEntry) for segment in self.segments)
 
     @property
     def host_segments(self) -> tuple[HostEntry, ...]:

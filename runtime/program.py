@@ -27,7 +27,7 @@ from runtime.host import HostSegment
 from runtime.ledger import LayerCycles, Roofline, attribute, roofline
 from runtime.manifest import BorderEntry, DeviceEntry, Manifest, TensorEntry
 from runtime.simulator.functional import DEFAULTS, Options, Simulator
-from runtime.simulator.machine import DramRegion, read_bf16, write_bf16
+from runtime.simulator.machine import DramRegion, Watch, read_bf16, write_bf16
 from runtime.simulator.timing import Timing, simulate_timing
 
 AnyArray = NDArray[Any]
@@ -105,10 +105,10 @@ class Program:
 
     @property
     def transfer_ms(self) -> float:
-        """Inputs to the board's memory and outputs back, one request each way."""
+        """Inputs to the board's memory and outputs back, one request each way for every part of the program."""
         link = self.target.link
         moved = sum(border.bytes for border in (*self.manifest.inputs, *self.manifest.outputs))
-        return 2 * link.latency_us / 1e3 + moved / (link.gbytes_per_s * 1e6)
+        return 2 * self.manifest.parts * link.latency_us / 1e3 + moved / (link.gbytes_per_s * 1e6)
 
     # ---- values -----------------------------------------------------------------------------------------------------
 
@@ -134,10 +134,11 @@ class Program:
         node = nodes[instruction.node] if instruction.node < len(nodes) else None
         return f"{instruction.place}, node {node.onnx_node!r} ({node.op})" if node else instruction.place
 
-    def run(self, inputs: Tensors, *, host: bool = True) -> RunResult:
+    def run(self, inputs: Tensors, *, host: bool = True, watch: Watch | None = None) -> RunResult:
         """Run inputs of any number of samples, in batches of the compiled size, the last one padded with zeros.
 
-        With `host = False` the inputs and outputs are the tensors at the device's border. Raises InputError for names,
+        With `host = False` the inputs and outputs are the tensors at the device's border. `watch` sees the instructions of
+        the first batch. Raises InputError for names,
         types, shapes or token ids that the program does not take.
         """
         if host:
@@ -152,7 +153,7 @@ class Program:
         seconds = {"device": 0.0, **{entry.file: 0.0 for entry in self.manifest.host_segments if host}}
         for start in range(0, samples, batch):
             chunk = {name: _chunk(array, start, batch) if cut else array for name, array in checked.items()}
-            values = self._run_batch(chunk, host, seconds)
+            values = self._run_batch(chunk, host, seconds, None if start else watch)
             for entry in given_back:
                 if values[entry.name].shape != entry.shape:
                     message = f"output {entry.name!r} has shape {values[entry.name].shape}, the manifest says {entry.shape}"
@@ -162,13 +163,15 @@ class Program:
         simulated = seconds.pop("device")
         return RunResult(outputs, self._timing.total, -(-samples // batch), simulated, seconds)
 
-    def _run_batch(self, inputs: Tensors, host: bool, seconds: dict[str, float]) -> dict[str, AnyArray]:
+    def _run_batch(self, inputs: Tensors, host: bool, seconds: dict[str, float], watch: Watch | None) -> dict[str, AnyArray]:
         values: dict[str, AnyArray] = dict(inputs)
+        part = 0
         for segment in self.manifest.segments:
             if isinstance(segment, DeviceEntry):
                 start = time.perf_counter()
-                values.update(self._run_device(values))
+                values.update(self._run_device(values, part, watch))
                 seconds["device"] += time.perf_counter() - start
+                part += 1
             elif host:
                 made, taken = self._host[segment.file].run(values)
                 seconds[segment.file] += taken
@@ -176,20 +179,26 @@ class Program:
         return values
 
     def border_inputs(self, inputs: Tensors) -> dict[str, AnyArray]:
-        """The tensors at the device's border for one batch of model inputs: the host segments before it are run."""
+        """The tensors at the device's border for one batch of model inputs: what comes before its last part is run."""
         values: dict[str, AnyArray] = dict(inputs)
+        part = 0
         for segment in self.manifest.segments:
             if isinstance(segment, DeviceEntry):
-                break
-            values.update(self._host[segment.file].run(values)[0])
+                part += 1
+                if part == self.manifest.parts:
+                    break
+                values.update(self._run_device(values, part - 1))
+            else:
+                values.update(self._host[segment.file].run(values)[0])
         return {border.name: values[border.name] for border in self.manifest.inputs}
 
-    def _run_device(self, values: Tensors) -> dict[str, AnyArray]:
+    def _run_device(self, values: Tensors, part: int, watch: Watch | None = None) -> dict[str, AnyArray]:
         for border in self.manifest.inputs:
-            self._check_ids(border, values[border.name])
-            self._store_input(border, values[border.name])
-        self._simulator.run()
-        return {border.name: self._read_output(border) for border in self.manifest.outputs}
+            if border.part == part:
+                self._check_ids(border, values[border.name])
+                self._store_input(border, values[border.name])
+        self._simulator.run(watch, part)
+        return {border.name: self._read_output(border) for border in self.manifest.outputs if border.part == part}
 
     def _border_view(self, border: BorderEntry) -> AnyArray:
         region = next(r for r in self._simulator.memories.dram if r.offset <= border.offset < r.end)

@@ -191,8 +191,8 @@ class StepLowering(ABC):
         return self.codes[x, order]
 
     def _attention(self, op: nn.AttentionOp) -> None:
-        if op.mask_kind is not None and op.mask_kind.data != "boolean":
-            raise infeasible(op, "the mask of an attention is not boolean")
+        if op.bias is not None:
+            raise infeasible(op, "a bias is added to the scores of an attention")
         if not op.scale.value.data > 0:
             raise infeasible(op, "the scale of an attention is not positive")
         if nn.shape_of(op.q)[:2] != nn.shape_of(op.k)[:2]:

@@ -54,6 +54,8 @@ __all__ = ["CODES", "SAMPLES", "TOKENS", "WINDOWS", "Activation", "Kernel", "buf
 
 @irdl_attr_definition
 class BufferType(Buffer):
+    """`!hpcc_cpu.buffer<768 x tokens, at 0>`: `place` counts features of the same kind from the memory's begin."""
+
     name = "hpcc_cpu.buffer"
 
 

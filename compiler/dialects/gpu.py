@@ -49,6 +49,8 @@ from compiler.dialects.steps import (
 
 @irdl_attr_definition
 class BufferType(Buffer):
+    """`!hpcc_gpu.buffer<768 x tokens, at 0>`: `place` counts features of the same kind from the memory's begin."""
+
     name = "hpcc_gpu.buffer"
 
 

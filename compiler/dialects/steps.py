@@ -249,10 +249,10 @@ class RotaryStep(IRDLOperation):
 
 
 class PointwiseStep(IRDLOperation):
-    """activation(x + other), or x * other with `times`: what no linear before it could take over. A dialect adds the
-    property `activation`, an attribute of its own."""
+    """activation(x + other), or x * other with `times`: what no linear before it could take over."""
 
     ATTRIBUTE: ClassVar[Any]
+    """That of the property `activation`, which a dialect adds."""
 
     x = operand_def(AnyBuffer)
     other = opt_operand_def(AnyBuffer)

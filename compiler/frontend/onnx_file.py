@@ -217,7 +217,7 @@ def _attach(model: ir.Model, data: memoryview, path: Path) -> None:
 
 def _check_inline(tensor: object, path: Path) -> None:
     """A tensor whose data the graph holds has as much of it as its type and shape say."""
-    if isinstance(tensor, ir.TensorProtoTensor):
+    if isinstance(tensor, ir.TensorProtoTensor | ir.StringTensor):
         try:
             tensor.numpy()
         except Exception as error:  # numpy's for what does not divide, onnx's for types that it does not know

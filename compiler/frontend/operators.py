@@ -13,6 +13,7 @@ from xdsl.ir import SSAValue
 from compiler.dialects import nn
 from compiler.frontend.einsum import einsum
 from compiler.frontend.node import Array, Converter, NodeImport, Unsupported, element_type, emit_binary, tensor_type
+from compiler.frontend.rewrite import REASON
 
 
 def _unary(kind: nn.UnaryKind) -> Converter:
@@ -123,7 +124,7 @@ def _conv(n: NodeImport) -> list[SSAValue]:
     pads, strides = n.attribute("pads", ()) or (), n.attribute("strides", ()) or ()
     is_pointwise = set(kernel.shape[2:]) == {1} and n.attribute("group", 1) == 1
     if not is_pointwise or any(pads) or set(strides) - {1} or n.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Unsupported("a convolution over more than one position")
+        raise Unsupported(n.node.meta.get(REASON) or "a convolution over more than one position")
     outs, ins = kernel.shape[:2]
     batch, space = shape[0], shape[2:]
     weight = n.owner.array(str(n.node.inputs[1].name), kernel.reshape(outs, ins))  # pyright: ignore

@@ -26,13 +26,17 @@ class PreflightRow:
 
 
 _HELP = (
+    ("too few products follow", "nothing to gain: its share of the MACs is below that of a trip to the device"),
     ("it follows a node", "see the first node above that runs on the host after the device"),
     ("it prepares an input", "nothing to gain: it moves data once, before the device starts"),
     ("it passes an input", "nothing to gain: drop the output if nobody reads it"),
-    ("0/1 input", "export with a 0/1 attention_mask input instead of a causal or learned additive mask"),
+    ("no bias to the scores", "an FPGA target adds it"),
     ("key-value cache", "export without past keys and values"),
     ("run time", "bind every input with --shape, or export with fixed shapes"),
-    ("more than one position", "a kernel as large as its stride, without padding, becomes a linear layer"),
+    ("no name in the ONNX graph", "write convolutions over single positions as linear layers"),
+    ("channels a group", "depthwise convolutions have no product for the array; ordinary ones become linear layers"),
+    ("patches overlap to", "smaller inputs, or a larger stride"),
+    ("more than one position", "bind every input with --shape: with known shapes it becomes a linear layer"),
     ("neither a linear layer nor attention", "a constant weight makes it a linear layer"),
     ("right behind its linear layer", "let the activation be the only reader of the linear layer's result"),
     ("is not supported", "docs/SUPPORTED_OPS.md lists what is; simplify or rewrite this part of the export"),

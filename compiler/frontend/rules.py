@@ -14,6 +14,9 @@ import onnx_ir as ir
 
 from hw_targets.errors import InputError
 
+MOST_OPSET = 1 << 20
+"""A number that no release of the standard will reach; newer ones than the package knows are read as its newest."""
+
 NOT_AS_THE_STANDARD_SAYS = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
     ir.serde.SerdeError,
@@ -22,8 +25,11 @@ NOT_AS_THE_STANDARD_SAYS = (
 
 
 def check_attributes(model: ir.Model, where: str) -> None:
-    """Raises InputError HPCC1016 for the first attribute whose type is not that of its operator."""
+    """Raises InputError HPCC1016 for an opset that is none, and for the first attribute whose type is not that of its
+    operator."""
     version = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+    if not 1 <= version <= MOST_OPSET:
+        raise _broken(f"opset {version} is none", where)
     for node in model.graph.all_nodes():
         if node.domain not in ("", "ai.onnx"):
             continue

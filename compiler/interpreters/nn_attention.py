@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from compiler.dialects import nn
 from compiler.interpreters.evaluate import Array, meaning_of
 from compiler.interpreters.nn_float import softmax
 from compiler.weights import WeightStore
-from hw_targets import decoder_numerics, numerics
+from hw_targets import decoder_numerics, numerics, streaming_softmax
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,28 @@ class Heads:
         return cls(op.heads.value.data, op.groups, op.scale.value.data, op.causal is not None)
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array | None, heads: Heads, kind: str | None) -> Array:
-    """Multi-head attention on [b, s, d] arrays in fp32. A row with no key left gives 0 if only booleans mask it."""
+SCORES_AT_ONCE = 1 << 24
+"""Scores of one head or more that are computed together; longer sequences go by blocks of their queries."""
+
+
+def blocks(queries: int, scores_of_a_query: int) -> Iterator[slice]:
+    """Slices of the queries with at most SCORES_AT_ONCE scores each, at least one query."""
+    step = max(SCORES_AT_ONCE // max(scores_of_a_query, 1), 1)
+    return (slice(start, min(start + step, queries)) for start in range(0, queries, step))
+
+
+def attend(q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, heads: Heads) -> Array:
+    """Multi-head attention on [b, s, d] arrays in fp32, the bias of rank 4. A row without a key that mask and causality
+    leave gives 0."""
+    result = np.empty(q.shape, np.float32)
+    for rows in blocks(q.shape[1], q.shape[0] * heads.heads * k.shape[1]):
+        part = bias if bias is None or bias.shape[2] == 1 else bias[:, :, rows]
+        result[:, rows] = _attend(q[:, rows], k, v, mask, part, heads, rows.start)
+    return result
+
+
+def _attend(q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, heads: Heads, first: int) -> Array:
+    """The queries from number `first` on."""
 
     def split(x: Array, count: int) -> Array:
         return x.reshape(*x.shape[:2], count, -1).transpose(0, 2, 1, 3)
@@ -37,12 +59,12 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None, heads: Heads, kind:
         return np.repeat(split(x, heads.groups), heads.heads // heads.groups, axis=1)
 
     scores = np.matmul(split(q, heads.heads), shared(k).transpose(0, 1, 3, 2)) * np.float32(heads.scale)
-    seen = np.tri(q.shape[1], k.shape[1], dtype=np.bool_) if heads.causal else np.ones((1, 1), np.bool_)
-    if mask is not None and kind == "boolean":
+    seen = np.tri(q.shape[1], k.shape[1], first, dtype=np.bool_) if heads.causal else np.ones((1, 1), np.bool_)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
         seen = seen & (mask != 0)[:, None, None, :]
-    elif mask is not None:
-        scores = scores + mask
-    if not seen.all() or kind == "boolean":
+    if not seen.all() or mask is not None:
         scores = np.where(seen, scores, np.float32(-np.inf))
         top = np.maximum(scores.max(axis=-1, keepdims=True), np.float32(np.finfo(np.float32).min))
         e = np.exp(scores - top)
@@ -54,9 +76,16 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None, heads: Heads, kind:
 
 @meaning_of(nn.AttentionOp)
 def _attention(op: nn.AttentionOp, args: list[Array], store: WeightStore) -> list[Array]:
-    q, k, v, *mask = args
-    kind = None if op.mask_kind is None else op.mask_kind.data
-    return [attend(q, k, v, mask[0] if mask else None, Heads.of(op), kind).astype(np.float32, copy=False)]
+    q, k, v, *others = args
+    mask, bias = mask_and_bias(op, others)
+    return [attend(q, k, v, mask, bias, Heads.of(op)).astype(np.float32, copy=False)]
+
+
+def mask_and_bias(op: nn.AttentionOp | nn.QAttentionOp, arguments: list[Array]) -> tuple[Array | None, Array | None]:
+    """The arguments behind q, k and v by what they are; the bias as [sequences, heads, queries, keys], 1 where the same."""
+    others = list(arguments)
+    mask = None if op.mask is None else others.pop(0)
+    return mask, None if op.bias is None else others.pop(0).reshape(op.bias_extents)
 
 
 @meaning_of(nn.RmsNormOp)
@@ -101,27 +130,33 @@ def _rotary_bf16(op: nn.RotaryOp, args: list[Array], store: WeightStore) -> list
 @meaning_of(nn.QAttentionOp)
 def _qattention(op: nn.QAttentionOp, args: list[Array], store: WeightStore) -> list[Array]:
     """Per sequence and head, on [s, d / heads] slices. The contexts are bf16 values already: the cast keeps them."""
-    q, q_scale, k, k_scale, v, v_scale, *masks = args
+    q, q_scale, k, k_scale, v, v_scale, *others = args
     split = Heads.of(op)
-    boolean = op.mask_kind is not None and op.mask_kind.data == "boolean"
+    mask, bias = mask_and_bias(op, others)
+    queries, keys = q.shape[1], k.shape[1]
     additive = None
-    if masks and not boolean:
-        additive = np.broadcast_to(masks[0], (q.shape[0], split.heads, q.shape[1], k.shape[1]))
+    if bias is not None:
+        additive = np.broadcast_to(bias, (q.shape[0], split.heads, queries, keys))
+    integer_softmax = numerics.softmax
+    if op.streaming is not None:
+        integer_softmax = partial(streaming_softmax.softmax, shift=op.streaming.value.data)
     size = q.shape[2] // split.heads
     result = np.empty(q.shape, np.float32)
     for b in range(q.shape[0]):
         for h in range(split.heads):
             group = h * split.groups // split.heads
             part, shared = slice(h * size, (h + 1) * size), slice(group * size, (group + 1) * size)
-            p, total = numerics.softmax(
-                numerics.matmul_i32(q[b, :, part], k[b, :, shared]),
-                q_scale[b, :, h],
-                k_scale[b, :, group],
-                split.scale,
-                masks[0][b] if masks and boolean else None,
-                None if additive is None else additive[b, h],
-                causal=split.causal,
-            )
-            acc = numerics.matmul_i32(p, v[b, :, shared].T)
-            result[b, :, part] = numerics.context(acc, total, v_scale[b, 0, group])
+            for rows in blocks(queries, keys):
+                p, total = integer_softmax(
+                    numerics.matmul_i32(q[b, rows, part], k[b, :, shared]),
+                    q_scale[b, rows, h],
+                    k_scale[b, :, group],
+                    split.scale,
+                    None if mask is None else mask[b],
+                    None if additive is None else additive[b, h, rows],
+                    causal=split.causal,
+                    later=queries - rows.stop,
+                )
+                acc = numerics.matmul_i32(p, v[b, :, shared].T)
+                result[b, rows, part] = numerics.context(acc, total, v_scale[b, 0, group])
     return [result]

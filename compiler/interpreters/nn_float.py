@@ -357,3 +357,8 @@ def _mean_pool(op: nn.MeanPoolOp, args: list[Array], store: WeightStore) -> list
 @meaning_of(nn.TakeTokenOp)
 def _take_token(op: nn.TakeTokenOp, args: list[Array], store: WeightStore) -> list[Array]:
     return [args[0][:, op.index.value.data]]
+
+
+@meaning_of(nn.HandOverOp)
+def _hand_over(op: nn.HandOverOp, args: list[Array], store: WeightStore) -> list[Array]:
+    return args

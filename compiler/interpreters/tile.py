@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import MemRefType, ModuleOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.dialects.builtin import BFloat16Type, Float32Type, MemRefType, ModuleOp, i8
+from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, row_stride
 from compiler.module import main_function
 from compiler.weights import WeightStore
-from hw_targets import decoder_numerics, numerics
+from hw_targets import decoder_numerics, numerics, streaming_softmax
 from hw_targets.isa import Activation, MatrixMode, Norm
 
 Array = NDArray[Any]
@@ -35,11 +35,13 @@ def evaluate_tiles(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Ar
     return machine.outputs
 
 
-def _input(value: Array, dtype: type[np.generic]) -> Array:
-    """An input as the device has it: masks as 0 and 1, ids as int32, floats rounded to bf16."""
-    if dtype is np.int8:
-        return (value != 0).astype(np.int8)
-    return numerics.bf16(value) if dtype is np.float32 else value.astype(np.int32)
+def _input(value: Array, element: Attribute) -> Array:
+    """An input as the device has it: masks as 0 and 1, ids as int32, activations rounded to bf16, biases as they are."""
+    if isinstance(element, BFloat16Type):
+        return numerics.bf16(value)
+    if isinstance(element, Float32Type):
+        return value.astype(np.float32)
+    return (value != 0).astype(np.int8) if element == i8 else value.astype(np.int32)
 
 
 class _Machine:
@@ -75,7 +77,8 @@ class _Machine:
         kind, shape, label = op.kind.data, _shape(op.result), op.label.data
         keys = [key.data for key in op.content]
         if kind == "input":
-            return _input(self.inputs[label], _dtype(op.result)).reshape(shape)
+            assert isinstance(op.result.type, MemRefType)
+            return _input(self.inputs[label], op.result.type.element_type).reshape(shape)
         if kind == "output":
             self.outputs[label] = np.zeros(shape, _dtype(op.result))
             return self.outputs[label]
@@ -208,10 +211,14 @@ def _scores(o: Operands, v: Values) -> tuple[Array, Array | None]:
 
 def _softmax(o: Operands, v: Values) -> None:
     s, attended = _scores(o, v)
+    if v["streaming"]:
+        p, sums = streaming_softmax.from_scores(s, attended, int(v["shift"]))
+        o["p"][...], o["l"][...] = p.view(np.int8), sums
+        return
     maximum = o["maximum"].reshape(-1) if "maximum" in o else numerics.row_maximum(s, attended)
-    p: Array = (numerics.wide_probabilities if v["wide"] else numerics.probabilities)(s, maximum, attended)
-    o["p"][...] = (numerics.high_and_low(p) if v["wide"] else p).view(np.int8)
-    total = p.sum(axis=1, dtype=np.int32)
+    made: Array = (numerics.wide_probabilities if v["wide"] else numerics.probabilities)(s, maximum, attended)
+    o["p"][...] = (numerics.high_and_low(made) if v["wide"] else made).view(np.int8)
+    total = made.sum(axis=1, dtype=np.int32)
     o["l"][...] = o["l"] + total if v["continued"] else total
 
 
@@ -255,4 +262,5 @@ FUNCTIONS: dict[str, Callable[[Operands, Values], None]] = {
     "vector.quantize_columns": _quantize_columns,
     "vector.pool": _pool,
     "vector.heads": _heads,
+    "control.pause": lambda o, v: None,
 }

@@ -1,15 +1,16 @@
 """`hpcc-partition`: keep in @main what the accelerator runs; the rest is described in `hpcc.host` and runs on the host.
 
-The result is host work before, one device part, host work after. @main's arguments and results become the borders of
-the device part, named by ONNX tensors in `input_names` and `output_names`; compiler/frontend/host.py cuts the host
-parts out of the ONNX graph by those names.
+The result is host work before, device parts with host work between them, host work after. @main holds all device parts,
+`hpcc_nn.hand_over` between two; its arguments and results are what crosses the borders, named by ONNX tensors in
+`input_names` and `output_names`, with the part in `input_parts` and `output_parts`. compiler/frontend/host.py cuts the
+host work out of the ONNX graph by those names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
+from functools import cached_property
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, StringAttr, TensorType
@@ -27,18 +28,22 @@ from compiler.passes.macs import macs_of
 
 HOST = "hpcc.host"
 """Module attribute: an array of {when, inputs, outputs, nodes = [{node, op, reason, macs}]}."""
+BEFORE, BETWEEN, AFTER = "before", "between", "after"
+"""When host work is done: before the device's first part, between two (one segment each), after the last."""
 
 FOLLOWS = "it follows a node that runs on the host"
 
+NO_BIAS = {kind: f"the {kind.upper()} kernels add no bias to the scores of an attention" for kind in ("cpu", "gpu")}
+"""Why a biased attention runs on the host, by the kinds of targets that run steps; those have one device part."""
 
-class Place(StrEnum):
-    BEFORE = "before"
-    DEVICE = "device"
-    AFTER = "after"
+TOO_FEW = "too few products follow it to go back to the accelerator for"
+UNNAMED = "what crosses to the host behind it has no name in the ONNX graph"
+LEAST_SHARE = 0.0025
+"""Share of the model's MACs below which a further device part does not pay: it costs a request each way."""
 
 
-def host_reason(op: Operation) -> str | None:
-    """Why the accelerator does not run an operation, None if it does. Judges the operation alone, not its place."""
+def host_reason(op: Operation, kind: str = "fpga") -> str | None:
+    """Why a target of a kind does not run an operation, None if it does. Judges the operation alone, not its place."""
     match op:
         case nn.EmbeddingOp() | nn.LayerNormOp() | nn.TakeTokenOp() | nn.MeanPoolOp() | nn.RotaryOp() | nn.RmsNormOp():
             return None
@@ -50,8 +55,7 @@ def host_reason(op: Operation) -> str | None:
         case nn.ConcatOp():
             return None if is_token_concat(op) else "only tokens of one width are concatenated on the accelerator"
         case nn.AttentionOp():
-            additive = op.mask_kind is not None and op.mask_kind.data == "additive"
-            return "its mask is an addition that is not proved to come from a 0/1 input" if additive else None
+            return NO_BIAS.get(kind) if op.bias is not None else None
         case nn.ReshapeOp():
             return None if is_f32(op.x) else "only fp32 tensors are reshaped on the accelerator"
         case nn.BinaryOp():
@@ -83,47 +87,102 @@ def _kind(op: Operation) -> str:
 
 @dataclass
 class Plan:
-    """Where every operation runs, and what crosses the borders."""
+    """Where every operation runs, and what crosses the borders.
+
+    The model is cut into levels that run one after another: even ones on the host (0 before the device), odd ones are the
+    parts of the device.
+    """
 
     func: FuncOp
-    places: dict[Operation, Place] = field(default_factory=dict)
+    kind: str = "fpga"
+    levels: dict[Operation, int] = field(default_factory=dict)
     reasons: dict[Operation, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def ops(self) -> list[Operation]:
         return [op for op in self.func.body.block.ops if not isinstance(op, (*nn.STORED, ReturnOp))]
 
-    def place_of(self, value: SSAValue) -> Place | None:
+    def level_of(self, value: SSAValue) -> int | None:
         """Where a value is made; None for arguments, weights and constants."""
-        return self.places.get(value.owner) if isinstance(value.owner, Operation) else None
+        return self.levels.get(value.owner) if isinstance(value.owner, Operation) else None
+
+    def is_on_device(self, value: SSAValue) -> bool:
+        return (self.level_of(value) or 0) % 2 == 1
+
+    @property
+    def parts(self) -> list[int]:
+        """The levels of the device, in order."""
+        return sorted({level for level in self.levels.values() if level % 2})
+
+    @property
+    def last(self) -> int:
+        """The level of what the host does at the end."""
+        return max(self.parts, default=1) + 1
 
     def assign(self) -> None:
-        """One device region that needs nothing from `after`; `before` holds only what the device needs."""
-        for op in self.ops:
-            reason = host_reason(op)
-            sources = {self.place_of(operand) for operand in op.operands}
-            if Place.AFTER in sources:
-                self._put(op, Place.AFTER, reason or FOLLOWS)
-            elif reason is not None:
-                self._put(op, Place.AFTER if Place.DEVICE in sources else Place.BEFORE, reason)
-            elif isinstance(op, nn.ReshapeOp) and Place.DEVICE not in sources:
-                self._put(op, Place.BEFORE, "it prepares an input")
-            else:
-                self.places[op] = Place.DEVICE
+        """Every operation as early as it can run; device parts that do not pay become host work; host work that the device
+        does not wait for is done at the end. Of the device's parts only so many are made as the ONNX graph has names for
+        what crosses the borders."""
+        self._assign_parts(1 if self.kind in NO_BIAS else None)
+        for most in range(len(self.parts) - 1, -1, -1):
+            if self._borders_have_names():
+                break
+            self._assign_parts(most)
+
+    def _assign_parts(self, most: int | None) -> None:
+        """Levels with at most so many parts of the device."""
+        poor: set[Operation] = set()
+        while True:
+            self._assign(poor, most)
+            found = self._poor_part()
+            if not found:
+                break
+            poor |= found
         self._postpone()
 
-    def _put(self, op: Operation, place: Place, reason: str) -> None:
-        self.places[op], self.reasons[op] = place, reason
+    def _borders_have_names(self) -> bool:
+        crossing = [value for value, _ in self.device_inputs().values()]
+        crossing += [value for level in range(0, self.last + 1, 2) for value in self.host_inputs(level).values()]
+        return all(isinstance(value, BlockArgument) or self._tensor_name(value) is not None for value in crossing)
+
+    def _assign(self, poor: set[Operation], most: int | None) -> None:
+        self.levels, self.reasons = {}, {}
+        for op in self.ops:
+            sources = [level for operand in op.operands if (level := self.level_of(operand)) is not None]
+            least = max(sources, default=0)
+            reason = host_reason(op, self.kind)
+            if reason is None and op in poor:
+                reason = TOO_FEW
+            elif reason is None and most is not None and most and least > 2 * most - 1:
+                reason = FOLLOWS
+            elif reason is None and isinstance(op, nn.ReshapeOp) and least % 2 == 0:
+                reason = "it prepares an input"
+            if reason is not None:
+                self.reasons[op] = reason
+            elif most == 0:
+                reason = self.reasons[op] = UNNAMED
+            on_device = reason is None
+            self.levels[op] = least if least % 2 == on_device else least + 1
+
+    def _poor_part(self) -> set[Operation]:
+        """The operations of the first device part behind another one that has too few MACs."""
+        total = sum(macs_of(op) for op in self.ops)
+        for part in self.parts[1:]:
+            own = {op for op in self.ops if self.levels[op] == part}
+            if sum(macs_of(op) for op in own) < max(LEAST_SHARE * total, 1):
+                return own
+        return set()
 
     def _postpone(self) -> None:
-        """Host work that the device does not wait for is done afterwards."""
+        """Host work that the device does not wait for is done at the end."""
         needed: set[Operation] = set()
         for op in reversed(self.ops):
-            if self.places[op] is Place.DEVICE or op in needed:
+            if self.levels[op] % 2 or op in needed:
                 needed |= {value.owner for value in op.operands if isinstance(value.owner, Operation)}
+        last = self.last
         for op in self.ops:
-            if self.places[op] is Place.BEFORE and op not in needed:
-                self.places[op] = Place.AFTER
+            if self.levels[op] % 2 == 0 and op not in needed:
+                self.levels[op] = last
 
     # ---- borders ------------------------------------------------------------------------------------------------
 
@@ -133,65 +192,83 @@ class Plan:
         if isinstance(value, BlockArgument):
             return names_of(self.func, "input_names")[value.index]
         assert isinstance(value.owner, Operation)
+        return self._tensor_name(value) or f"value{list(block.ops).index(value.owner)}"
+
+    def _tensor_name(self, value: SSAValue) -> str | None:
+        """The ONNX tensor that the result of an operation is, if there is one."""
+        assert isinstance(value.owner, Operation)
         known = value.owner.attributes.get(TENSORS)
-        if isinstance(known, ArrayAttr):
-            name = known.data[[result is value for result in value.owner.results].index(True)]
-            if isinstance(name, StringAttr) and name.data:
-                return name.data
-        return f"value{list(block.ops).index(value.owner)}"
+        if not isinstance(known, ArrayAttr):
+            return None
+        name = known.data[[result is value for result in value.owner.results].index(True)]
+        return name.data if isinstance(name, StringAttr) and name.data else None
 
     def returned(self) -> list[tuple[str, SSAValue]]:
         last = self.func.body.block.last_op
         assert isinstance(last, ReturnOp)
         return list(zip(names_of(self.func, "output_names"), last.operands, strict=True))
 
-    def inputs_of(self, place: Place) -> dict[str, SSAValue]:
-        """What a part reads from elsewhere, by name, in order of first use."""
+    def device_inputs(self) -> dict[str, tuple[SSAValue, int]]:
+        """What device parts read from elsewhere, by name, with the first part that does (counted from 0)."""
+        found: dict[str, tuple[SSAValue, int]] = {}
+        for number, part in enumerate(self.parts):
+            for op in self.ops:
+                if self.levels[op] == part:
+                    for value in op.operands:
+                        if not isinstance(value.owner, nn.STORED) and not self.is_on_device(value):
+                            found.setdefault(self.name(value), (value, number))
+        return found
+
+    def device_outputs(self) -> dict[str, tuple[SSAValue, int]]:
+        """What device parts make for the outside, by name, with the part: model outputs first, then what the host reads."""
+        made = {name: value for name, value in self.returned() if self.is_on_device(value)}
+        for level in range(0, self.last + 1, 2):
+            made.update({name: value for name, value in self.host_inputs(level).items() if self.is_on_device(value)})
+        parts = self.parts
+        return {name: (value, parts.index(self.level_of(value) or 0)) for name, value in made.items()}
+
+    def host_inputs(self, level: int) -> dict[str, SSAValue]:
+        """What a level of host work reads from elsewhere, by name, in order of first use."""
         found: dict[str, SSAValue] = {}
         for op in self.ops:
-            if self.places[op] is place:
-                found.update(self._foreign(op.operands, place))
-        if place is Place.AFTER:
+            if self.levels[op] == level:
+                foreign = (v for v in op.operands if not isinstance(v.owner, nn.STORED) and self.level_of(v) != level)
+                found.update({self.name(value): value for value in foreign})
+        if level == self.last:
             passed = [v for name, v in self.returned() if isinstance(v, BlockArgument) and self.name(v) != name]
             found.update({self.name(value): value for value in passed})
         return found
 
-    def _foreign(self, values: Iterable[SSAValue], place: Place) -> dict[str, SSAValue]:
-        return {
-            self.name(value): value
-            for value in values
-            if not isinstance(value.owner, nn.STORED) and self.place_of(value) is not place
-        }
-
-    def outputs_of(self, place: Place) -> dict[str, SSAValue]:
-        """What a part makes for the outside: model outputs under their names, then what other parts read."""
-        found = {name: value for name, value in self.returned() if self._makes(place, name, value)}
-        for other in Place:
-            if other is not place:
-                reads = self.inputs_of(other)
-                found.update({name: value for name, value in reads.items() if self.place_of(value) is place})
+    def host_outputs(self, level: int) -> dict[str, SSAValue]:
+        """What a level of host work makes for the outside: model outputs under their names, then what others read."""
+        found = {name: value for name, value in self.returned() if self._makes(level, name, value)}
+        found.update({name: value for name, (value, _) in self.device_inputs().items() if self.level_of(value) == level})
+        for other in range(level + 2, self.last + 1, 2):
+            reads = self.host_inputs(other)
+            found.update({name: value for name, value in reads.items() if self.level_of(value) == level})
         return found
 
-    def _makes(self, place: Place, name: str, value: SSAValue) -> bool:
-        if self.place_of(value) is not None:
-            return self.place_of(value) is place
+    def _makes(self, level: int, name: str, value: SSAValue) -> bool:
+        if self.level_of(value) is not None:
+            return self.level_of(value) == level
         is_itself = isinstance(value, BlockArgument) and self.name(value) == name
-        return place is Place.AFTER and not is_itself
+        return level == self.last and not is_itself
 
     # ---- results ------------------------------------------------------------------------------------------------
 
     def host_attribute(self) -> ArrayAttr[Attribute]:
         segments: list[Attribute] = []
-        for place in (Place.BEFORE, Place.AFTER):
-            inputs, outputs = self.inputs_of(place), self.outputs_of(place)
-            nodes = [self._node(op) for op in self.ops if self.places[op] is place]
-            if place is Place.AFTER:
-                nodes += [_passed(name) for name, v in outputs.items() if self.place_of(v) is None]
+        for level in range(0, self.last + 1, 2):
+            inputs, outputs = self.host_inputs(level), self.host_outputs(level)
+            nodes = [self._node(op) for op in self.ops if self.levels[op] == level]
+            if level == self.last:
+                nodes += [_passed(name) for name, v in outputs.items() if self.level_of(v) is None]
+            when = BEFORE if level == 0 else AFTER if level == self.last else BETWEEN
             if nodes:
                 segments.append(
                     DictionaryAttr(
                         {
-                            "when": StringAttr(place.value),
+                            "when": StringAttr(when),
                             "inputs": _strings(inputs),
                             "outputs": _strings(outputs),
                             "nodes": ArrayAttr(nodes),
@@ -204,27 +281,40 @@ class Plan:
         return _node(node_name(op), _kind(op), self.reasons[op], macs_of(op))
 
     def device_function(self) -> FuncOp:
-        inputs, outputs = self.inputs_of(Place.DEVICE), self.outputs_of(Place.DEVICE)
-        block = Block(arg_types=[value.type for value in inputs.values()])
-        mapping: dict[SSAValue, SSAValue] = dict(zip(inputs.values(), block.args, strict=True))
-        for op in self._device_ops():
-            block.add_op(op.clone(mapping))
-        block.add_op(ReturnOp(*(mapping[value] for value in outputs.values())))
-        types = [value.type for value in outputs.values()]
+        inputs, outputs = self.device_inputs(), self.device_outputs()
+        block = Block(arg_types=[value.type for value, _ in inputs.values()])
+        mapping: dict[SSAValue, SSAValue] = dict(zip((v for v, _ in inputs.values()), block.args, strict=True))
+        results: dict[str, SSAValue] = {}
+        for number, ops in enumerate(self._device_ops()):
+            for op in ops:
+                block.add_op(op.clone(mapping))
+            own = {name: mapping[value] for name, (value, part) in outputs.items() if part == number}
+            if number < len(self.parts) - 1:
+                handed = nn.HandOverOp(list(own), list(own.values()))
+                block.add_op(handed)
+                own = dict(zip(own, handed.results, strict=True))
+            results.update(own)
+        block.add_op(ReturnOp(*(results[name] for name in outputs)))
+        types = [value.type for value, _ in outputs.values()]
         func = FuncOp("main", (list(block.arg_types), types), Region(block))
         func.attributes = {**self.func.attributes, "input_names": _strings(inputs), "output_names": _strings(outputs)}
+        if len(self.parts) > 1:
+            for name, borders in (("input_parts", inputs), ("output_parts", outputs)):
+                func.attributes[name] = ArrayAttr([IntegerAttr(part, 64) for _, part in borders.values()])
         return func
 
-    def _device_ops(self) -> list[Operation]:
-        """The device's operations and the weights they read, in order."""
-        device = [op for op in self.ops if self.places[op] is Place.DEVICE]
-        read = {value.owner for op in device for value in op.operands}
-        read |= {value.owner for op in read if isinstance(op, nn.DequantizeOp) for value in op.operands}
-        return [
-            op
-            for op in self.func.body.block.ops
-            if self.places.get(op) is Place.DEVICE or (isinstance(op, nn.STORED) and op in read)
-        ]
+    def _device_ops(self) -> list[list[Operation]]:
+        """The device's operations part by part, and the weights they read before the first that does, in order."""
+        groups: list[list[Operation]] = []
+        seen: set[Operation] = set()
+        for part in self.parts or [1]:
+            own = {op for op in self.ops if self.levels[op] == part}
+            read = {value.owner for op in own for value in op.operands}
+            read |= {value.owner for op in read if isinstance(op, nn.DequantizeOp) for value in op.operands}
+            stored = {op for op in read if isinstance(op, nn.STORED)} - seen
+            seen |= stored
+            groups.append([op for op in self.func.body.block.ops if op in own or op in stored])
+        return groups
 
 
 def _strings(items: Iterable[str]) -> ArrayAttr[StringAttr]:
@@ -243,12 +333,13 @@ def _passed(name: str) -> DictionaryAttr:
 
 @dataclass(frozen=True)
 class PartitionPass(ModulePass):
-    """Split @main into host work before, the device part that stays, and host work after."""
+    """Split @main into the device's parts, which stay, and host work before, between and after them."""
 
     name = "hpcc-partition"
+    kind: str = "fpga"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        plan = Plan(main_function(op))
+        plan = Plan(main_function(op), self.kind)
         plan.assign()
         _check_types(plan)
         op.attributes[HOST] = plan.host_attribute()
@@ -256,5 +347,5 @@ class PartitionPass(ModulePass):
 
 
 def _check_types(plan: Plan) -> None:
-    for value in (*plan.inputs_of(Place.DEVICE).values(), *plan.outputs_of(Place.DEVICE).values()):
-        assert isinstance(value.type, TensorType), "a border of the device part is a tensor"
+    for value, _ in (*plan.device_inputs().values(), *plan.device_outputs().values()):
+        assert isinstance(value.type, TensorType), "a border of the device is a tensor"

@@ -26,7 +26,7 @@ from compiler.interpreters.nn_float import constant_array, dequantized
 from compiler.module import main_function
 from compiler.passes.smoothing import smoothing_factors
 from compiler.weights import WeightStore, row_major, store_of
-from hw_targets import numerics
+from hw_targets import numerics, streaming_softmax
 from hw_targets.errors import InfeasibleError, InputError
 
 Array = NDArray[Any]
@@ -46,13 +46,34 @@ class QuantizePass(ModulePass):
     """
 
     name: ClassVar[str] = "hpcc-quantize"
+    streaming: int | None = None
+    """The shift of the streaming softmax, where the accelerator has it."""
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        _Quantizer(store_of(ctx, op)).run(op)
+        _Quantizer(store_of(ctx, op), self.streaming).run(op)
 
 
 def _where(op: Operation) -> str:
     return f"node {op.location.desc.data!r}" if isinstance(op.location, NameLoc) else ""
+
+
+def _check_keys(op: nn.AttentionOp, streaming: bool) -> None:
+    """Raises InfeasibleError for a row of probabilities whose sum could overflow."""
+    keys = nn.shape_of(op.k)[1]
+    if keys > numerics.MAX_KEYS:
+        raise InfeasibleError(
+            "HPCC3201",
+            f"attention over {keys:,} keys: the sums of probabilities serve {numerics.MAX_KEYS:,} at most",
+            where=_where(op),
+            hint="bind a shorter sequence with --shape",
+        )
+    if streaming and keys > streaming_softmax.MAX_KEYS:
+        raise InfeasibleError(
+            "HPCC3202",
+            f"attention over {keys:,} keys: the streaming softmax serves {streaming_softmax.MAX_KEYS:,} at most",
+            where=_where(op),
+            hint='bind a shorter sequence with --shape, or take a target with softmax = "exact"',
+        )
 
 
 def _is_f32(value: SSAValue) -> bool:
@@ -96,6 +117,7 @@ class _Quantizer:
     """
 
     store: WeightStore
+    streaming: int | None = None
     primary: dict[SSAValue, SSAValue] = field(default_factory=dict)
     stored: dict[SSAValue, SSAValue] = field(default_factory=dict)
     widened: dict[SSAValue, SSAValue] = field(default_factory=dict)
@@ -105,6 +127,9 @@ class _Quantizer:
     smoothing: Mapping[SSAValue, Array] = field(default_factory=dict)
 
     def run(self, module: ModuleOp) -> None:
+        for op in module.walk():
+            if isinstance(op, nn.AttentionOp):
+                _check_keys(op, self.streaming is not None)  # before anything slow
         self.smoothing = smoothing_factors(module, self.store)
         block = main_function(module).body.block
         old = list(block.ops)
@@ -118,6 +143,10 @@ class _Quantizer:
             if isinstance(op, ReturnOp):
                 for index, value in enumerate(op.arguments):
                     op.operands[index] = self._output(value, op)
+                continue
+            if isinstance(op, nn.HandOverOp):
+                replaced.append(op)
+                self._hand_over(op)
                 continue
             if op in late:
                 replaced.append(op)
@@ -133,6 +162,15 @@ class _Quantizer:
             if not any(True for _ in op.results[0].uses):
                 op.detach()
                 op.erase()
+
+    def _hand_over(self, op: nn.HandOverOp) -> None:
+        """Values in the type they had; what another part reads is there in bf16 too, and that is what is handed over."""
+        for value in op.values:
+            if not value.has_one_use():
+                self._bf16(value, op)
+        new = nn.HandOverOp(op.tensors, [self._output(value, op) for value in op.values])
+        self._emit(new, op, op)
+        self.primary.update(zip(op.outs, new.outs, strict=True))
 
     def _convert(self, op: Operation) -> bool:
         """Make the integer form of `op`; False if it stays as it is."""
@@ -365,19 +403,9 @@ class _Quantizer:
 
     def attention(self, op: nn.AttentionOp) -> SSAValue:
         heads = op.heads.value.data
-        keys = nn.shape_of(op.k)[1]
-        if keys > numerics.MAX_KEYS:
-            raise InfeasibleError(
-                "HPCC3201",
-                f"attention over {keys:,} keys: the sums of probabilities serve {numerics.MAX_KEYS:,} at most",
-                where=_where(op),
-                hint="bind a shorter sequence with --shape",
-            )
-        kind = None if op.mask_kind is None else op.mask_kind.data
-        boolean = op.mask if kind == "boolean" else None
         q = self._quantized(op.q, nn.Granularity.TOKEN_HEAD, heads, None, op)
         k = self._quantized(op.k, nn.Granularity.TOKEN_HEAD, op.groups, None, op)
-        v = self._quantized(op.v, nn.Granularity.SEQUENCE_HEAD, op.groups, boolean, op)
+        v = self._quantized(op.v, nn.Granularity.SEQUENCE_HEAD, op.groups, op.mask, op)
         new = nn.QAttentionOp(
             op.role.data,
             q,
@@ -386,13 +414,28 @@ class _Quantizer:
             op.mask,
             heads=heads,
             scale=op.scale.value.data,
-            mask_kind=kind,
             type=TensorType(f32, nn.shape_of(op.result)),
             kv_heads=op.groups,
             causal=op.causal is not None,
+            streaming=self.streaming,
+            bias=None if op.bias is None else self._bias(op.bias, op),
         )
         self._emit(new, op, op)
         return new.result
+
+    def _bias(self, value: SSAValue, before: Operation) -> SSAValue:
+        """What is added to scores, in fp32: a stored one flushed (-infinity masks), else an input as it is."""
+        if not isinstance(value.owner, nn.STORED):
+            return self._now(value)
+
+        def make() -> tuple[SSAValue]:
+            key, array = self._values(value, before)
+            flushed = numerics.ftz(array)
+            if np.isnan(flushed).any() or np.isposinf(flushed).any():
+                _check_finite(key, flushed)
+            return (self._add_weight(f"{key}.bias", flushed, TensorType(f32, flushed.shape), before, value),)
+
+        return self._cached(value, "bias", make)[0]
 
     def layer_norm(self, op: nn.LayerNormOp) -> SSAValue:
         """Of the fp32 value where nothing else reads it (post-norm), else of its bf16 form (pre-norm)."""
@@ -442,7 +485,7 @@ class _Quantizer:
 
     def reshape(self, op: nn.ReshapeOp) -> SSAValue:
         """Of the stored bf16 form, unless only the caller sees the result: then a finished fp32 value stays one."""
-        finished = all(isinstance(use.operation, ReturnOp) for use in op.result.uses)
+        finished = all(isinstance(use.operation, ReturnOp | nn.HandOverOp) for use in op.result.uses)
         x = self._now(op.x) if finished else self._bf16(op.x, op)
         new = nn.ReshapeOp(x, TensorType(nn.element_type_of(x), nn.shape_of(op.result)))
         self._emit(new, op, op)

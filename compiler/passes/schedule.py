@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -23,14 +23,14 @@ from xdsl.ir.affine import AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
 from compiler.backends.fpga.allocation import OutOfMemoryError, allocate, capacities, place
-from compiler.backends.fpga.ordering import makespan, orders
+from compiler.backends.fpga.machine import machine_of
+from compiler.backends.fpga.ordering import Order, makespan, orders
 from compiler.backends.fpga.rolling import Item, Loop, roll
 from compiler.backends.fpga.semaphores import SemaphorePair, assign_semaphores
-from compiler.backends.fpga.tasks import Instance, Rectangle, Task, flatten
+from compiler.backends.fpga.tasks import Instance, Rectangle, Task, flatten, is_pause, parts_of_program
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, single_block
 from compiler.module import main_function
 from hw_targets.isa import LOOP_LEVELS, Memory
-from hw_targets.load import load_target
 from hw_targets.target import Target
 
 
@@ -46,7 +46,7 @@ class SchedulePass(ModulePass):
     order: str = "fastest"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        schedule_module(op, load_target(self.target), listed=self.order != "tiled")
+        schedule_module(op, machine_of(op, self.target), listed=self.order != "tiled")
 
 
 def schedule_module(module: ModuleOp, target: Target, *, listed: bool = True) -> None:
@@ -66,8 +66,8 @@ def _placed(tasks: Sequence[Task], target: Target, listed: bool) -> tuple[list[T
     """The tasks in the fastest order that fits: as they were tiled, or as list scheduling finds."""
     capacity = capacities(target)
     tiled = allocate(tasks, capacity)
-    candidates = orders(tasks, target, capacity) if listed else []
-    least, chosen = makespan(tiled[0], target) if candidates else 0, None
+    candidates = _orders(tasks, target, capacity) if listed else []
+    least, chosen = _makespan(tiled[0], target) if candidates else 0, None
     for order in candidates:
         if order.cycles >= least:
             break
@@ -75,13 +75,39 @@ def _placed(tasks: Sequence[Task], target: Target, listed: bool) -> tuple[list[T
             place(order.tasks, order.spans, capacity)
         except OutOfMemoryError:
             continue
-        cycles = makespan(order.tasks, target)
+        cycles = _makespan(order.tasks, target)
         if cycles < least:
             least, chosen = cycles, order
     # Addresses lie in the buffers themselves: whoever is chosen is placed last.
     if chosen is None:
         return allocate(tasks, capacity) if candidates else tiled
     return chosen.tasks, place(chosen.tasks, chosen.spans, capacity)
+
+
+def _makespan(tasks: Sequence[Task], target: Target) -> int:
+    return sum(makespan(part, target) for part in parts_of_program(tasks))
+
+
+def _orders(tasks: Sequence[Task], target: Target, capacity: Mapping[Memory, int]) -> list[Order]:
+    """`orders` of every part of a program, the fastest of each, then the second, one behind the other."""
+    pauses = [task for task in tasks if is_pause(task)]
+    if not pauses:
+        return orders(tasks, target, capacity)
+    found = [orders(part, target, capacity) for part in parts_of_program(tasks)]
+    return [_joined(list(choice), pauses) for choice in zip(*found, strict=False)]
+
+
+def _joined(choice: Sequence[Order], pauses: Sequence[Task]) -> Order:
+    """Orders of parts one after another; what several of them use is in use all the time between."""
+    tasks: list[Task] = []
+    spans: dict[Instance, tuple[int, int]] = {}
+    cycles = 0
+    for number, order in enumerate(choice):
+        tasks += [*pauses[number - 1 : number], *order.tasks]
+        for instance, (first, last) in order.spans.items():
+            spans[instance] = spans.get(instance, (cycles + first, 0))[0], cycles + last
+        cycles += order.cycles
+    return Order(tasks, cycles, spans)
 
 
 def _semaphore(pair: SemaphorePair) -> DictionaryAttr:

@@ -17,13 +17,13 @@ from compiler.backends.fpga.borders import store_outputs
 from compiler.backends.fpga.builder import TileBuilder
 from compiler.backends.fpga.context import Context as Selection
 from compiler.backends.fpga.lowering import lower
+from compiler.backends.fpga.machine import machine_of, note_machine
 from compiler.backends.fpga.planning import Extent, TilePlan, plans
 from compiler.backends.fpga.tasks import flatten
 from compiler.dialects import nn
 from compiler.module import main_function, names_of
 from compiler.weights import WeightStore, store_of
 from hw_targets.isa import Memory
-from hw_targets.load import load_target
 from hw_targets.target import Target
 
 
@@ -40,7 +40,7 @@ def _extent(function: FuncOp) -> Extent:
 
 
 def _kept_bytes(op: nn.QLinearOp) -> int:
-    is_output = all(isinstance(use.operation, ReturnOp | nn.ReshapeOp) for use in op.result.uses)
+    is_output = all(isinstance(use.operation, ReturnOp | nn.HandOverOp | nn.ReshapeOp) for use in op.result.uses)
     return 0 if is_output else prod(nn.shape_of(op.result))
 
 
@@ -74,9 +74,12 @@ def _lower(function: FuncOp, plan: TilePlan, target: Target, store: WeightStore)
     returned = function.body.block.last_op
     if isinstance(returned, ReturnOp):
         selection.output_names = dict(zip(returned.arguments, names_of(function, "output_names"), strict=True))
+    for handed in function.body.block.ops:
+        if isinstance(handed, nn.HandOverOp):
+            selection.output_names.update(zip(handed.values, handed.tensors, strict=True))
     for inner in function.body.block.ops:
         if isinstance(inner, ReturnOp):
-            store_outputs(selection, inner, names_of(function, "output_names"))
+            store_outputs(selection, inner.arguments, names_of(function, "output_names"))
         else:
             lower(selection, inner)
     return block
@@ -90,13 +93,14 @@ class TilePass(ModulePass):
     target: str = "fpga-u280"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        tile_module(op, load_target(self.target), store_of(ctx, op), self.target)
+        tile_module(op, machine_of(op, self.target), store_of(ctx, op), self.target)
 
 
 def tile_module(module: ModuleOp, target: Target, store: WeightStore, name: str = "") -> None:
     """The pass for a target that need not be a file; `name` is what later stages find it by."""
     function = main_function(module)
     block = _first_that_fits(function, target, store)
+    note_machine(module, target)
     block.add_op(ReturnOp())
     tiled = FuncOp(function.sym_name.data, FunctionType.from_lists([], []), Region(block))
     tiled.attributes.update(function.attributes)

@@ -35,6 +35,7 @@ FUSED = (
     nn.TakeTokenOp,
     nn.BinaryOp,
     nn.ConcatOp,
+    nn.HandOverOp,
 )
 INTEGER = (
     nn.EmbeddingOp,
@@ -48,6 +49,7 @@ INTEGER = (
     nn.MeanPoolOp,
     nn.TakeTokenOp,
     nn.ConcatOp,
+    nn.HandOverOp,
 )
 TILED = (tile.AllocOp, tile.DramOp, tile.ViewOp, tile.ForOp, tile.RunOp)
 EMITTED = (isa.InstructionOp, isa.LoopOp, isa.ImageOp)

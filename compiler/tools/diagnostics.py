@@ -27,17 +27,22 @@ def syntax_error(error: BaseException, file: str = "") -> InputError:
     return InputError("HPCC1021", error.msg.splitlines()[0], where=f"{location.file}:{location.line}:{location.col}")
 
 
-STRING = re.compile(r'//[^\n]*|"(?:[^"\\\n]|\\.)*("?)')
-"""A comment, or a string with its closing quote, if it has one on its line."""
+STRING = re.compile(r'//[^\n]*|"(?:[^"\\\n\v\f]|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*("?)')
+"""A comment, or a string as MLIR writes it, with its closing quote if nothing else comes before that."""
 
 
 def check_strings(text: str, file: str) -> None:
-    """Raises InputError for a string without an end, at which xDSL's lexer would search for exponential time."""
+    """Raises InputError for a string without an end or with an escape that is none: xDSL's lexer would search such a one
+    for exponential time."""
     for match in STRING.finditer(text):
         if match[0][0] == '"' and not match[1]:
             line = text.count("\n", 0, match.start()) + 1
             column = match.start() - text.rfind("\n", 0, match.start())
-            raise InputError("HPCC1025", "a string has no end", where=f"{file}:{line}:{column}")
+            escape = text.startswith("\\", match.end())
+            message = (
+                f"a string has the escape {text[match.end() :][:3]!r}, which is none" if escape else "a string has no end"
+            )
+            raise InputError("HPCC1025", message, where=f"{file}:{line}:{column}")
 
 
 def _first_line(error: BaseException) -> str:

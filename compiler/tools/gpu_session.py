@@ -37,7 +37,7 @@ Array = NDArray[Any]
 ROUNDS = 20
 """Runs on a GPU whose median is the latency of a summary."""
 
-LIMITS = {"fp32": FLOAT_LIMIT, "fp16": 0.03, "bf16": 0.25}
+LIMITS = {"fp32": FLOAT_LIMIT, "fp16": 0.005, "bf16": 0.03}
 """The largest error that a result may have, in units of its rms; int8 is held to the limits of integer results."""
 
 

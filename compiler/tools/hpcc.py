@@ -9,7 +9,7 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 
 from compiler.tools.arguments import parse_buckets
-from compiler.tools.options import EMIT_FORMS, Options
+from compiler.tools.options import EMIT_FORMS, UPSTREAM_FORMS, Options
 from hw_targets.command_line import Parser, guarded
 from hw_targets.errors import UsageError
 
@@ -123,6 +123,10 @@ def _run(options: argparse.Namespace) -> int:
         return _print_pipeline(options)
     if options.model is None:
         raise UsageError("HPCC2003", "no model given", hint="hpcc MODEL.onnx --target fpga-u280")
+    if options.emit in UPSTREAM_FORMS:
+        from compiler.tools.upstream import run_upstream
+
+        return run_upstream(_what_to_do(options, parse_buckets(options.shape)[0]), parse_buckets(options.shape))
     if options.target is None:
         raise UsageError("HPCC2008", "no target given", hint="--target fpga-u280; `hpcc --list-targets` lists them")
     buckets = parse_buckets(options.shape)
@@ -164,11 +168,17 @@ def _list_targets(*, as_json: bool) -> int:
 def _print_pipeline(options: argparse.Namespace) -> int:
     from compiler.pipelines import PIPELINES
     from hw_targets.load import load_any_target
+    from hw_targets.target import Target
 
     target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
-    for stage in PIPELINES[load_any_target(target).kind]:
+    machine = load_any_target(target)
+    for stage in PIPELINES[machine.kind]:
         text = stage.pipeline(
-            target=target, sparsity=sparsity, precision=options.precision or "fp32", storage=options.storage
+            target=target,
+            sparsity=sparsity,
+            precision=options.precision or "fp32",
+            storage=options.storage,
+            streaming=machine.accelerator.design.streaming_shift if isinstance(machine, Target) else None,
         )
         print(f"{stage.name:<9} {text or '(the ONNX importer)'}")
     return 0

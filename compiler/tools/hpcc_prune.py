@@ -1,4 +1,4 @@
-"""`hpcc-prune MODEL.onnx --pattern SPEC -o OUT.onnx`: the command line. Only parsing and printing stand here."""
+"""`hpcc-prune MODEL.onnx --pattern SPEC [--train X.npz] -o OUT.onnx`: the command line, parsing and printing alone."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compiler.tools.arguments import parse_shapes
 from compiler.tools.pruning.options import ALLOCATIONS, METHODS, PruneOptions
+from compiler.tools.training.options import TrainOptions, refuse_mixtures
 from hw_targets.command_line import Parser, guarded
 from hw_targets.errors import UsageError
 
 if TYPE_CHECKING:
     from compiler.tools.pruning.session import Pruned
+    from compiler.tools.training.session import Trained
 
 
 def build_parser() -> Parser:
     """What to prune, how, on which data, and where to."""
     parser = Parser(
         prog="hpcc-prune",
-        description="Prune an ONNX transformer without training: the same graph, node for node, with zeros in its weights."
-        " The file runs anywhere; hpcc takes the pattern from it.",
+        description="Prune an ONNX transformer, in one shot or with training: the same graph, node for node, with zeros in"
+        " its weights. The file runs anywhere; hpcc takes the pattern from it.",
         epilog="Exit status: 0 ok, 1 a file's content is at fault, 2 the command line is, 5 a tool or package is missing,"
         " 130 interrupted.",
     )
@@ -50,7 +52,7 @@ def build_parser() -> Parser:
         metavar="A",
         help=f"{' or '.join(ALLOCATIONS)}: each tensor alike, or by measured sensitivity with at least as many zeros",
     )
-    how = parser.add_argument_group("how it is chosen")
+    how = parser.add_argument_group("how it is chosen, without training")
     how.add_argument(
         "--method",
         metavar="M",
@@ -60,10 +62,11 @@ def build_parser() -> Parser:
     how.add_argument("--text", metavar="FILE", help="one sentence per line, tokenised with --tokenizer")
     how.add_argument("--tokenizer", metavar="tokenizer.json", help="a tokenizer file for --text")
     how.add_argument("--max-length", type=int, metavar="N", help="cut texts after N tokens")
-    how.add_argument("--seed", type=int, default=0, metavar="S", help="of --method random")
+    how.add_argument("--seed", type=int, default=0, metavar="S", help="of --method random, and of the samples' order")
     how.add_argument(
         "--shape", action="append", default=[], metavar="NAME:AxB", help="bind an input's shape where no data does"
     )
+    _add_training(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--list-layers", action="store_true", help="list the layers with roles, nodes, tensors and stop")
     output.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -71,6 +74,23 @@ def build_parser() -> Parser:
     output.add_argument("--debug", action="store_true", help="show a traceback with an error")
     output.add_argument("--version", action="store_true", help="print the version and stop")
     return parser
+
+
+def _add_training(parser: Parser) -> None:
+    train = parser.add_argument_group("training (needs torch: pip install 'hpcc[train]'; docs/TRAINING.md)")
+    train.add_argument("--train", metavar="X.npz", help="samples by input name, and `labels`: train under the pattern")
+    train.add_argument("--dev", metavar="Y.npz", help="samples that choose among the states of the last fifth of the steps")
+    train.add_argument("--loss", metavar="L", help="labels, or distill: the distance to a dense teacher (default)")
+    train.add_argument("--logits", metavar="NAME", help="the output with a row of scores for each sample")
+    train.add_argument("--teacher", metavar="MODEL.onnx", help="the dense teacher (default: the model as it is)")
+    train.add_argument("--steps", type=int, metavar="N", help="batches to train on; a ladder's rungs share them")
+    train.add_argument("--ladder", metavar="A,B,C", help="patterns one after another, as 4:8,2:8,1:8, in place of --pattern")
+    train.add_argument("--batch", type=int, metavar="N", help="samples in a step (default: 32)")
+    train.add_argument("--rate", type=float, metavar="R", help="peak learning rate (default: 1e-4)")
+    train.add_argument("--gradual", type=float, metavar="G", help="share of the steps in which weights go (default: 0.5)")
+    train.add_argument("--regulariser", type=float, metavar="R", help="pull of masked weights to zero (default: 2)")
+    train.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: all)")
+    train.add_argument("--resume", metavar="DIR", help="keep checkpoints there, and go on from the last one")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,10 +106,10 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.model is None:
         raise UsageError("HPCC2268", "no model given", hint="hpcc-prune MODEL.onnx --pattern nm:2:4 -o OUT.onnx")
-    known = {field.name for field in fields(PruneOptions)}
-    values = {name: value for name, value in vars(arguments).items() if name in known}
-    values |= {"shapes": parse_shapes(arguments.shape), "scope": tuple(arguments.scope)}
-    options = PruneOptions(**values)
+    refuse_mixtures(vars(arguments))
+    if arguments.train is not None and not arguments.list_layers:
+        return _train(TrainOptions(**_named(arguments, TrainOptions)), as_json=arguments.json)
+    options = PruneOptions(**_named(arguments, PruneOptions), shapes=parse_shapes(arguments.shape))
     from compiler.tools.pruning.session import PruneSession
 
     session = PruneSession(options)
@@ -107,6 +127,42 @@ def _run(arguments: argparse.Namespace) -> int:
     elif not options.quiet:
         _print_summary(pruned, options)
     return 0
+
+
+def _named(arguments: argparse.Namespace, options: type[PruneOptions | TrainOptions]) -> dict[str, Any]:
+    """What the command line says, by the names of the options' fields."""
+    known = {field.name for field in fields(options)}
+    values = {name: value for name, value in vars(arguments).items() if name in known}
+    return values | {"scope": tuple(arguments.scope)}
+
+
+def _train(options: TrainOptions, *, as_json: bool) -> int:
+    from compiler.tools.training.session import train
+
+    trained = train(options)
+    if as_json:
+        print(json.dumps(trained.as_dict()))
+    elif not options.quiet:
+        _print_trained(trained, options)
+    return 0
+
+
+def _print_trained(trained: Trained, options: TrainOptions) -> None:
+    settings = options.settings()
+    for rung in trained.written:
+        done = rung.done
+        print(f"  pattern    {done.pattern.describe()} in {len(done.roles)} matrices")
+        print(f"  zeros      {done.zeros:,}")
+        if done.score is not None:
+            what = "accuracy" if done.by_accuracy else "minus the loss"
+            print(f"  dev        {what} {done.score:.4f}, after step {done.chosen + 1}")
+        print(f"  written    {rung.path}")
+    steps = f"{settings.steps} steps of {settings.batch} samples"
+    print(f"  method     SR-STE, {steps}, loss {settings.loss}, seed {settings.seed}")
+    for role, reason in trained.left_dense.items():
+        print(f"  dense      {role}: {reason}")
+    for note in trained.notes:
+        print(f"  note       {note}")
 
 
 def _print_layers(pruned: Pruned) -> None:

@@ -130,10 +130,7 @@ def _fit(array: Array, spec: InputSpec, where: str) -> Array:
 
 def from_text(path: Path, tokenizer: Path, specs: Sequence[InputSpec], max_length: int | None) -> InputSet:
     """Tokenise one sentence a line into ids, mask and (if the model has them) token types, padded to the shape."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise MissingToolError("HPCC5101", "--text needs the package tokenizers", hint="pip install tokenizers") from error
+    import_tokenizers()
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -141,6 +138,23 @@ def from_text(path: Path, tokenizer: Path, specs: Sequence[InputSpec], max_lengt
         raise InputError("HPCC1513", f"cannot read the text: {reason}", where=str(path)) from error
     if not lines:
         raise InputError("HPCC1509", "the file holds no sentence", where=str(path))
+    return texts_as_arrays(lines, tokenizer, specs, max_length, str(path))
+
+
+def import_tokenizers() -> Any:
+    """The class Tokenizer. Raises MissingToolError."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingToolError("HPCC5101", "--text needs the package tokenizers", hint="pip install tokenizers") from error
+    return Tokenizer
+
+
+def texts_as_arrays(
+    lines: Sequence[str], tokenizer: Path, specs: Sequence[InputSpec], max_length: int | None, where: str
+) -> InputSet:
+    """Texts as the model's inputs; `where` names their file in errors and is the set's source by its last part."""
+    Tokenizer = import_tokenizers()
     try:
         encoder = Tokenizer.from_file(str(tokenizer))
     except Exception as error:  # the library raises plain Exception for every fault
@@ -154,12 +168,12 @@ def from_text(path: Path, tokenizer: Path, specs: Sequence[InputSpec], max_lengt
             hint=f"--shape {roles['ids'].name}:{roles['ids'].shape[0]}x{max_length}",
         )
     if "mask" not in roles:
-        raise InputError("HPCC1511", "the model takes no attention mask, so texts cannot be padded", where=str(path))
+        raise InputError("HPCC1511", "the model takes no attention mask, so texts cannot be padded", where=where)
     encoder.no_padding()
     encoder.enable_truncation(min(length, max_length or length))
     arrays = {spec.name: np.zeros((len(lines), length), spec.dtype) for spec in specs}
     try:
-        encodings = encoder.encode_batch(lines)
+        encodings = encoder.encode_batch(list(lines))
     except Exception as error:  # the library raises plain Exception for every fault
         raise InputError("HPCC1514", f"the tokenizer fails: {error}", where=str(tokenizer)) from error
     for row, encoding in enumerate(encodings):
@@ -171,7 +185,7 @@ def from_text(path: Path, tokenizer: Path, specs: Sequence[InputSpec], max_lengt
     for spec in specs:
         if spec.limit is not None:
             _fit(arrays[spec.name], spec, str(tokenizer))
-    return InputSet("text", path.name, None, len(lines), arrays)
+    return InputSet("text", Path(where).name, None, len(lines), arrays)
 
 
 def _text_roles(specs: Sequence[InputSpec]) -> dict[str, InputSpec]:

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGES = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit")
-EMIT_FORMS = (*STAGES, "asm", "c", "triton", "program")
+UPSTREAM_FORMS = ("linalg", "iree", "sparse-tensor")
+"""Whole models in MLIR's own dialects; no target is needed."""
+EMIT_FORMS = (*STAGES, "asm", "c", "triton", "program", *UPSTREAM_FORMS)
 """Of all kinds of targets; what a kind does not have is refused once the target is known."""
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PLACES = ("recipe", "inputs", "text", "tokenizer", "length_histogram", "baseline", "output", "dump_stages")
+"""Options that name a file or a folder. An empty name would be the working directory, or what an unset variable left."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ class Options:
         for name, limit in (("rtol", self.rtol), ("atol", self.atol)):
             if limit is not None and not (isfinite(limit) and limit >= 0):
                 raise UsageError("HPCC2018", f"--{name} {limit} is no tolerance", hint="a number of at least 0")
-        if self.baseline == "":
-            raise UsageError("HPCC2028", "--baseline names nothing", hint="--baseline dense, or the folder of a bundle")
+        for name in PLACES:
+            if getattr(self, name) == "":
+                raise UsageError("HPCC2028", f"--{name.replace('_', '-')} names nothing", hint="name a file or a folder")
         if self.verify_each and self.start is not None:
             raise UsageError("HPCC2013", "--verify-each needs the ONNX model to compare with", hint="leave --from out")
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
-from xdsl.dialects.builtin import ArrayAttr, ModuleOp, TensorType
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, ModuleOp, TensorType
+from xdsl.dialects.func import FuncOp
 
 from compiler.backends.fpga.emission import ProgramParts, Region, program_parts, weight_image
 from compiler.frontend.host import HostSegment
 from compiler.module import main_function, names_of
+from compiler.passes.partition import AFTER, BEFORE
 from compiler.tools.hpcc import installed_version
 from compiler.tools.model_facts import NUMPY_DTYPES, ModelFacts
 from compiler.weights import WeightStore
@@ -38,8 +42,6 @@ def build_bundle(
     image = weight_image(module, store) if store is not None else np.zeros(image_end, np.uint8)
     inputs, outputs = _borders(module, parts.regions)
     entries_of_hosts, files = host_entries(hosts)
-    before = [entry for entry, segment in entries_of_hosts if segment.when == "before"]
-    after = [entry for entry, segment in entries_of_hosts if segment.when == "after"]
     manifest = Manifest(
         hpcc_version=installed_version(),
         model=facts.entry,
@@ -55,9 +57,19 @@ def build_bundle(
         outputs=outputs,
         model_inputs=facts.inputs,
         model_outputs=facts.outputs,
-        segments=(*before, DeviceEntry(), *after),
+        segments=tuple(_segments(entries_of_hosts)),
     )
     return Bundle(manifest, parts.instructions, image, files)
+
+
+def _segments(hosts: list[tuple[HostEntry, HostSegment]]) -> Iterator[HostEntry | DeviceEntry]:
+    """In order of execution: the device goes on behind whatever the host does before or between its parts."""
+    if not any(segment.when == BEFORE for _, segment in hosts):
+        yield DeviceEntry()
+    for entry, segment in hosts:
+        yield entry
+        if segment.when != AFTER:
+            yield DeviceEntry()
 
 
 def semaphore_table(parts: ProgramParts) -> tuple[Semaphore, ...]:
@@ -89,6 +101,7 @@ def _borders(module: ModuleOp, regions: tuple[Region, ...]) -> tuple[tuple[Borde
     assert isinstance(borders, ArrayAttr)
     inputs, outputs = names_of(function, "input_names"), names_of(function, "output_names")
     types = dict(zip((*inputs, *outputs), borders, strict=True))
+    parts = {**_parts(function, "input_parts", inputs), **_parts(function, "output_parts", outputs)}
 
     def entries(kind: str) -> tuple[BorderEntry, ...]:
         result: list[BorderEntry] = []
@@ -105,11 +118,19 @@ def _borders(module: ModuleOp, regions: tuple[Region, ...]) -> tuple[tuple[Borde
                         shape=tuple(type.get_shape()),
                         device_dtype=region.device_dtype,  # pyright: ignore[reportArgumentType]
                         offset=region.offset,
+                        part=parts.get(region.name, 0),
                     )
                 )
         return tuple(result)
 
     return entries("input"), entries("output")
+
+
+def _parts(function: FuncOp, attribute: str, names: list[str]) -> dict[str, int]:
+    """The device part of every border, where there are several."""
+    found = function.attributes.get(attribute)
+    listed = found.data if isinstance(found, ArrayAttr) else ()
+    return {name: part.value.data for name, part in zip(names, listed, strict=False) if isinstance(part, IntegerAttr)}
 
 
 def host_entries(hosts: list[HostSegment]) -> tuple[list[tuple[HostEntry, HostSegment]], dict[str, bytes]]:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compiler.tools import pattern_page, supported_ops
+from compiler.tools import dialect_page, pattern_page, supported_ops
+from compiler.tools.exploring.report import schema as explore_schema
 from compiler.tools.report import schemas
-from hw_targets import docs, error_catalogue, isa_docs, schema
+from hw_targets import docs, drawings, error_catalogue, isa_docs, schema
+from hw_targets.load import load_target
 
 FOLDER = Path(__file__).parents[2] / "docs"
+
+
+def _drawing(name: str) -> str:
+    return drawings.DRAWINGS[name](load_target(drawings.DRAWN)).svg()
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -20,11 +27,14 @@ def _text(document: dict[str, Any]) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "DIALECTS.md": dialect_page.page,
     "ERRORS.md": error_catalogue.page,
     "ISA.md": isa_docs.render,
     "PATTERNS.md": pattern_page.page,
     "SUPPORTED_OPS.md": supported_ops.page,
     "TARGETS.md": docs.page,
+    **{f"drawings/{name}.svg": partial(_drawing, name) for name in drawings.DRAWINGS},
+    "schemas/explore.schema.json": lambda: _text(explore_schema()),
     "schemas/report.schema.json": lambda: _text(schemas()["report.json"]),
     "schemas/run.schema.json": lambda: _text(schemas()["run.json"]),
     "schemas/target.schema.json": lambda: _text(schema.json_schema()),

@@ -69,7 +69,10 @@ def _problems(floats: ModuleOp, integers: ModuleOp, store: WeightStore) -> Itera
             yield node_name(old), _unless(same, f"table {number}")
     for old, new in _pairs(floats, integers, nn.AttentionOp, nn.QAttentionOp):
         yield old.role.data, _unless((old.mask is None) == (new.mask is None), "the mask")
-        for field in ("heads", "groups", "causal", "scale", "mask_kind"):
+        constant = old.bias is not None and isinstance(old.bias.owner, Operation) and isinstance(old.bias.owner, nn.STORED)
+        same = (old.bias is None) == (new.bias is None) and (not constant or _same(value(old.bias), value(new.bias)))
+        yield old.role.data, _unless(same, "the bias")
+        for field in ("heads", "groups", "causal", "scale"):
             yield old.role.data, _unless(getattr(old, field) == getattr(new, field), field)
     for old, new in _pairs(floats, integers, nn.ActivationOp, nn.ActivationOp):
         yield node_name(old), _unless(old.kind == new.kind, "the kind")

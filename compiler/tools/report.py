@@ -92,10 +92,21 @@ class ModelPart(Form):
     notes: tuple[str, ...] = ()
 
 
+class ArrayPart(Form):
+    cores: int
+    tokens: int
+    outputs: int
+    multipliers: int
+    window: int
+    lanes: int
+
+
 class TargetPart(Form):
     name: str
     kind: str
     clock_mhz: float
+    array: ArrayPart
+    sized_for: str | None
     unverified: tuple[str, ...]
 
 

@@ -76,6 +76,8 @@ def build_report(
             name=target.name,
             kind=target.kind,
             clock_mhz=target.clock.mhz,
+            array=forms.ArrayPart(**{name: getattr(target.accelerator, name) for name in forms.ArrayPart.model_fields}),
+            sized_for=None if target.workload is None else target.workload.pattern,
             unverified=tuple(target.unverified()),
         ),
         inputs=forms.InputsPart(kind=samples.kind, source=samples.source, seed=samples.seed, count=samples.count),

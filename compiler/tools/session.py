@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp, NameLoc
 
+from compiler.backends.fpga.machine import machine_of
 from compiler.dialects import nn
 from compiler.frontend.host import HostSegment, host_segments
 from compiler.frontend.importer import Imported, import_onnx
@@ -32,6 +33,7 @@ from compiler.tools import inputs as run_inputs
 from compiler.tools.baseline import DENSE, compared, dense_options, print_comparison, read_baseline
 from compiler.tools.compiled import Compiled
 from compiler.tools.dense_twin import dense_layers
+from compiler.tools.foresight import check_disk, check_memory, output_bytes, steps
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
 from compiler.tools.options import Options
 from compiler.tools.packaging import build_bundle
@@ -240,10 +242,18 @@ class Session:
 
     def _after_load(self, stage: str) -> None:
         """Keep what later checks want of a dump, where it still has it."""
+        if stage in ("import", "fuse", "sparsify", "quantize", "encode"):
+            self._foresee(stage, self.module)
         if stage == "quantize":
             self.golden = self.module.clone()
         elif stage == "encode":
             self.encoded = self.module.clone()
+        if self.kind == "fpga" and self.stage_names.index(stage) >= self.stage_names.index("encode"):
+            self._size_machine(self.module)
+
+    def _size_machine(self, module: ModuleOp) -> None:
+        """From here on the accelerator is the one that tiles and schedules are made for."""
+        self.machine = machine_of(module, self.options.target)
 
     def _facts(self) -> ModelFacts:
         return read_facts(self.module, self.spec, self.options.model)
@@ -271,12 +281,15 @@ class Session:
             self.kind,
             self.precision,
             self.options.storage,
+            self.machine.accelerator.design.streaming_shift if isinstance(self.machine, Target) else None,
         )
         for stage in stages_between(self.kind, first, last):
             self.progress.start(stage.name)
             runner.run(self.module, (stage,))
 
     def _after_stage(self, stage: Stage, module: ModuleOp) -> None:
+        if stage.name in ("import", "fuse"):
+            self._foresee(stage.name, module)
         if stage.name == "fuse":
             self.preflight = preflight(module)
             record_macs(module, self.preflight.device_macs + self.preflight.host_macs)
@@ -290,11 +303,21 @@ class Session:
             self.golden = module.clone()
         elif stage.name == "encode":
             self.encoded = module.clone()
+            self._size_machine(module)
         if self.options.dump_stages is not None:
             number = self.stage_names.index(stage.name)
             dump(module, self.store, Path(self.options.dump_stages) / f"{number}.{stage.name}.mlir")
         if self.options.verify_each and self.imported is not None:
             self._verify_stage(stage.name, module)
+
+    def _foresee(self, stage: str, module: ModuleOp) -> None:
+        """Raises InputError for what the machine has no room for, before anything slow and before anything is written."""
+        options = self.options
+        if options.check or options.list_layers or options.emit in ("import", "fuse"):
+            return
+        check_memory(steps(options, self.kind, stage, module))
+        place = options.output or options.dump_stages or default_output(options, self.machine)
+        check_disk(Path(place).resolve(), output_bytes(options, self.kind, module))
 
     def pruned_model(self) -> onnx.ModelProto:
         """The ONNX model with the weights that were compiled: what other engines are compared on."""

@@ -53,6 +53,7 @@ class StageRunner:
     kind: str = "fpga"
     precision: str = "fp32"
     storage: str = "auto"
+    streaming: int | None = None
 
     def run(self, module: ModuleOp, stages: Sequence[Stage]) -> ModuleOp:
         for stage in stages:
@@ -64,8 +65,20 @@ class StageRunner:
                 callback(stage, module)
         return module
 
+    def run_passes(self, module: ModuleOp, stages: Sequence[Stage]) -> None:
+        """The passes of stages alone: the forms of other compilers have no rules here."""
+        for stage in stages:
+            self._apply(stage, module)
+
     def _apply(self, stage: Stage, module: ModuleOp) -> None:
-        text = stage.pipeline(target=self.target, sparsity=self.sparsity, precision=self.precision, storage=self.storage)
+        text = stage.pipeline(
+            target=self.target,
+            sparsity=self.sparsity,
+            precision=self.precision,
+            storage=self.storage,
+            kind=self.kind,
+            streaming=self.streaming,
+        )
         if not text:
             return
         try:

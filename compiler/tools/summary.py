@@ -109,6 +109,10 @@ def _say_latency(console: Console, report: Report, run: RunReport) -> None:
     )
     used = ", ".join(f"{name} {part.used / max(part.usable, 1):.0%}" for name, part in report.resources.items())
     say(f"  board      {used} of what is usable")
+    if report.target.sized_for is not None:
+        a = report.target.array
+        shape = f"{a.cores} x {a.tokens} x {a.outputs} x {a.multipliers} multipliers, {a.lanes} lanes"
+        say(f"  array      {shape}: sized for this pattern alone; report.html says why")
     for note in report.model.notes:
         say(f"  note       {escape(note)}")
     hosts = report.host_ops

@@ -20,6 +20,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 
 from compiler.backends.fpga.emission import ProgramParts, program_parts, weight_image
+from compiler.backends.fpga.machine import machine_of
 from compiler.frontend.importer import import_onnx
 from compiler.passes.emit import EmitPass
 from compiler.passes.encode_storage import choose_formats
@@ -33,6 +34,7 @@ from compiler.tools.stages import StageRunner, new_context
 from compiler.weights import WeightStore
 from hw_targets.codec import Resolved, expand
 from hw_targets.extents import layout_of
+from hw_targets.load import load_target
 from hw_targets.target import Target
 from runtime.ledger import LayerCycles, Roofline, attribute, roofline
 from runtime.simulator.functional import LoadedWeights
@@ -100,6 +102,11 @@ class Prepared:
         choose_formats(module, dict[str, float](target.decode), target.dram_bytes_per_cycle, format)
         return module
 
+    def machine(self, name: str) -> Target:
+        """The accelerator that `hpcc --target NAME` compiles this model for: what is `auto` there may be sized for the
+        pattern."""
+        return machine_of(self.encoded(load_target(name)), name)
+
     def on(self, target: Target, format: str = "auto", *, listed: bool = True) -> Variant:
         """Compile and time for a target; see `compile_encoded`. Without `listed` the order is that of the tiles, layer by
         layer."""
@@ -107,12 +114,18 @@ class Prepared:
 
 
 def prepare(
-    model: str | PathLike[str], shapes: Mapping[str, Sequence[int]] | None = None, sparsity: str | None = None
+    model: str | PathLike[str],
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    sparsity: str | None = None,
+    streaming: int | None = None,
 ) -> Prepared:
-    """Import, fuse, prune and quantise a model for the accelerators. Raises as `hpcc.compile` does."""
+    """Import, fuse, prune and quantise a model for the accelerators; `streaming` is the shift of a streaming softmax.
+
+    Raises as `hpcc.compile` does.
+    """
     bound = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     spec = AUTO if sparsity in (None, AUTO) else parse_pattern(sparsity, "fpga").spec()
     imported = import_onnx(Path(model), bound)
-    runner = StageRunner(new_context(imported.store), "", spec)
+    runner = StageRunner(new_context(imported.store), "", spec, streaming=streaming)
     runner.run(imported.module, stages_between("fpga", "import", "quantize"))
     return Prepared(imported.module, imported.store)

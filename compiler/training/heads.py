@@ -17,15 +17,16 @@ Tensor = Any
 def _seen(op: nn.AttentionOp, queries: int, keys: int, mask: Tensor | None) -> Tensor | None:
     """Which scores count, broadcast to [b, heads, queries, keys]; None for all."""
     seen = torch.ones((queries, keys), dtype=torch.bool).tril() if op.causal is not None else None
-    if mask is None or op.mask_kind is None or op.mask_kind.data != "boolean":
+    if mask is None:
         return seen
     attended = (mask != 0)[:, None, None, :]
     return attended if seen is None else seen & attended
 
 
 def attention(op: nn.AttentionOp, args: list[Tensor]) -> Tensor:
-    """Multi-head attention on [b, s, d]. A row with no key left gives 0 if only booleans mask it."""
-    q, k, v, *masks = args
+    """Multi-head attention on [b, s, d]. A row with no key left gives 0 unless only a bias masks it."""
+    q, k, v, *others = args
+    mask = others.pop(0) if op.mask is not None else None
     heads, groups = op.heads.value.data, op.groups
 
     def split(x: Tensor, count: int) -> Tensor:
@@ -35,9 +36,9 @@ def attention(op: nn.AttentionOp, args: list[Tensor]) -> Tensor:
         return split(x, groups) if groups == heads else split(x, groups).repeat_interleave(heads // groups, dim=1)
 
     scores = split(q, heads) @ shared(k).transpose(-1, -2) * op.scale.value.data
-    if masks and op.mask_kind is not None and op.mask_kind.data == "additive":
-        scores = scores + masks[0]
-    seen = _seen(op, q.shape[1], k.shape[1], masks[0] if masks else None)
+    if op.bias is not None:
+        scores = scores + others.pop(0).reshape(op.bias_extents)
+    seen = _seen(op, q.shape[1], k.shape[1], mask)
     if seen is None:
         p = torch.softmax(scores, -1)
     else:

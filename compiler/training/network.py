@@ -123,8 +123,8 @@ class Network:
             values[op.results[0]] = value = self._value(length, op, values, masked)
             if isinstance(op, nn.LayerNormOp) or (isinstance(op, nn.RmsNormOp) and op.is_whole):
                 result.hidden.append(value)
-            elif isinstance(op, nn.AttentionOp) and op.mask is not None and op.mask_kind is not None:
-                result.mask = values[op.mask] if op.mask_kind.data == "boolean" else result.mask
+            elif isinstance(op, nn.AttentionOp) and op.mask is not None:
+                result.mask = values[op.mask]
         return result
 
     def effective(self, key: str) -> Tensor:

@@ -77,7 +77,12 @@ class Rung:
 
 
 def ladder(patterns: list[Pattern], steps: int) -> tuple[Rung, ...]:
-    """`steps` shared by the patterns in order, as evenly as whole steps go. Raises UsageError for too few."""
+    """`steps` shared by the patterns in order, as evenly as whole steps go. Raises UsageError for too few and for a
+    pattern without zeros of its own."""
+    shared = next((pattern for pattern in patterns if pattern.sharing), None)
+    if shared is not None:
+        message = f"{shared.spec()} shares weights; what is trained here are patterns of zeros"
+        raise UsageError("HPCC2259", message, hint="without --train hpcc-prune takes the nearest shared weights")
     count = len(patterns)
     bounds = [steps * index // count for index in range(count + 1)]
     rungs = tuple(

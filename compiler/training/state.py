@@ -55,10 +55,13 @@ class RunFolder:
             raise InputError("HPCC1551", f"cannot write the checkpoint: {error.strerror}", where=str(self.path)) from error
 
     def load(self) -> Checkpoint | None:
-        """The last checkpoint, None if there is none yet. Raises InputError for a damaged one and one of another run."""
+        """The last checkpoint, None if there is none yet. Raises InputError for a damaged one, one of another run
+        and a file in the folder's place."""
         from safetensors import SafetensorError, safe_open
 
         path = self.path / CHECKPOINT
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError("HPCC1551", "cannot write the checkpoint: it is no folder", where=str(self.path))
         if not path.exists():
             return None
         try:

@@ -102,11 +102,6 @@ def parse_manifest(text: str, where: str, form: type[M]) -> M:
         raise InputError("HPCC1269", f"{place}: {first['msg']}", where=where) from error
 
 
-def is_cpu_bundle(path: Path) -> bool:
-    """Whether a folder's manifest says that it is for a CPU."""
-    return kind_of(path) == "cpu"
-
-
 def kind_of(path: Path) -> str:
     """The kind of target that a folder's manifest names; empty where there is none that can be read, or for an FPGA."""
     try:

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> None:
     """Run a program. Raises MissingToolError where neither a GPU nor the interpreter is there."""
     if options.timing_only:
         message = "--timing-only counts cycles of an accelerator"
-        raise UsageError("HPCC2606", message, hint="--repeat N measures a GPU program")
+        raise UsageError("HPCC2609", message, hint="--repeat N measures a GPU program")
     start = time.perf_counter()
     program = GpuProgram.load(options.bundle, threads=options.threads)
     _ = program.model

@@ -108,7 +108,7 @@ class GpuProgram(BatchProgram):
         major, minor = torch.cuda.get_device_capability()
         if 10 * major + minor < self.target.capability:
             message = f"the program is for compute capability {self.target.capability / 10}, this GPU has {major}.{minor}"
-            raise InfeasibleError("HPCC3402", message, where=str(self.bundle.folder), hint="compile for an older target")
+            raise InfeasibleError("HPCC3502", message, where=str(self.bundle.folder), hint="compile for an older target")
 
     @cached_property
     def model(self) -> Any:

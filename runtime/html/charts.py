@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 
 from runtime.figures import count_text
-from runtime.html.parts import Line, Point, Roofline, Tick
+from runtime.html.parts import Line, Point, Roofline, Scatter, Tick
 
 WIDTH, HEIGHT = 680, 380
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 34, 48
@@ -65,6 +65,64 @@ def roofline(loads: Sequence[Load], peak_macs: float, peak_bytes: float, vector_
         points,
         [Tick(x(10.0**power), count_text(10.0**power)) for power in range(ceil(low_x), floor(high_x) + 1)],
         [Tick(y(10.0**power), count_text(10.0**power)) for power in range(ceil(low_y), floor(high_y) + 1)],
+    )
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point of a scatter in its own units, `x` above 0."""
+
+    x: float
+    y: float
+    title: str
+    tone: str
+    main: bool = False
+
+
+def scatter(
+    title: str,
+    description: str,
+    axes: tuple[str, str],
+    dots: Sequence[Dot],
+    limits: tuple[float, float],
+    front: Sequence[tuple[float, float]],
+    legend: Sequence[tuple[str, str]],
+) -> Scatter:
+    """Dots over a logarithmic `x` and a linear `y`, with a line for each of the two limits and the steps of a front, whose
+    corners come with rising `x`."""
+    low_x, high_x = _decades(min([*(d.x for d in dots), limits[0]]), max([*(d.x for d in dots), limits[0]]))
+    ys = [*(d.y for d in dots), limits[1]]
+    margin = 0.05 * ((max(ys) - min(ys)) or abs(ys[0]) or 1.0)
+    low_y, high_y = min(ys) - margin, max(ys) + margin
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (log10(value) - low_x) / (high_x - low_x)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - low_y) / (high_y - low_y)
+
+    steps: list[tuple[float, float]] = []
+    for at, value in front:
+        steps += [(x(at), steps[-1][1]), (x(at), y(value))] if steps else [(x(at), y(value))]
+    lines = [
+        Line(((x(limits[0]), y(low_y)), (x(limits[0]), y(high_y))), f"limit: {limits[0]:g}", "vector"),
+        Line(((LEFT, y(limits[1])), (WIDTH - RIGHT, y(limits[1]))), f"limit: {limits[1]:g}", "vector"),
+        *([Line(tuple(steps), "front", "ink")] if len(steps) > 1 else []),
+    ]
+    step = 10.0 ** floor(log10((high_y - low_y) / 4))
+    step *= next((factor for factor in (1, 2, 5) if (high_y - low_y) / (factor * step) <= 6), 10)
+    values = [step * number for number in range(ceil(low_y / step), floor(high_y / step) + 1)]
+    return Scatter(
+        title,
+        description,
+        axes,
+        WIDTH,
+        HEIGHT,
+        lines,
+        [Point(x(d.x), y(d.y), "", d.title, d.main, d.tone) for d in dots],
+        [Tick(x(10.0**power), f"{10.0**power:g}") for power in range(ceil(low_x), floor(high_x) + 1)],
+        [Tick(y(value), f"{value:.4g}") for value in values],
+        legend,
     )
 
 

@@ -155,6 +155,7 @@ class Point:
     label: str
     title: str
     main: bool = False
+    tone: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,23 @@ class Roofline:
     points: Sequence[Point]
     xticks: Sequence[Tick]
     yticks: Sequence[Tick]
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points over two figures in a drawing of `width` x `height`; see charts.scatter. The legend is (tone, words)."""
+
+    draw: ClassVar[str] = "scatter"
+    title: str
+    description: str
+    axes: tuple[str, str]
+    width: int
+    height: int
+    lines: Sequence[Line]
+    points: Sequence[Point]
+    xticks: Sequence[Tick]
+    yticks: Sequence[Tick]
+    legend: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -216,7 +234,7 @@ class Pairs:
     pairs: Sequence[tuple[str, str]]
 
 
-Part = Facts | Split | Bars | Table | Timeline | Columns | Roofline | Statements | Text | Items | Pairs
+Part = Facts | Split | Bars | Table | Timeline | Columns | Roofline | Scatter | Statements | Text | Items | Pairs
 
 
 @dataclass(frozen=True)

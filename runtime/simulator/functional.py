@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_targets import decoder_numerics, numerics
+from hw_targets import decoder_numerics, numerics, streaming_softmax
 from hw_targets.check import accesses
 from hw_targets.codec import Resolved
 from hw_targets.errors import HpccError, InputError
@@ -24,7 +24,7 @@ from hw_targets.extents import Extent, column_rows, layout_of, operand_extents, 
 from hw_targets.isa import Activation, MatrixMode, Memory, Norm
 from hw_targets.layout import MATRIX_MODES, Layout
 from runtime import decoders
-from runtime.simulator.machine import POISON, AnyArray, DramRegion, Memories, read_bf16, write_bf16
+from runtime.simulator.machine import POISON, AnyArray, DramRegion, Memories, Watch, read_bf16, write_bf16
 
 Step = Callable[[], None]
 ACTIVATIONS: Mapping[Activation, Callable[[AnyArray], AnyArray]] = {
@@ -149,7 +149,11 @@ class Simulator:
         self._activations: list[tuple[int, Extent]] = []
         """(step, region) of the latest writes to the activation memory."""
         self._steps: list[tuple[Resolved, Step]] = []
+        self._begins = [0]
+        """The first step of each part: a program pauses between two."""
         for instruction in program:
+            if instruction.name == "control.pause":
+                self._begins.append(len(self._steps))
             prepare = PREPARE.get(instruction.name)
             if prepare is not None:
                 self._steps.append((instruction, self._prepare(prepare, instruction)))
@@ -208,14 +212,21 @@ class Simulator:
         matrix = self._resident.get(region)
         return matrix if matrix is not None and matrix.layout == layout else None
 
-    def run(self) -> None:
-        """Execute the program once. Raises InputError for data no machine could work on (a token id out of range)."""
-        if self.options.poison:
+    def run(self, watch: Watch | None = None, part: int | None = None) -> None:
+        """Execute the program once, or one of the parts between its pauses, in order; `watch` sees every step. Raises
+        InputError for data no machine could work on (a token id out of range)."""
+        if self.options.poison and not part:
             self.memories.fill(POISON)
+        ends = [*self._begins[1:], len(self._steps)]
+        steps = self._steps if part is None else self._steps[self._begins[part] : ends[part]]
         with np.errstate(all="ignore"):  # numbers overflow here as they do on the machine, without a word
-            for instruction, step in self._steps:
+            for instruction, step in steps:
                 try:
+                    if watch is not None:
+                        watch.before(instruction, self.memories)
                     step()
+                    if watch is not None:
+                        watch.after(instruction, self.memories)
                 except HpccError as error:
                     raise InputError(error.code, error.message, where=self._place_of(instruction)) from error
 
@@ -379,6 +390,7 @@ def _scores(sim: Simulator, i: Resolved) -> Callable[[], tuple[NDArray[np.float3
 
 def _softmax(sim: Simulator, i: Resolved) -> Step:
     rows, cols, wide, continued = _int(i, "rows", "cols", "wide", "continued")
+    streaming, shift = _int(i, "streaming", "shift")
     scores = _scores(sim, i)
     given = sim.memories.view(i.operands["maximum"], np.float32, (rows,)) if "maximum" in i.operands else None
     p = sim.memories.view(i.operands["p"], np.uint8, (rows * (1 + wide), cols))
@@ -386,6 +398,9 @@ def _softmax(sim: Simulator, i: Resolved) -> Step:
 
     def step() -> None:
         s, attended = scores()
+        if streaming:
+            p[...], sums[...] = streaming_softmax.from_scores(s, attended, shift)
+            return
         maximum = numerics.row_maximum(s, attended) if given is None else given
         made: AnyArray = (numerics.wide_probabilities if wide else numerics.probabilities)(s, maximum, attended)
         p[...] = numerics.high_and_low(made) if wide else made

@@ -9,12 +9,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_targets.codec import Place
+from hw_targets.codec import Place, Resolved
 from hw_targets.errors import InputError
 from hw_targets.isa import Memory
 
@@ -92,6 +92,14 @@ class Memories:
             if number >= 0 and end <= self.dram[number].end:
                 return self.dram[number].data, place.base - self.dram[number].offset
         raise InputError("HPCC1230", f"bytes {place.base}..{end} lie in no region of the {place.memory} memory")
+
+
+class Watch(Protocol):
+    """Sees the memories around every instruction that computes or moves something."""
+
+    def before(self, instruction: Resolved, memories: Memories) -> None: ...
+
+    def after(self, instruction: Resolved, memories: Memories) -> None: ...
 
 
 def read_bf16(view: AnyArray) -> NDArray[np.float32]:

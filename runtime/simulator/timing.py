@@ -239,7 +239,7 @@ class _Clock:
                 after.append(event)
                 if time > start:
                     start, cause, blocker = time, Wait.SEMAPHORE, event
-        if instruction.name == "control.halt":
+        if instruction.name in ("control.halt", "control.pause"):
             last = max(self.queues.values(), key=lambda state: state.done)
             if last.done > start:
                 start, cause, blocker = last.done, Wait.QUEUE, last.last

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from xdsl.dialects.builtin import i8, i32
 
+import hw_targets
 from benchmarks import workloads
 from compiler.backends.cpu.build import build_library, find_compiler
 from compiler.backends.fpga.allocation import allocate
@@ -34,7 +35,7 @@ from compiler.storage.anywhere import CSRFormat
 from compiler.storage.choose import rank
 from compiler.storage.formats import FORMATS
 from compiler.tools.hpcc_opt import main as hpcc_opt
-from hw_targets import numerics, storage
+from hw_targets import numerics, storage, streaming_softmax
 from hw_targets.cpu import CpuTarget
 from hw_targets.isa import Memory
 from hw_targets.load import load_any_target
@@ -346,6 +347,15 @@ def too_many_keys(folder: Path, patch: pytest.MonkeyPatch) -> Done:
     return hpcc("model.onnx", "--target", TARGET, "--emit", "quantize")
 
 
+def too_many_streaming_keys(folder: Path, patch: pytest.MonkeyPatch) -> Done:
+    patch.setattr(streaming_softmax, "MAX_KEYS", 32)
+    text = (Path(hw_targets.__file__).parent / f"{TARGET}.toml").read_text(encoding="utf-8")
+    board = text.replace("[decode]", '[accelerator.design]\nsoftmax = "streaming"\n\n[decode]')
+    (folder / "board.toml").write_text(board, encoding="utf-8")
+    write(replace(SMALL, positions=33), folder / "model.onnx", 1, 33)
+    return hpcc("model.onnx", "--target", "board.toml", "--emit", "quantize")
+
+
 def pictures_for_a_cpu(folder: Path, _: pytest.MonkeyPatch) -> Done:
     matrix = np.ones((4, 4), np.float32)
     path = model(folder, [node("MatMul", "x", "w")], weights={"w": matrix})
@@ -445,6 +455,7 @@ COMMANDS: dict[str, Case] = {
     "key left out": board(("summary = ", "# summary = ")),
     "more cores than SLRs": board(('cores = "auto"', "cores = 9")),
     "too many keys": too_many_keys,
+    "too many keys for the streaming softmax": too_many_streaming_keys,
     "input of activations for a CPU": pictures_for_a_cpu,
     "inputs of two shapes for a CPU": two_shapes,
     "host part that cannot be loaded": without_the_operator,

@@ -13,13 +13,25 @@ from tests.e2e import (
     error_cases_compiler,
     error_cases_export,
     error_cases_gpu,
+    error_cases_interop,
+    error_cases_machine,
     error_cases_programs,
+    error_cases_training,
 )
 from tests.e2e.golden_errors import GOLDEN, matches
 from tests.e2e.harness import Done, hpcc
 from tests.graphs import Encoder, write
 
-PARTS = (error_cases_gpu, error_cases_programs, error_cases_compiler, error_cases_export, error_cases_buckets)
+PARTS = (
+    error_cases_gpu,
+    error_cases_programs,
+    error_cases_compiler,
+    error_cases_export,
+    error_cases_buckets,
+    error_cases_interop,
+    error_cases_machine,
+    error_cases_training,
+)
 CASES = {name: case for part in PARTS for name, case in part.CASES.items()}
 SMALL = Encoder(hidden=32, heads=2, intermediate=48, layers=1, vocabulary=50)
 

@@ -99,6 +99,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "not an npz.npz": "no zip\n",
         "module.mlir": "builtin.module {\n  hpcc_nn.nonsense\n}\n",
         "cut.mlir": 'builtin.module attributes {name = "' + 200 * "x",
+        "escape.mlir": 'builtin.module attributes {name = "' + 50 * "\\22x" + '\\1.0"} {\n}\n',
         "no main.mlir": "builtin.module {\n}\n",
         "occupied": "precious\n",
     }
@@ -183,6 +184,13 @@ def write_broken_models(folder: Path) -> None:
     tensor = next(tensor for tensor in proto.graph.initializer if "up.weight" in tensor.name)
     tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[:-1].copy(), tensor.name))
     onnx.save(proto, folder / "narrow weight.onnx")
+    proto = model()
+    proto.graph.initializer[0].data_type = TensorProto.STRING
+    proto.graph.initializer[0].ClearField("raw_data")
+    onnx.save(proto, folder / "no strings.onnx")
+    proto = model()
+    proto.opset_import[0].version = -(1 << 63)
+    onnx.save(proto, folder / "no opset.onnx")
     (folder / "graph.onnx").write_bytes(model().graph.SerializeToString())
     info = helper.make_tensor_value_info
     for name, source, size in (("undefined tensor", "nothing", 4), ("empty input", "x", 0)):
@@ -243,6 +251,8 @@ HPCC: dict[str, tuple[str, ...]] = {
     "constant with too little data": model("half a constant.onnx"),
     "weight of another shape": model("narrow weight.onnx"),
     "names that are no text": model("no text.onnx"),
+    "constant without its strings": model("no strings.onnx"),
+    "opset that is none": model("no opset.onnx"),
     "undefined tensor": ("undefined tensor.onnx", "--target", TARGET),
     "empty input": ("empty input.onnx", "--target", TARGET),
     "missing model": model("nowhere/model.onnx"),
@@ -319,6 +329,8 @@ HPCC: dict[str, tuple[str, ...]] = {
     "output in place of a device": compiling("-o", "/dev/null"),
     "tolerance that is none": compiling("--atol", "nan"),
     "negative tolerance": compiling("--rtol", "-1"),
+    "dump into nowhere": compiling("--dump-stages", ""),
+    "output with no name": compiling("-o", ""),
     "dump below a file": compiling("--dump-stages", "occupied/stages"),
     "module into a file of another kind": compiling("--emit", "tile", "-o", "tile.txt"),
     "module below a file": compiling("--emit", "tile", "-o", "occupied/tile.mlir"),
@@ -331,6 +343,7 @@ HPCC: dict[str, tuple[str, ...]] = {
     "dump without its stage": ("module.mlir", "--target", TARGET),
     "verify-each without a model": ("module.mlir", "--target", TARGET, "--from", "fuse", "--verify-each"),
     "unknown op in a dump": ("module.mlir", "--target", TARGET, "--from", "fuse"),
+    "dump with an escape that is none": ("escape.mlir", "--target", TARGET, "--from", "fuse"),
     "truncated dump": ("cut.mlir", "--target", TARGET, "--from", "fuse"),
     "dump without @main": ("no main.mlir", "--target", TARGET, "--from", "fuse"),
     "missing dump": ("nowhere.mlir", "--target", TARGET, "--from", "fuse"),
@@ -364,6 +377,19 @@ RUN: dict[str, tuple[str, ...]] = {
     "run: output below a file": ("older.hpcc", "--inputs", "good.npz", "-o", "occupied/out.npz"),
     "run: output in a file system that takes none": ("older.hpcc", "--inputs", "good.npz", "-o", "/proc/out.npz"),
     "run: a model": ("dynamic.onnx",),
+    "run: vectors of no range": ("older.hpcc", "--inputs", "good.npz", "--dump-vectors", "v", "--instructions", "5"),
+    "run: vectors of instructions behind the end": (
+        "older.hpcc",
+        "--inputs",
+        "good.npz",
+        "--dump-vectors",
+        "v",
+        "--instructions",
+        "0:99999",
+    ),
+    "run: vectors of an unknown layer": ("older.hpcc", "--inputs", "good.npz", "--dump-vectors", "v", "--layer", "layer.9"),
+    "run: a layer without vectors": ("older.hpcc", "--layer", "layer.0.attn"),
+    "run: vectors over a folder": ("older.hpcc", "--inputs", "good.npz", "--dump-vectors", "a folder"),
     "run: output is a folder": ("older.hpcc", "--inputs", "good.npz", "-o", "a folder"),
 }
 
@@ -371,6 +397,8 @@ DUMP: dict[str, tuple[str, ...]] = {
     "objdump: nothing to dump": (),
     "objdump: a bundle and a comparison": ("older.hpcc", "--diff", "older.hpcc", "older.hpcc"),
     "objdump: a page of one bundle": ("older.hpcc", "--html", "page.html"),
+    "objdump: header of another language": ("--header", "vhdl"),
+    "objdump: header of a bundle": ("older.hpcc", "--header", "c"),
     "objdump: comparison with a folder": ("--diff", "older.hpcc", "a folder"),
     "objdump: comparison with half a report": ("--diff", "older.hpcc", "cut.hpcc"),
     "objdump: comparison with a damaged report": ("--diff", "older.hpcc", "damaged.hpcc"),
@@ -386,6 +414,7 @@ OPT: dict[str, tuple[str, ...]] = {
     "opt: truncated model": ("half.onnx",),
     "opt: unbound shape": ("dynamic.onnx",),
     "opt: truncated file": ("cut.mlir",),
+    "opt: an escape that is none": ("escape.mlir",),
     "opt: unknown op": ("module.mlir",),
     "opt: passes out of order": ("dynamic.onnx", *SHAPE, "-p", "hpcc-quantize"),
     "opt: unknown pattern": ("dynamic.onnx", *SHAPE, "-p", 'hpcc-fuse,hpcc-sparsify{spec="mn:2:4"}'),

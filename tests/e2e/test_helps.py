@@ -18,7 +18,7 @@ from tests.e2e.test_random_models import TARGET_TEXT
 from tests.graphs import Encoder, write
 
 ENCODER = Encoder(hidden=192, heads=4, intermediate=384, layers=1, positions=256)
-ARRAY = {"cores": 1, "tokens": 4, "outputs": 16, "lanes": 256}
+ARRAY = {"cores": 1, "tokens": 4, "outputs": 16, "multipliers": 8, "lanes": 256}
 
 
 @dataclass(frozen=True)

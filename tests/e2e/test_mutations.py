@@ -225,14 +225,14 @@ def halve_the_score_scale(module: ModuleOp) -> None:
 def ignore_the_mask(module: ModuleOp) -> None:
     op = ops(module, nn.AttentionOp)[0]
     assert op.mask is not None
-    fields: dict[str, Any] = {"heads": op.heads.value.data, "scale": op.scale.value.data, "mask_kind": None}
+    fields: dict[str, Any] = {"heads": op.heads.value.data, "scale": op.scale.value.data}
     swap_out(op, nn.AttentionOp(op.role.data, op.q, op.k, op.v, None, **fields, type=op.result.type))
 
 
 def ignore_the_integer_mask(module: ModuleOp) -> None:
     op = ops(module, nn.QAttentionOp)[0]
     assert op.mask is not None
-    fields: dict[str, Any] = {"heads": op.heads.value.data, "scale": op.scale.value.data, "mask_kind": None}
+    fields: dict[str, Any] = {"heads": op.heads.value.data, "scale": op.scale.value.data}
     q, k, v = (op.q, op.q_scale), (op.k, op.k_scale), (op.v, op.v_scale)
     swap_out(op, nn.QAttentionOp(op.role.data, q, k, v, None, **fields, type=op.result.type))
 

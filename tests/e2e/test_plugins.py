@@ -1,4 +1,5 @@
-"""A pattern, a storage format and its decoder that another package brings: installed, chosen, bit-exact."""
+"""What another package brings, installed: a pattern, a storage format and its decoder, chosen and bit-exact; a target and a
+pass, known by name."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ from tests.e2e.harness import ROOT, read_json
 from tests.graphs import Encoder, write
 
 PACKAGE = ROOT / "tests" / "packages" / "diagonal"
+WORKSHOP = ROOT / "tests" / "packages" / "workshop"
+OPT = "import sys; from compiler.tools.hpcc_opt import main; sys.exit(main())"
 HPCC = "import sys; from compiler.tools.hpcc import main; sys.exit(main())"
 
 
@@ -28,8 +31,11 @@ def wheel_of(package: Path, folder: Path) -> Path:
     info = f"{name}-{version}.dist-info"
     wheel = folder / f"{name}-{version}-py3-none-any.whl"
     with ZipFile(wheel, "w") as archive:
-        for module in about["tool"]["setuptools"]["py-modules"]:
+        for module in about["tool"]["setuptools"].get("py-modules", ()):
             archive.write(package / f"{module}.py", f"{module}.py")
+        for folder in about["tool"]["setuptools"].get("packages", ()):
+            for file in sorted((package / folder).glob("*.*")):
+                archive.write(file, f"{folder}/{file.name}")
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/entry_points.txt", "\n".join(points) + "\n")
@@ -37,19 +43,22 @@ def wheel_of(package: Path, folder: Path) -> Path:
     return wheel
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example package, installed into a folder of its own."""
-    folder = tmp_path_factory.mktemp("site")
+def installed(package: Path, folder: Path) -> Path:
+    """A package, installed into a folder of its own."""
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
-    subprocess.run([*install, str(folder / "installed"), str(wheel_of(PACKAGE, folder))], check=True, capture_output=True)
+    subprocess.run([*install, str(folder / "installed"), str(wheel_of(package, folder))], check=True, capture_output=True)
     return folder / "installed"
 
 
-def run(site: Path | None, *arguments: object) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return installed(PACKAGE, tmp_path_factory.mktemp("site"))
+
+
+def run(site: Path | None, *arguments: object, command: str = HPCC) -> subprocess.CompletedProcess[str]:
     path = f"{ROOT}:{site}" if site else str(ROOT)
     return subprocess.run(
-        [sys.executable, "-c", HPCC, *map(str, arguments)],
+        [sys.executable, "-c", command, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
@@ -104,3 +113,21 @@ def test_without_the_package_neither_is_known(board: Path, model: Path, tmp_path
     done = run(None, model, "--target", board, "-o", tmp_path / "out.hpcc")
     assert done.returncode == 1
     assert "unknown key 'diagonal' in [decode]" in done.stderr
+
+
+def test_a_board_and_a_pass_are_known_by_name(model: Path, tmp_path: Path) -> None:
+    workshop = installed(WORKSHOP, tmp_path)
+    listed = run(workshop, "--list-targets")
+    assert "fpga-workbench" in listed.stdout
+    assert "fpga-workbench" not in run(None, "--list-targets").stdout
+    done = run(workshop, model, "--target", "fpga-workbench", "--json", "-o", tmp_path / "out.hpcc")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert document["report"]["target"]["name"] == "fpga-workbench"
+    assert document["run"]["verify"]["bit_exact"]
+    passes = 'hpcc-fuse,workshop-count-linears{role="attn"}'
+    counted = run(workshop, model, "-p", passes, command=OPT)
+    assert counted.returncode == 0, counted.stderr
+    assert "workshop.linears = 4 : i64" in counted.stdout
+    unknown = run(None, model, "-p", passes, command=OPT)
+    assert unknown.returncode == 2

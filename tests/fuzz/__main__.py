@@ -78,7 +78,7 @@ def campaign(options: argparse.Namespace) -> int:
         print("interrupted")
     seconds = time.monotonic() - start
     print(f"{done.total()} cases in {seconds:.0f} s, seeds {first} to {number - 1}, {failed.total()} failures")
-    print("  " + ", ".join(f"{kind} {done[kind]}" for kind in kinds))
+    print("  " + ", ".join(f"{kind} {done[kind]} ({failed[kind]} failed)" for kind in kinds))
     print(f"  slowest {slowest:.1f} s, largest {largest >> 20} MB resident")
     print("  " + ", ".join(f"{name} {count}" for name, count in codes.most_common()))
     return int(failed.total() > 0)

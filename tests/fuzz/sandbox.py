@@ -6,6 +6,7 @@ The child imports nothing that its parent has not imported, so a case costs a fo
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import re
 import resource
@@ -21,11 +22,19 @@ from pathlib import Path
 
 from compiler.tools.hpcc import main as hpcc
 from compiler.tools.hpcc_opt import main as hpcc_opt
+from compiler.tools.hpcc_prune import main as hpcc_prune
 from hw_targets.error_catalogue import entries
 from runtime.cli import main_objdump, main_run
-from tests.fuzz.cases import Case
+from tests.fuzz.workshop import Case
 
-TOOLS = {"hpcc": hpcc, "hpcc-opt": hpcc_opt, "hpcc-run": main_run, "hpcc-objdump": main_objdump}
+PRELOADED = (
+    *(f"compiler.tools.{name}" for name in ("session", "cpu_session", "bucket_session", "pruning.session", "training.run")),
+    *("runtime.program", "runtime.buckets", "runtime.cpu.program", "runtime.compare", "runtime.html.report"),
+    *("onnxruntime", "onnxscript.optimizer", "tokenizers", "yaml", "safetensors.numpy", "rich.console"),
+)
+for module in PRELOADED:
+    importlib.import_module(module)
+TOOLS = {"hpcc": hpcc, "hpcc-opt": hpcc_opt, "hpcc-prune": hpcc_prune, "hpcc-run": main_run, "hpcc-objdump": main_objdump}
 CPU_SECONDS, WALL_SECONDS = 60, 300
 MEMORY_BYTES = 4 << 30
 """Of addresses, above those that the parent has: far more than any case needs, far less than a machine has."""

@@ -484,3 +484,51 @@ def tanh(x: Number) -> Number:
     a = abs(x)
     size = _parabola("tanh", a) if isinstance(a, Fraction) and a < 4 else Fraction(1)
     return bf16(size if x > 0 else -size)
+
+
+# ---- 5.11: the streaming softmax ------------------------------------------------------------------------------------
+
+LOG2E = Fraction(0xB8AA3B, 2**23)
+"""0x3FB8AA3B: exponent field 0x7F is 2^0."""
+
+
+def _shift(distance: int, parameter: int) -> int:
+    return (distance + 2**parameter // 2) // 2**parameter
+
+
+def _logit(s: Number, parameter: int) -> int:
+    product = mul(s, LOG2E * 2**parameter)
+    if isinstance(product, Fraction):
+        return max(-128, min(127, nearest_even(product)))
+    return 127 if product == inf else -128
+
+
+def streaming_row(x: Sequence[int], live: Sequence[bool], parameter: int) -> list[int]:
+    """Probabilities of one row of logits."""
+    m, t = -128, 0
+    for first in range(0, len(x), 16):
+        group = [v for v, alive in zip(x[first : first + 16], live[first : first + 16], strict=True) if alive]
+        larger = max([m, *group])
+        t >>= _shift(larger - m, parameter)
+        t += sum(256 >> _shift(larger - v, parameter) for v in group)
+        m = larger
+    if not any(live):
+        return [0] * len(x)
+    inverse = 65280 // t
+    return [inverse >> _shift(m - v, parameter) if alive else 0 for v, alive in zip(x, live, strict=True)]
+
+
+def streaming_softmax(
+    acc: list[list[int]],
+    q_scale: Row,
+    k_scale: Row,
+    score_scale: Number,
+    mask: Sequence[int] | None,
+    additive: Matrix | None,
+    causal: bool,
+    parameter: int,
+) -> tuple[list[list[int]], list[int]]:
+    rows = scores(acc, q_scale, k_scale, score_scale, additive)
+    alive = [_live(r, len(acc), len(s), mask, causal) for r, s in enumerate(rows)]
+    p = [streaming_row([_logit(v, parameter) for v in s], live, parameter) for s, live in zip(rows, alive, strict=True)]
+    return p, [255 if any(live) else 0 for live in alive]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from benchmarks import finetuning, texts
+from benchmarks import finetuning, inheritance, texts
 from benchmarks.finetuning_report import lower_bound
+from compiler.sparsity.base import Pattern
+from compiler.training.plan import Settings, parse_ladder
 from hw_targets.errors import MissingToolError
 
 
@@ -39,6 +45,49 @@ def test_the_settings_of_both_phases_are_fixed_and_the_same_for_all_patterns() -
     assert finetuning.DISTIL.loss == "distill"
     assert "dense" in finetuning.PATTERNS
     assert finetuning.PLAIN.steps == 2 * (finetuning.SIZES[0] // finetuning.PLAIN.batch)
+
+
+def test_each_way_of_spending_a_budget_spends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trained from what for how many steps, and where the table puts it."""
+    (tmp_path / "teacher-3.onnx").touch()
+    runs: list[tuple[list[str], int, str]] = []
+
+    def train(model: Path, samples: Path, dev: Path, patterns: list[Pattern], settings: Settings, *rest: Any) -> None:
+        runs.append(([pattern.spec() for pattern in patterns], settings.steps, model.name))
+        assert len(rest[1]) == len(patterns)
+
+    monkeypatch.setattr(finetuning, "train", train)
+    monkeypatch.setattr(finetuning, "start_of", lambda folder, spec, seed: folder / f"{spec}-{seed}")
+    ladder = parse_ladder("4:8,2:8,1:8")
+    made = inheritance.models(tmp_path, ladder, 3, 300, {})
+    specs = ["nm:4:8", "nm:2:8", "nm:1:8"]
+    assert runs[0] == (specs, 300, "teacher-3.onnx")
+    assert runs[1:4] == [([spec], 100, "teacher-3.onnx") for spec in specs]
+    assert runs[4:] == [(specs[-1:], 300, "teacher-3.onnx")]
+    assert {way: len(paths) for way, paths in made.items()} == {"ladder": 3, "each": 3, "last": 1, "one-shot": 3}
+    assert len({path for paths in made.values() for path in paths}) == 10
+    scores = {"ladder": [0.8, 0.7, 0.6], "each": [0.5, 0.4, 0.3], "last": [0.2], "one-shot": [0.1, 0.1, 0.1]}
+    rows = inheritance.table(ladder, [scores, {way: [score + 0.1 for score in row] for way, row in scores.items()}])
+    assert [row.split(" | ")[3][:6] for row in rows[2:]] == ["-", "-", "0.2500"]
+    assert "0.8500 (0.8000 to 0.9000)" in rows[2]
+
+
+def test_a_teacher_that_is_remembered_answers_alike(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="training needs torch (pip install 'hpcc[train]')")
+    from compiler.training.network import Result
+
+    asked: list[int] = []
+
+    def teacher(length: int, inputs: Mapping[str, np.ndarray]) -> Result:
+        asked.append(length)
+        return Result({"logits": torch.tensor([[1.25, 2.0]])}, [torch.ones(1, 2, 4)], torch.ones(1, 2, dtype=torch.bool))
+
+    remembered = finetuning.Remembered(teacher, tmp_path)
+    for ids in (np.array([[1, 2]]), np.array([[1, 2]]), np.array([[2, 1]])):
+        result = remembered(2, {"input_ids": ids})
+        assert torch.equal(result.outputs["logits"], torch.tensor([[1.25, 2.0]]))
+        assert torch.equal(result.hidden[0].float(), torch.ones(1, 2, 4))
+    assert len(asked) == 2
 
 
 @pytest.mark.slow

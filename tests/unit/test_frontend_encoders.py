@@ -100,8 +100,7 @@ def test_masks_from_a_0_1_input_become_boolean(mask: str, attention: str, tmp_pa
     imported = load(Encoder(mask=mask, attention=attention), tmp_path)  # pyright: ignore[reportArgumentType]
     fuse(imported)
     (op,) = attentions(imported)
-    assert op.mask_kind is not None
-    assert op.mask_kind.data == "boolean"
+    assert op.bias is None
     assert op.mask is main_function(imported.module).body.block.args[1]
 
 
@@ -109,16 +108,16 @@ def test_a_weak_mask_stays_an_addition(tmp_path: Path) -> None:
     imported = load(Encoder(mask="weak"), tmp_path)
     fuse(imported)
     (op,) = attentions(imported)
-    assert op.mask_kind is not None
-    assert op.mask_kind.data == "additive"
+    assert op.mask is None
+    assert op.bias is not None
 
 
 def test_a_causal_mask_beside_one_of_padding(tmp_path: Path) -> None:
     imported = load(Encoder(mask="causal"), tmp_path)
     fuse(imported)
     (op,) = attentions(imported)
-    assert op.mask_kind is not None
-    assert op.mask_kind.data == "boolean"
+    assert op.mask is not None
+    assert op.bias is None
     assert op.causal is not None
 
 
@@ -127,7 +126,7 @@ def test_no_mask(tmp_path: Path) -> None:
     fuse(imported)
     (op,) = attentions(imported)
     assert op.mask is None
-    assert op.mask_kind is None
+    assert op.bias is None
 
 
 @pytest.mark.parametrize("name", ["torchscript", "dynamo", "gemm"])

@@ -56,4 +56,4 @@ def test_both_exporters_fuse_alike(l6_export: Callable[..., Path], exporter: str
     roles = [op.role.data for op in ops if isinstance(op, nn.LinearOp)]
     layer = ("attn.q", "attn.k", "attn.v", "attn.o", "ffn.up", "ffn.down")
     assert roles == [f"layer.{i}.{part}" for i in range(6) for part in layer] + ["pooler"] * has_pooler
-    assert {op.mask_kind.data for op in ops if isinstance(op, nn.AttentionOp) and op.mask_kind} == {"boolean"}
+    assert all(op.mask is not None and op.bias is None for op in ops if isinstance(op, nn.AttentionOp))

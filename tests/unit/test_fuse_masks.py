@@ -157,10 +157,35 @@ def test_a_causal_mask_alone() -> None:
 
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_another_triangle_is_not_causal(shift: int) -> None:
-    """One key less (the query does not see itself), or one that comes after."""
+    """One key less (the query does not see itself), or one that comes after: its fill is added."""
     graph = Graph()
     allowed = np.tri(KEYS, k=shift, dtype=np.bool_)
-    assert not graph.prover.keep_mask(graph.weight(allowed), BATCH, KEYS).proved
+    found = graph.prover.keep_mask(graph.weight(allowed), BATCH, KEYS, -1e30)
+    assert found == Proof(True)
+    np.testing.assert_array_equal(found.bias, np.where(allowed, np.float32(0), np.float32(-1e30)))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_is_added_beside_a_mask_is_a_bias(causal: bool) -> None:
+    """Per head, as relative positions are; the axes along which it is the same are left out."""
+    graph = Graph()
+    heads = np.random.default_rng(0).standard_normal((BATCH, 4, 1, KEYS)).astype(np.float32)
+    heads[:] = heads[:1]
+    value = graph.binary(nn.BinaryKind.ADD, graph.filled(-1e9), graph.weight(heads))
+    if causal:
+        triangle = graph.weight(np.triu(np.full((KEYS, KEYS), -np.inf, np.float32), 1))
+        value = graph.binary(nn.BinaryKind.ADD, value, triangle)
+    found = graph.prover.additive_mask(value, BATCH, KEYS)
+    assert found == Proof(True, graph.mask, causal=causal)
+    assert found.bias is not None
+    if not causal:
+        assert found.bias.shape == (1, 4, 1, KEYS)
+    np.testing.assert_array_equal(np.broadcast_to(found.bias, (1, 4, KEYS, KEYS))[:, :, -1], heads[:1, :, 0])
+
+
+def test_a_bias_that_is_not_a_number_proves_nothing() -> None:
+    graph = Graph()
+    assert not graph.prover.additive_mask(graph.weight(np.full((1, 1, KEYS, KEYS), np.nan, np.float32)), BATCH, KEYS).proved
 
 
 def test_a_causal_mask_with_the_padding_of_its_queries_is_not_proved() -> None:

@@ -26,7 +26,7 @@ from tests.graphs import Encoder, build, feeds
 Change = Callable[[onnx.ModelProto], None]
 
 
-def partition(spec: Encoder, folder: Path, change: Change | None = None) -> Imported:
+def partition(spec: Encoder, folder: Path, change: Change | None = None, kind: str = "fpga") -> Imported:
     model = build(spec, 2, 8)
     if change is not None:
         change(model)
@@ -34,7 +34,7 @@ def partition(spec: Encoder, folder: Path, change: Change | None = None) -> Impo
     imported = import_onnx(folder / "model.onnx", {})
     ctx = Context()
     attach_store(ctx, imported.store)
-    for step in (FusePass(), PartitionPass()):
+    for step in (FusePass(), PartitionPass(kind=kind)):
         step.apply(ctx, imported.module)
         imported.module.verify()
     return imported
@@ -49,20 +49,27 @@ def run(segment: HostSegment, values: dict[str, np.ndarray]) -> None:
 
 
 def worst_error(imported: Imported, inputs: dict[str, np.ndarray]) -> float:
-    """Run before, device and after in turn; the largest error over the rms of an output."""
+    """Run host and device in turn; the largest error over the rms of an output. What a later part of the device reads is 0
+    as long as it is not there."""
     values = dict(inputs)
     segments = host_segments(imported.module, imported.model)
+    function = main_function(imported.module)
+    shapes = {n: nn.shape_of(a) for n, a in zip(names_of(function, "input_names"), function.body.block.args, strict=True)}
     for segment in segments:
-        if segment.when == "before":
-            run(segment, values)
-    values.update(evaluate(imported.module, imported.store, values))
-    for segment in segments:
-        if segment.when == "after":
-            run(segment, values)
+        if segment.when != "before":
+            values.update(device(imported, values, shapes))
+        run(segment, values)
+    if not segments or segments[-1].when != "after":
+        values.update(device(imported, values, shapes))
     session = ort.InferenceSession(str(imported.path), providers=["CPUExecutionProvider"])
     expected = zip(session.get_outputs(), session.run(None, inputs), strict=True)
     pairs = [(values[output.name].astype(float), e.astype(float)) for output, e in expected]
     return max(float(np.abs(f - e).max() / max(np.sqrt(np.mean(np.square(e))), 1e-30)) for f, e in pairs)
+
+
+def device(imported: Imported, values: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    missing = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name not in values}
+    return evaluate(imported.module, imported.store, {**values, **missing})
 
 
 def device_ops(imported: Imported) -> list[object]:
@@ -139,30 +146,77 @@ def test_an_unsupported_front_runs_before(tmp_path: Path) -> None:
 
 
 def swish_in_the_middle(model: onnx.ModelProto) -> None:
-    """Layer 0's activation becomes one that stays elementary: what follows must not return to the device."""
+    """Layer 0's activation becomes one that stays elementary."""
     node = next(node for node in model.graph.node if node.op_type == "Relu")
     node.op_type = "Softplus"
 
 
-def test_nothing_on_the_device_waits_for_the_host_afterwards(tmp_path: Path) -> None:
+def test_the_device_goes_on_behind_the_host(tmp_path: Path) -> None:
+    """Two parts: the first hands the feed-forward layer's middle over, keeps the residual, and the second takes it back."""
     spec = Encoder(layers=2, gelu="relu", head="mean")
+    macs = preflight(partition(spec, tmp_path).module).device_macs
     imported = partition(spec, tmp_path, swish_in_the_middle)
     table = preflight(imported.module)
+    assert (table.device_macs, table.host_macs) == (macs, 0)
+    ((row,),) = [table.rows]
+    assert (row.op, row.when) == ("Softplus", "between")
+    kinds = [isinstance(op, nn.HandOverOp) for op in device_ops(imported)]
+    assert sum(kinds) == 1
+    first = device_ops(imported)[: kinds.index(True)]
+    assert sum(isinstance(op, nn.LinearOp) for op in first) == 5
+    (handed,) = [op for op in device_ops(imported) if isinstance(op, nn.HandOverOp)]
+    assert len(handed.values) == 1
+    function = main_function(imported.module)
+    assert [p.value.data for p in function.attributes["input_parts"]] == [0, 0, 0, 1]
+    assert sorted(p.value.data for p in function.attributes["output_parts"]) == [0, 1, 1]
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
+def test_a_cpu_has_one_part(tmp_path: Path) -> None:
+    spec = Encoder(layers=2, gelu="relu", head="mean")
+    imported = partition(spec, tmp_path, swish_in_the_middle, kind="cpu")
+    table = preflight(imported.module)
     assert not table.feasible
-    assert table.device_macs + table.host_macs == preflight(partition(spec, tmp_path).module).device_macs
-    imported = partition(spec, tmp_path, swish_in_the_middle)
     assert sum(isinstance(op, nn.LinearOp) for op in device_ops(imported)) == 5
     assert {row.when for row in table.rows} == {"after"}
     assert any(row.reason == "it follows a node that runs on the host" for row in table.rows)
     assert worst_error(imported, feeds(spec)) <= 1e-4
 
 
-def test_additive_masks_send_attention_to_the_host(tmp_path: Path) -> None:
+def soften_the_pooler(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Tanh").op_type = "Softsign"
+
+
+def test_a_few_products_do_not_bring_the_model_back_to_the_device(tmp_path: Path) -> None:
+    """The classifier behind the pooler's activation is 0.07 % of the MACs, less than a request each way is worth."""
+    spec = Encoder(layers=2, head="classifier")
+    imported = partition(spec, tmp_path, soften_the_pooler)
+    rows = preflight(imported.module).rows
+    assert [(row.op, row.when) for row in rows] == [("Softsign", "after"), ("linear", "after")]
+    assert "too few products" in rows[1].reason
+    assert 0 < rows[1].macs_share < 0.0025
+    assert not any(isinstance(op, nn.HandOverOp) for op in device_ops(imported))
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
+def test_a_mask_that_is_not_boolean_is_made_on_the_host_and_added_on_the_device(tmp_path: Path) -> None:
     spec = Encoder(mask="weak")
     imported = partition(spec, tmp_path)
     table = preflight(imported.module)
-    attention = next(row for row in table.rows if row.op == "attention")
-    assert "0/1" in attention.reason
+    assert table.host_macs == 0
+    assert {row.when for row in table.rows} == {"before"}
+    (attention,) = [op for op in device_ops(imported) if isinstance(op, nn.AttentionOp)]
+    assert attention.mask is None
+    assert attention.bias_extents == (2, 1, 1, 8)
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_cpus_and_gpus_leave_attention_with_a_bias_to_the_host(kind: str, tmp_path: Path) -> None:
+    spec = Encoder(mask="weak")
+    imported = partition(spec, tmp_path, kind=kind)
+    attention = next(row for row in preflight(imported.module).rows if row.op == "attention")
+    assert f"the {kind.upper()} kernels add no bias" in attention.reason
     assert attention.macs == 2 * 2 * 8 * 8 * 32
     assert worst_error(imported, feeds(spec)) <= 1e-4
 

@@ -20,6 +20,7 @@ from compiler.interpreters.evaluate import evaluate
 from compiler.interpreters.tile import evaluate_tiles
 from hw_targets.catalogue import target_files
 from hw_targets.check import Semaphore, check_program
+from hw_targets.codec import expand
 from hw_targets.load import load_target
 from tests.unit import tile_programs as tp
 
@@ -34,14 +35,17 @@ def assert_same_bits(
     functions: Counter[str] | None = None,
     *,
     causal: bool = False,
+    bias: tuple[int, ...] = (),
+    stored: bool = True,
 ) -> int:
     """Quantise, tile, schedule and emit one block, comparing bits on the way; the number of instructions."""
-    store = tp.block_store(width, seed)
+    store = tp.block_store(width, seed, bias)
     ctx = tp.context(store)
     inputs = tp.block_inputs(batch, tokens, seed)
-    module = tp.apply(
-        ctx, tp.parse(tp.block_text(batch, tokens, width, heads, causal=causal), ctx), "quantize", "encode-storage"
-    )
+    if bias and not stored:
+        inputs["bias"] = 3 * np.random.default_rng(seed).standard_normal(bias).astype(np.float32)
+    text = tp.block_text(batch, tokens, width, heads, causal=causal, bias=bias, stored=stored)
+    module = tp.apply(ctx, tp.parse(text, ctx), "quantize", "encode-storage")
     expected = evaluate(module, store, inputs)["y"].reshape(batch * tokens, width)
     for stage in ("tile", "schedule"):
         tp.apply(ctx, module, stage, target=target)
@@ -66,6 +70,46 @@ def test_any_shape(batch: int, tokens: int, shape: tuple[int, int], seed: int) -
 @pytest.mark.parametrize(("batch", "tokens"), [(1, 200), (1, 257), (2, 300)])
 def test_sequences_with_a_tail_of_query_rows(batch: int, tokens: int) -> None:
     assert_same_bits(batch, tokens, 16, 2)
+
+
+@pytest.mark.parametrize(
+    ("bias", "stored", "causal"),
+    [
+        ((1, 3, 40, 40), True, False),
+        ((40, 40), True, True),
+        ((3, 1, 40), True, True),
+        ((2, 1, 1, 40), False, False),
+        ((6, 40, 40), False, True),
+        ((40,), False, False),
+    ],
+    ids=["each head", "all heads", "key and head", "sequence", "sequence and head", "key"],
+)
+def test_a_bias_of_any_shape(bias: tuple[int, ...], stored: bool, causal: bool) -> None:
+    assert_same_bits(2, 40, 24, 3, causal=causal, bias=bias, stored=stored)
+
+
+@pytest.mark.parametrize("bias", [(1, 2, 300, 300), (2, 1, 300)], ids=["rows", "one row"])
+def test_a_bias_of_keys_in_pieces(bias: tuple[int, ...], tmp_path: Path) -> None:
+    """Maxima first, then probabilities: both read the piece's columns of the bias."""
+    functions = Counter[str]()
+    board = small_board(tmp_path, acc_bytes=16384)
+    assert_same_bits(1, 300, 16, 2, target=board, functions=functions, bias=bias)
+    assert functions["vector.maximum"]
+
+
+def test_a_bias_is_loaded_and_its_bytes_are_counted() -> None:
+    """Once for each block of queries, and nothing else moves more."""
+    sizes: dict[bool, int] = {}
+    for biased in (False, True):
+        bias = (1, 2, 64, 64) if biased else ()
+        store = tp.block_store(16, 0, bias)
+        ctx = tp.context(store)
+        passes = ("quantize", "encode-storage", "tile", "schedule", "emit")
+        module = tp.apply(ctx, tp.parse(tp.block_text(1, 64, 16, 2, bias=bias), ctx), *passes)
+        parts = program_parts(module)
+        loads = [i for i in expand(parts.instructions) if i.name == "load.copy"]
+        sizes[biased] = sum(load.integer("rows") * load.integer("row_bytes") for load in loads)
+    assert sizes[True] - sizes[False] == 2 * 64 * 64 * 4
 
 
 def test_loops_keep_programs_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
+from xdsl.ir import Operation
 
 import hpcc
+from compiler.dialects.nn import DequantizeOp
 from compiler.dialects.sparsity import pattern_of
 from compiler.passes.sparsify import SparsifyPass, pruning_summary
 from compiler.sparsity.base import Dense
@@ -37,9 +40,9 @@ def data(spec: Encoder = BASE, count: int = 24, seed: int = 5) -> dict[str, Any]
     return feeds(spec, count, 8, seed)
 
 
-def matrices(path: Path) -> dict[str, np.ndarray]:
+def matrices(path: Path, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The linears' matrices out x in, as hpcc reads them back."""
-    imported = fused(path, {})
+    imported = fused(path, shapes)
     return {role: np.array(matrix_of(op, imported)) for role, op in linears_of(imported.module).items()}
 
 
@@ -91,6 +94,33 @@ def test_fused_and_split_projections_prune_alike(method: str, tmp_path: Path) ->
         for role, matrix in found[0].items():
             assert np.array_equal(matrix != 0, other[role] != 0), role
             assert np.allclose(matrix, other[role], atol=1e-4), role
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["magnitude", "second-order"])
+def test_both_exporters_prune_alike(method: str, l6_export: Callable[..., Path], tmp_path: Path) -> None:
+    """Two graph styles of the same weights: the same masks, and values as near as float sums are."""
+    found = {}
+    for exporter in ("torchscript", "dynamo"):
+        model = l6_export(exporter, "pool")
+        names = [entry.name for entry in onnx.load(str(model)).graph.input]
+        random = np.random.default_rng(0)
+        ids = random.integers(1000, 20000, (8, 24))
+        samples = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        calibrate = {name: samples[name] for name in names} if method == "second-order" else None
+        output = tmp_path / f"{exporter}.onnx"
+        scope = ["layer.0.*"] if method == "second-order" else []
+        hpcc.prune(model, "nm:2:4", method=method, calibrate=calibrate, scope=scope, output=output)
+        found[exporter] = matrices(output, input_ids=(8, 24))
+    first, second = found.values()
+    assert first.keys() == second.keys()
+    for role, matrix in first.items():
+        other = second[role]
+        differ = np.count_nonzero((matrix != 0) != (other != 0))
+        if method == "magnitude":
+            assert np.array_equal(matrix, other), role
+        assert differ <= 1e-3 * matrix.size, (role, differ)
+        assert np.linalg.norm(matrix - other) <= 0.02 * np.linalg.norm(matrix), role
 
 
 @pytest.mark.parametrize("form", DEQUANTISED)
@@ -160,6 +190,7 @@ def test_only_numbers_and_metadata_change(external: bool, tmp_path: Path) -> Non
     pattern=st.sampled_from(["nm:2:4", "nm:1:5", HP, "unstructured:0.9"]),
 )
 def test_the_file_has_the_zeros_of_the_closed_form(width: int, wide: int, pattern: str, tmp_path: Path) -> None:
+    assume(4 * width >= 4 * parse_pattern(pattern).group)  # else no layer holds it, which is an error
     spec = Encoder(hidden=4 * width, heads=4, intermediate=2 * wide)
     output = pruned(tmp_path, spec, pattern, "magnitude")
     count = 0
@@ -233,6 +264,24 @@ def found_by_auto(path: Path) -> dict[str, tuple[str, str]]:
     linears = linears_of(imported.module)
     assert all(pattern_of(linears[layer.role].weight.type) == layer.pattern for layer in summary.layers)
     return {layer.role: (layer.pattern.spec(), layer.near_miss) for layer in summary.layers}
+
+
+def test_global_allocation_widens_codes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of codes is run once for each layer, but its weights are the same each time."""
+    calls: dict[Operation, int] = {}
+    plain = calibration.run_op
+
+    def counted(op: Operation, *rest: Any) -> Any:
+        if isinstance(op, DequantizeOp):
+            calls[op] = calls.get(op, 0) + 1
+        return plain(op, *rest)
+
+    monkeypatch.setattr(calibration, "run_op", counted)
+    spec = replace(BASE, weights="int8")
+    output = pruned(tmp_path, spec, "nm:2:4", "magnitude", allocate="global")
+    assert len(matrices(output)) == 7
+    assert calls
+    assert max(calls.values()) == 2  # the moments of the unpruned model, and all that is measured
 
 
 def test_hpcc_takes_the_patterns_from_the_file(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ LAYER = (
     dense("layer.0.attn.q", "lq", "x0", "q", "bias")
     + dense("layer.0.attn.k", "lk", "x0", "k", "bias")
     + dense("layer.0.attn.v", "lv", "x0", "v")
-    + f'%att = hpcc_nn.attention "layer.0.attn" %lq, %lk, %lv mask %mask kind "boolean" heads {HEADS} : i64'
+    + f'%att = hpcc_nn.attention "layer.0.attn" %lq, %lk, %lv mask %mask heads {HEADS} : i64'
     + f" scale 3.535534e-01 : f32 : {X}, {X}, {X}, {MASK} -> {X}\n"
     + dense("layer.0.attn.o", "lo", "att", "o", "bias")
     + f"%sum0 = hpcc_nn.binary add %lo, %x0 : {X}, {X} -> {X}\n"
@@ -383,9 +383,11 @@ def test_an_op_without_integer_form_is_named_with_its_node():
     assert str(caught.value).startswith("node '/Exp_3': error: ")
 
 
-def attention_module(keys: int, mask: str = "", kind: str = "") -> tuple[ModuleOp, Context]:
+def attention_module(keys: int, mask: str = "", bias: str = "") -> tuple[ModuleOp, Context]:
     x = f"tensor<1x{keys}x4xf32>"
-    argument, use, type = (f", %mask : {mask}", f' mask %mask kind "{kind}"', f", {mask}") if mask else ("", "", "")
+    argument, use, type = (f", %mask : {mask}", " mask %mask", f", {mask}") if mask else ("", "", "")
+    if bias:
+        argument, use, type = f"{argument}, %bias : {bias}", f"{use} bias %bias", f"{type} plus {bias}"
     body = (
         f'%y = hpcc_nn.attention "layer.0.attn" %x, %x, %x{use} heads 2 : i64 scale 0.7 : f32 : {x}, {x}, {x}{type}'
         f" -> {x}\nfunc.return %y : {x}"
@@ -407,26 +409,27 @@ def fractions(x: np.ndarray) -> list:
     return [fractions(row) for row in x] if x.ndim else Fraction(float(x))  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("kind", ["", "boolean", "additive"])
-def test_attention_has_the_bits_of_the_scalar_reference(kind: str):
+@pytest.mark.parametrize("kinds", [(), ("mask",), ("bias",), ("mask", "bias")], ids="-".join)
+def test_attention_has_the_bits_of_the_scalar_reference(kinds: tuple[str, ...]):
     keys, size = 5, 2
-    mask_type = {"": "", "boolean": f"tensor<1x{keys}xi64>", "additive": f"tensor<1x1x1x{keys}xf32>"}[kind]
-    module, ctx = attention_module(keys, mask_type, kind)
+    types = {"mask": f"tensor<1x{keys}xi64>", "bias": f"tensor<2x{keys}x{keys}xf32>"}
+    module, ctx = attention_module(keys, **{kind: types[kind] for kind in kinds})
     rng = np.random.default_rng(7)
     x = numerics.bf16(rng.standard_normal((1, keys, 4)) * 3)
     x[0, 4] *= 32
     attended = np.array([[1, 1, 0, 1, 0]])
-    additive = np.where(attended, np.float32(0.25), np.float32(-10000))[None, None].astype(np.float32)
-    inputs = {"input0": x, "input1": additive if kind == "additive" else attended}
+    bias = np.where(attended[:, None], rng.standard_normal((2, keys, keys)), -10000).astype(np.float32)
+    given = {"mask": attended, "bias": bias}
+    inputs = {"input0": x, **{f"input{1 + index}": given[kind] for index, kind in enumerate(kinds)}}
     quantized(module, ctx)
     got = evaluate(module, store_in(ctx), inputs)["output0"]
-    mask = attended[0].tolist() if kind == "boolean" else None
+    mask = attended[0].tolist() if "mask" in kinds else None
     for head in range(2):
         rows = fractions(x[0, :, head * size : (head + 1) * size])
         codes, scales = scalar.quantize_rows(rows, size)
         v, v_scale = scalar.quantize_columns(rows, mask)
         flat = [row[0] for row in scales]
-        added = [fractions(additive[0, 0, 0])] * keys if kind == "additive" else None
+        added = fractions(bias[head]) if "bias" in kinds else None
         scale = Fraction(float(np.float32(0.7)))
         p, total = scalar.softmax(scalar.matmul(codes, codes), flat, flat, scale, mask, added)
         transposed = [list(column) for column in zip(*v, strict=True)]

@@ -24,6 +24,13 @@ SPECS = [
     "unstructured:0.75",
     "block:4x1:0.75",
     "block:4x4:0.5",
+    "block:4x4:0.5:balanced",
+    "row:0.5",
+    "row:0.5:tile=8x8",
+    "column:0.75",
+    "column:0.5:tile=8x8",
+    "block:8x8:0.5+nm:2:4",
+    "row:0.5+nm:1:4",
 ]
 
 
@@ -82,7 +89,8 @@ def test_it_agrees_with_a_naive_obs(spec: str) -> None:
         return float((((w - v) @ h) * (w - v)).sum())
 
     assert loss(wanted) <= loss(values) * (1 + 1e-9) <= loss(wanted) * 1.001
-    assert loss(values) < loss(np.where(mask, w, 0))
+    if (mask.any(1) & ~mask.all(1)).any():  # in a row that goes as a whole nothing is left to make up for it
+        assert loss(values) < loss(np.where(mask, w, 0))
 
 
 @pytest.mark.parametrize(("n", "m", "ins"), [(2, 4, 48), (1, 4, 50), (2, 8, 44)])

@@ -43,11 +43,16 @@ SMALL = LAYER.model_copy(
 )
 
 
+def target_part(sized_for: str | None) -> forms.TargetPart:
+    array = forms.ArrayPart(cores=3, tokens=12, outputs=64, multipliers=4, window=32, lanes=256)
+    return forms.TargetPart(name="fpga-u280", kind="fpga", clock_mhz=250, array=array, sized_for=sized_for, unverified=())
+
+
 def a_report(**changes: Any) -> forms.Report:
     fields: dict[str, Any] = {
         "hpcc_version": "0",
         "model": forms.ModelPart(name="m.onnx", sha256="0", parameters=10, macs=1000),
-        "target": forms.TargetPart(name="fpga-u280", kind="fpga", clock_mhz=250, unverified=()),
+        "target": target_part(None),
         "inputs": forms.InputsPart(kind="made up", source="names", seed=0, count=1),
         "latency": forms.LatencyPart(accelerator_ms=0.5, transfer_ms=0.1),
         "cycles": 1000,
@@ -146,6 +151,13 @@ def test_small_transfers_only_when_asked_for(capsys: pytest.CaptureFixture[str])
     assert "inputs   " not in printed(capsys, a_report(), a_run()).split("total")[0]
     text = printed(capsys, a_report(), a_run(), verbose=True)
     assert line(text.split("total")[0], "inputs").endswith("no weights")
+
+
+def test_an_array_for_one_pattern_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys, a_report(target=target_part("nm:1:8")), a_run())
+    said = " ".join(line(text, "array").split())
+    assert said == "array 3 x 12 x 64 x 4 multipliers, 256 lanes: sized for this pattern alone; report.html says why"
+    assert "array " not in printed(capsys, a_report(), a_run())
 
 
 def test_failures_are_loud(capsys: pytest.CaptureFixture[str]) -> None:

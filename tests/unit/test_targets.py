@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hw_targets import docs, resources
+from hw_targets import docs, resources, sizing
 from hw_targets.catalogue import FOLDER, list_targets
 from hw_targets.errors import InfeasibleError, InputError, UsageError
 from hw_targets.load import load_any_target, load_target, parse_target
 from hw_targets.schema import AcceleratorTable, json_schema
-from hw_targets.target import POWERS_OF_TWO, RANGES, Resources, Target
+from hw_targets.target import POWERS_OF_TWO, RANGES, Resources, Target, Workload
 
 U280 = (FOLDER / "fpga-u280.toml").read_text()
 
@@ -153,7 +153,7 @@ def test_a_board_uses_most_of_its_dsps_or_says_what_binds(name: str) -> None:
     """60 % of the usable DSPs, lanes counted, or LUTs or block RAMs are what a faster array would not have had."""
     target = load_target(name)
     dsp = target.resources()["dsp"]
-    bound = resources.limit(target)
+    bound = sizing.limit(target)
     named = {violation.resource for violation in bound.broken} if bound else set()
     assert dsp["used"] >= 0.6 * dsp["usable"] or named & {"lut", "bram", "uram"}
     if "tokens" in target.auto:
@@ -213,7 +213,11 @@ REFUSED = [
     (('outputs = "auto"', "outputs = 48"), "'outputs' in [accelerator]", "must divide 64"),
     (('lanes = "auto"', "lanes = 96"), "'lanes' in [accelerator]", "power of two"),
     (('lanes = "auto"', 'lanes = "many"'), "'lanes' in [accelerator]", 'or "auto"'),
-    (("window = 32", "window = 4"), "'window' in [accelerator]", "at least the 8 multipliers"),
+    (
+        ('multipliers = "auto"\nwindow = 32', "multipliers = 8\nwindow = 4"),
+        "'window' in [accelerator]",
+        "at least the 8 multipliers",
+    ),
     (("value = 0.70", "value = 1.70"), "'efficiency' in [memory]", "at most 1"),
 ]
 
@@ -337,3 +341,66 @@ def test_auto_sizing_keeps_every_ceiling_or_refuses(edits: list[tuple[str, str]]
         assert 100 * numbers["used"] <= resources.CEILINGS[name] * numbers["usable"], name
     assert target.accelerator.cores <= target.device.slrs
     assert min(target.accelerator.act_bytes, target.accelerator.weight_bytes) > 0
+
+
+# ---- arrays for one pattern -----------------------------------------------------------------------------------------
+
+DENSE = Workload("dense", "dense")
+HP_75 = Workload("hp:rows=64,window=32,keep=16,fine=2:4", "hp", 2, 4, 64, 32, 16)
+HP_90 = Workload("hp:rows=64,window=32,keep=12,fine=1:4", "hp", 1, 4, 64, 32, 12)
+WORKLOADS = (DENSE, HP_75, HP_90, Workload("nm:2:4", "nm", 2, 4), Workload("nm:1:8", "nm", 1, 8))
+
+
+def test_a_pattern_that_starves_the_multipliers_gets_an_array_of_its_own(u280: Target) -> None:
+    """hp:0.9 keeps 3 of 32 inputs, a window a step: fewer multipliers for more cells and more lanes."""
+    target = load_target("fpga-u280", HP_90)
+    own, common = target.accelerator, u280.accelerator
+    assert target.workload == HP_90
+    assert own.multipliers < common.multipliers
+    assert own.lanes > common.lanes
+    assert own.cores * own.tokens * own.outputs > common.cores * common.tokens * common.outputs
+    assert sizing.cycles(own, HP_90) <= 0.8 * sizing.cycles(common, HP_90)
+    resources.check(target)
+    assert Target.from_snapshot(json.loads(json.dumps(target.snapshot()))) == target
+
+
+def test_a_pattern_that_the_common_array_suits_keeps_it(u280: Target) -> None:
+    for workload in (DENSE, HP_75):
+        assert load_target("fpga-u280", workload) == u280
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.pattern)
+@pytest.mark.parametrize("name", BOARDS)
+def test_an_array_for_a_pattern_pays_and_none_that_fits_is_faster(name: str, workload: Workload) -> None:
+    common, target = load_target(name), load_target(name, workload)
+    if target.workload is None:
+        assert target == common
+        return
+    own = sizing.cycles(target.accelerator, workload)
+    assert own <= sizing.WORTHWHILE * sizing.cycles(common.accelerator, workload)
+    assert own == sizing.cycles(next(sizing.candidates(target)), workload)
+    assert not resources.broken_by(target, target.accelerator)
+
+
+def test_what_a_file_fixes_is_kept_for_every_pattern(u280: Target) -> None:
+    fixed = parse_target(edited(('multipliers = "auto"', "multipliers = 8")), where="t.toml", workload=HP_90)
+    assert fixed.accelerator.multipliers == 8
+    names = ("tokens", "outputs", "lanes", "multipliers")
+    text = edited(*((f'{name} = "auto"', f"{name} = {getattr(u280.accelerator, name)}") for name in names))
+    assert parse_target(text, where="t.toml", workload=HP_90).accelerator == u280.accelerator
+
+
+def test_the_choice_is_explained_with_its_candidates() -> None:
+    lines = load_target("fpga-u280", HP_90).explain()
+    assert any(line.startswith(f"sized for {HP_90.pattern} alone") for line in lines)
+    assert sum(line.startswith("chosen: ") for line in lines) == 1
+    assert sum(line.startswith("candidate: ") for line in lines) == sizing.SHOWN - 1
+    assert sum(line.startswith("the array for all patterns: 16 x 32 x 8 with 128 lanes") for line in lines) == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("mode", "dens"), ("m", 99), ("keep", 64), ("n", "1"), ("windows", 32)])
+def test_a_damaged_workload_is_refused(key: str, value: object) -> None:
+    data = load_target("fpga-u280", HP_90).snapshot()
+    data["workload"] = {**data["workload"], key: value}
+    with pytest.raises(InputError, match="the target snapshot is damaged"):
+        Target.from_snapshot(data)

@@ -98,13 +98,13 @@ def _operations() -> Iterator[tuple[str, Callable[[Block], Operation], list[Arra
     yield "linear", lambda b: nn.LinearOp("l", *b.args, TensorType(f32, (2, 3, 5))), [x, weight, bias]
     yield "linear, no bias", lambda b: nn.LinearOp("l", *b.args, None, TensorType(f32, (2, 3, 5))), [x, weight]
     mask = np.array([[1, 1, 0], [0, 0, 0]])
-    yield "attention", lambda b: _attention(b, "boolean"), [x, y, positive, mask]
-    yield "attention, added mask", lambda b: _attention(b, "additive"), [x, y, positive, positive[:, None, :, :3].copy()]
+    yield "attention", lambda b: _attention(b, "mask"), [x, y, positive, mask]
+    yield "attention, bias", lambda b: _attention(b, "bias"), [x, y, positive, positive[:, None, :, :3].copy()]
     yield "attention, no mask", lambda b: _attention(b, None), [x, y, positive]
     grouped = random.standard_normal((2, 3, 2)).astype(np.float32)
     yield (
         "attention, causal, shared heads",
-        lambda b: _attention(b, "boolean", True, 1),
+        lambda b: _attention(b, "mask", True, 1),
         [x, grouped, grouped * 2, mask],
     )
     yield "attention, causal", lambda b: _attention(b, None, True), [x, y, positive]
@@ -132,10 +132,10 @@ def _rotary(block: Block, interleaved: bool) -> Operation:
 
 
 def _attention(block: Block, kind: str | None, causal: bool = False, groups: int | None = None) -> Operation:
-    q, k, v, *mask = block.args
-    type = TensorType(f32, (2, 3, 4))
-    masks = {"mask_kind": kind, "causal": causal, "kv_heads": groups}
-    return nn.AttentionOp("a", q, k, v, mask[0] if mask else None, heads=2, scale=0.7, type=type, **masks)
+    q, k, v, *others = block.args
+    type, named = TensorType(f32, (2, 3, 4)), dict.fromkeys([kind] if kind else [], others[0] if others else None)
+    shape = {"causal": causal, "kv_heads": groups, "bias": named.get("bias")}
+    return nn.AttentionOp("a", q, k, v, named.get("mask"), heads=2, scale=0.7, type=type, **shape)
 
 
 def _block(arrays: list[Array]) -> Block:

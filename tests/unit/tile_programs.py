@@ -45,14 +45,22 @@ def apply(ctx: Context, module: ModuleOp, *passes: str, **options: str) -> Modul
 # ---- one block of a transformer, in fp32 -----------------------------------------------------------------------------
 
 
-def block_text(batch: int, tokens: int, width: int, heads: int, *, causal: bool = False) -> str:
-    """Embedding, q, k, v, attention, output with residual, norm: inputs `ids` and `mask`."""
+def block_text(
+    batch: int, tokens: int, width: int, heads: int, *, causal: bool = False, bias: tuple[int, ...] = (), stored: bool = True
+) -> str:
+    """Embedding, q, k, v, attention, output with residual, norm: inputs `ids` and `mask`. `bias` is the shape of what is
+    added to scores: a weight, or else the input `bias`."""
     x, m, w = f"tensor<{batch}x{tokens}x{width}xf32>", f"tensor<{batch}x{tokens}xi64>", f"tensor<{width}x{width}xf32>"
     v = f"tensor<{width}xf32>"
     linear = f"{x}, {w} -> {x}"
-    reach = "causal " if causal else ""
+    reach = "bias %p " * bool(bias) + "causal " * causal
+    p = f"tensor<{'x'.join(map(str, bias))}xf32>"
+    weight = f'%p = hpcc_nn.weight "p" digest "0" : {p}' if bias and stored else ""
+    argument, name = (f", %p : {p}", ', "bias"') if bias and not stored else ("", "")
     return f"""
-    func.func @main(%ids: {m}, %mask: {m}) -> {x} attributes {{input_names = ["ids", "mask"], output_names = ["y"]}} {{
+    func.func @main(%ids: {m}, %mask: {m}{argument}) -> {x} attributes {{input_names = ["ids", "mask"{name}],
+      output_names = ["y"]}} {{
+      {weight}
       %t = hpcc_nn.weight "t" digest "0" : tensor<50x{width}xf32>
       %w = hpcc_nn.weight "w" digest "0" : {w}
       %g = hpcc_nn.weight "g" digest "0" : {v}
@@ -60,8 +68,8 @@ def block_text(batch: int, tokens: int, width: int, heads: int, *, causal: bool 
       %q = hpcc_nn.linear "layer.0.attn.q" %x, %w : {linear}
       %k = hpcc_nn.linear "layer.0.attn.k" %x, %w : {linear}
       %v = hpcc_nn.linear "layer.0.attn.v" %x, %w : {linear}
-      %a = hpcc_nn.attention "layer.0.attn" %q, %k, %v mask %mask kind "boolean" {reach}heads {heads} : i64 scale 0.25 : f32
-        : {x}, {x}, {x}, {m} -> {x}
+      %a = hpcc_nn.attention "layer.0.attn" %q, %k, %v mask %mask {reach}heads {heads} : i64 scale 0.25 : f32
+        : {x}, {x}, {x}, {m}{f" plus {p}" * bool(bias)} -> {x}
       %o = hpcc_nn.linear "layer.0.attn.o" %a, %w : {linear}
       %s = hpcc_nn.binary add %x, %o : {x}, {x} -> {x}
       %n = hpcc_nn.layer_norm %s, %g, %g eps 1.0e-5 : f32 : {x}, {v}, {v} -> {x}
@@ -84,17 +92,17 @@ def cross_text(batch: int, queries: int, keys: int, width: int, heads: int) -> s
       %q = hpcc_nn.linear "layer.0.cross.q" %x, %w : {x}, {w} -> {x}
       %k = hpcc_nn.linear "layer.0.cross.k" %e, %w : {other}, {w} -> {other}
       %v = hpcc_nn.linear "layer.0.cross.v" %e, %w : {other}, {w} -> {other}
-      %a = hpcc_nn.attention "layer.0.cross" %q, %k, %v mask %mask kind "boolean" heads {heads} : i64 scale 0.25 : f32
+      %a = hpcc_nn.attention "layer.0.cross" %q, %k, %v mask %mask heads {heads} : i64 scale 0.25 : f32
         : {x}, {other}, {other}, {mask} -> {x}
       %o = hpcc_nn.linear "layer.0.cross.o" %a, %w : {x}, {w} -> {x}
       func.return %o : {x}
     }}"""
 
 
-def block_store(width: int, seed: int = 0) -> WeightStore:
+def block_store(width: int, seed: int = 0, bias: tuple[int, ...] = ()) -> WeightStore:
     random = np.random.default_rng(seed)
     store = WeightStore()
-    for key, shape in (("t", (50, width)), ("w", (width, width)), ("g", (width,))):
+    for key, shape in (("t", (50, width)), ("w", (width, width)), ("g", (width,)), *([("p", bias)] if bias else ())):
         store.add(key, random.standard_normal(shape).astype(np.float32))
     return store
 

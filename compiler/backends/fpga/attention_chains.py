@@ -70,16 +70,28 @@ def qattention(c: Context, op: nn.QAttentionOp) -> None:
     heads = op.heads.value.data
     if op.mask is not None:
         c.mask_of(op.mask)
+    if op.bias is not None:
+        c.bias_of(op.bias, op.bias_extents)
     follower = follower_of(op, op.result, nn.CastOp)
     c.done.add(follower)
     context = c.tensor(f"{op.role.data}.context", batch * queries, width, bf16)
+    spilled = _spilled_probabilities(c, op)
     c.buffers[follower.result] = context
     with c.b.loop(batch, "sequence") as sequence, c.b.loop(op.groups, "group") as index:
-        group = _Group(c, op, _attention_of(c, op, context), sequence, index)
+        group = _Group(c, op, _attention_of(c, op, context), sequence, index, spilled)
         keys, scales, (values, value_scale) = group.keys(), group.key_scales(), group.values()
         with c.b.loop(heads // op.groups, "head") as member:
             head = index * (heads // op.groups) + member
             _lower_head(group, head, _Operands(keys, scales, values, value_scale), context)
+
+
+def _spilled_probabilities(c: Context, op: nn.QAttentionOp) -> Buffer | None:
+    """Where the probabilities of all heads go on a machine that does not keep them on chip."""
+    if c.target.accelerator.design.probabilities == "chip":
+        return None
+    (batch, queries, _), keys = nn.shape_of(op.q), nn.shape_of(op.k)[1]
+    planes = Attention(queries, keys, 1, False, streaming=op.streaming is not None).planes
+    return c.b.dram("scratch", f"{op.role.data}.probabilities", batch * op.heads.value.data * queries * planes, keys, i8)
 
 
 def _attention_of(c: Context, op: nn.QAttentionOp, context: Buffer) -> Attention:
@@ -88,7 +100,10 @@ def _attention_of(c: Context, op: nn.QAttentionOp, context: Buffer) -> Attention
     size = width // op.heads.value.data
     rows = SLOTS * (4 + size * in_dram(c.quantised_of(op.q).codes) + 2 * size * in_dram(context))
     streamed = in_dram(c.quantised_of(op.k).codes) or origin_of(op.v) in c.values
-    return Attention(queries, nn.shape_of(op.k)[1], size, streamed, rows)
+    per_query = op.bias is not None and op.bias_extents[2] > 1
+    shared = op.bias is not None and not per_query
+    keys, streaming = nn.shape_of(op.k)[1], op.streaming is not None
+    return Attention(queries, keys, size, streamed, rows, 4 * per_query, shared, streaming)
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,7 @@ class _Group:
     attention: Attention
     sequence: Index
     group: Index
+    spilled: Buffer | None
 
     @property
     def layer(self) -> str:
@@ -148,7 +164,8 @@ def _lower_head(group: _Group, head: Index, operands: _Operands, context: Buffer
         row = group.sequence * a.queries + first
         q_rows = c.read(q.codes, row, rows, layer, "q.tile", **place)
         q_scales = c.read(q.scale, row, rows, layer, "q.scale", col=head, cols=1)
-        block = _Block(group, operands, rows, seen, q_rows, q_scales)
+        spill = (group.sequence * op.heads.value.data + head) * a.queries + first
+        block = _Block(group, operands, head, first, rows, seen, q_rows, q_scales, spill * a.planes)
         acc, total = block.two_passes(cut.keys) if cut.two_pass else block.one_pass(cut.keys)
         with c.writing(context, row, rows, layer, "context.tile", stage=1, **place) as out:
             c.b.run(
@@ -182,10 +199,14 @@ class _Block:
 
     group: _Group
     operands: _Operands
+    head: Index
+    first: Index
     rows: int
     seen: int
     q_rows: Buffer
     q_scales: Buffer
+    spill: Index
+    """Its first row of spilled probabilities."""
 
     @property
     def c(self) -> Context:
@@ -203,7 +224,9 @@ class _Block:
         total = b.alloc("l", Memory.ACT, 1, self.rows, i32, SLOTS)
         for piece in self._pieces(size):
             self._scores(piece, b.view(scores, 0, piece.first, self.rows, piece.count))
-        self._softmax(Piece(Index(), self.seen, 0, True), scores, p, total)
+        whole = Piece(Index(), self.seen, 0, True)
+        self._softmax(whole, scores, p, total)
+        p = self._through_dram(p, whole)
         acc = b.alloc("acc", Memory.ACC, self.rows * a.planes, a.size, i32, SLOTS)
         for piece in self._pieces(size):
             self._contexts(piece, b.view(p, 0, piece.first, p.rows, piece.count), acc)
@@ -226,8 +249,17 @@ class _Block:
             p = b.alloc("p", Memory.ACT, self.rows * a.planes, piece.count, i8, SLOTS)
             self._scores(piece, scores)
             self._softmax(piece, scores, p, total, maximum)
-            self._contexts(piece, p, acc)
+            self._contexts(piece, self._through_dram(p, piece), acc)
         return acc, total
+
+    def _through_dram(self, p: Buffer, piece: Piece) -> Buffer:
+        """The probabilities as the product with V finds them: where they were made, or back from DRAM."""
+        spilled = self.group.spilled
+        if spilled is None:
+            return p
+        place = self.c.b.view(spilled, self.spill, piece.first, p.rows, p.cols)
+        self.c.b.run("store.copy", {"src": p, "dst": place}, {"rows": p.rows, "row_bytes": p.cols}, self.layer)
+        return self.c.read(spilled, self.spill, p.rows, self.layer, "p.read", col=piece.first, cols=p.cols)
 
     def _pieces(self, size: int) -> Iterator[Piece]:
         """Pieces of the keys. In the last one alone a causal mask has work: it is not shorter than the block."""
@@ -249,12 +281,28 @@ class _Block:
             "col_scale": c.b.view(self.operands.key_scales, piece.first, 0, piece.count, 1),
             "mask": c.b.view(mask, self.group.sequence, piece.first, 1, piece.count) if mask is not None else None,
         }
-        fields = {"rows": self.rows, "cols": piece.count, "score_scale": op.scale.value.data, "bias_rows": 0}
-        return operands, {**fields, "causal": int(op.causal is not None and piece.last)}
+        bias = self._bias(piece)
+        fields = {"rows": self.rows, "cols": piece.count, "score_scale": op.scale.value.data}
+        fields |= {"bias_rows": 0 if bias is None else bias.rows}
+        return {**operands, "bias": bias}, {**fields, "causal": int(op.causal is not None and piece.last)}
+
+    def _bias(self, piece: Piece) -> Buffer | None:
+        """What is added to the scores of a piece of keys, from DRAM: a row for each query, or one for all."""
+        c, op = self.c, self.group.op
+        if op.bias is None:
+            return None
+        sequences, heads, queries, _ = op.bias_extents
+        sequence = self.group.sequence if sequences > 1 else Index()
+        row = sequence * (heads * queries) + (self.head if heads > 1 else Index()) * queries
+        row, rows = (row + self.first, self.rows) if queries > 1 else (row, 1)
+        region = c.bias_of(op.bias, op.bias_extents)
+        return c.read(region, row, rows, self.layer, "bias.tile", col=piece.first, cols=piece.count)
 
     def _softmax(self, piece: Piece, scores: Buffer, p: Buffer, total: Buffer, maximum: Buffer | None = None) -> None:
         operands, fields = self._score_operands(piece, scores)
         fields |= {"wide": self.group.attention.planes - 1, "continued": piece.continued}
+        shift = self.group.op.streaming
+        fields |= {"streaming": int(shift is not None), "shift": 0 if shift is None else shift.value.data}
         self.c.b.run("vector.softmax", {**operands, "maximum": maximum, "p": p, "l": total}, fields, self.layer)
 
     def _contexts(self, piece: Piece, p: Buffer, acc: Buffer) -> None:

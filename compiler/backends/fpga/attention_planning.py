@@ -23,7 +23,8 @@ PIECE = 64
 @dataclass(frozen=True)
 class Attention:
     """One head of an attention. `streamed`: its keys and values come from DRAM; `row_bytes`: what a query row takes of
-    the activation memory besides its probabilities, `bias_bytes` what a row's addend to one score does there."""
+    the activation memory besides its probabilities, `bias_bytes` what a row's addend to one score does there;
+    `shared_bias`: one addend serves all rows."""
 
     queries: int
     keys: int
@@ -31,11 +32,14 @@ class Attention:
     streamed: bool
     row_bytes: int = 0
     bias_bytes: int = 0
+    shared_bias: bool = False
+    streaming: bool = False
+    """The streaming softmax: whole rows, probabilities of one byte."""
 
     @property
     def planes(self) -> int:
         """Bytes of a probability."""
-        return 1 if self.keys <= NARROW_KEYS else 2
+        return 1 if self.keys <= NARROW_KEYS or self.streaming else 2
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ def values_at_once(plan: TilePlan, attention: Attention) -> bool:
 def cut_attention(target: Target, plan: TilePlan, attention: Attention) -> AttentionCut:
     """Of the ways that fit, the one that takes fewest cycles by `estimate`."""
     whole, cuts = _one_pass(target, plan, attention), list(_two_passes(target, plan, attention))
+    if attention.streaming:
+        return whole
     if not cuts or whole.rows >= min(FEWEST_QUERIES, attention.queries):
         cuts.append(whole)
     return min(cuts, key=lambda cut: (estimate(target, plan, attention, cut), cut.two_pass))
@@ -79,11 +85,12 @@ def _whole_rows(rows: int, tokens: int) -> int:
 
 
 def _fixed_bytes(plan: TilePlan, attention: Attention) -> int:
-    """What a head takes of the activation memory, whatever the rows: scales of keys, and values to be quantised."""
+    """What a head takes of the activation memory, whatever the rows: scales of keys, values to be quantised, a bias."""
+    bias = SLOTS * attention.keys * 4 * attention.shared_bias
     if not attention.streamed:
-        return 0
+        return bias
     values = 2 * attention.size if values_at_once(plan, attention) else 0
-    return SLOTS * attention.keys * (4 + values)
+    return SLOTS * attention.keys * (4 + values) + bias
 
 
 def _one_pass(target: Target, plan: TilePlan, attention: Attention) -> AttentionCut:

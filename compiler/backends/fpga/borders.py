@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 from xdsl.dialects.builtin import (
-    BFloat16Type,
     Float32Type,
     bf16,
 )
-from xdsl.dialects.func import ReturnOp
 from xdsl.ir import SSAValue
 
 from compiler.backends.fpga.builder import Buffer
@@ -22,15 +21,6 @@ from compiler.backends.fpga.context import (
 from compiler.backends.fpga.planning import SLOTS
 from compiler.dialects import nn
 from hw_targets.isa import Memory
-
-
-def weight(c: Context, op: nn.WeightOp) -> None:
-    """A bf16 tensor of the file that an instruction reads as an activation (a class token, positions)."""
-    shape = nn.shape_of(op.result)
-    if isinstance(nn.element_type_of(op.result), BFloat16Type) and len(shape) == 3:
-        rows = prod(shape[:-1])
-        key = op.key.data
-        c.buffers[op.result] = c.b.dram("table", key, rows, shape[-1], bf16, [key])
 
 
 def _input(c: Context, value: SSAValue, layer: str = "inputs") -> Buffer:
@@ -55,11 +45,18 @@ def alias(c: Context, op: nn.CastOp | nn.ReshapeOp) -> None:
         c.buffers[op.result] = c.buffers[source]
 
 
-def store_outputs(c: Context, op: ReturnOp, names: list[str]) -> None:
-    for value, name in zip(op.arguments, names, strict=True):
-        source = c.buffer_of(value)
-        if name in c.written:
+def hand_over(c: Context, op: nn.HandOverOp) -> None:
+    """Store what the host takes, and stop for it."""
+    store_outputs(c, op.values, op.tensors)
+    c.b.run("control.pause", {}, {}, "outputs")
+
+
+def store_outputs(c: Context, values: Sequence[SSAValue], names: Sequence[str]) -> None:
+    for value, name in zip(values, names, strict=True):
+        if name in c.written or isinstance(value.owner, nn.HandOverOp):
             continue
+        c.written.add(name)
+        source = c.buffer_of(value)
         element = source.type.element_type
         region = c.b.dram("output", name, source.rows, source.cols, element)
         most = c.plan.rows(c.plan.tokens, SLOTS * row_bytes(source))

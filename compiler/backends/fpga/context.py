@@ -78,6 +78,7 @@ class Context:
         self.quantised: dict[SSAValue, Quantised] = {}
         self.done: set[Operation] = set()
         self.masks: dict[SSAValue, Buffer] = {}
+        self.biases: dict[SSAValue, Buffer] = {}
         self.values: dict[SSAValue, nn.QuantizeOp] = {}
         self.regions: dict[str, tuple[Buffer, list[Part]]] = {}
         self.tables: dict[str, Buffer] = {}
@@ -90,8 +91,10 @@ class Context:
 
     def buffer_of(self, value: SSAValue) -> Buffer:
         origin = origin_of(value)
+        owner = origin.owner
+        if origin not in self.buffers and isinstance(owner, nn.WeightOp):
+            self._stored(owner)
         if origin not in self.buffers:
-            owner = origin.owner
             raise InputError(
                 "HPCC1406",
                 "the device has no place for a tensor that an instruction reads",
@@ -99,6 +102,12 @@ class Context:
                 hint="ids, 0/1 masks and fp32 activations can enter the device",
             )
         return self.buffers[origin]
+
+    def _stored(self, op: nn.WeightOp) -> None:
+        """A bf16 tensor of the file that an instruction reads as an activation (a class token, positions)."""
+        shape, key = nn.shape_of(op.result), op.key.data
+        if isinstance(nn.element_type_of(op.result), BFloat16Type) and len(shape) >= 2:
+            self.buffers[op.result] = self.b.dram("table", key, prod(shape[:-1]), shape[-1], bf16, [key])
 
     def mask_of(self, value: SSAValue) -> Buffer:
         """A 0/1 input as bytes on chip, [batch, tokens], loaded at its first use."""
@@ -110,6 +119,20 @@ class Context:
             self.copy_in(region, mask, "inputs")
             self.masks[value] = mask
         return self.masks[value]
+
+    def bias_of(self, value: SSAValue, extents: tuple[int, int, int, int]) -> Buffer:
+        """What is added to scores, fp32 in DRAM: [sequences * heads * queries, keys] of the file or of an input."""
+        value = origin_of(value)
+        if value not in self.biases:
+            rows, cols = prod(extents[:3]), extents[3]
+            if isinstance(value.owner, nn.WeightOp):
+                key = value.owner.key.data
+                self.biases[value] = self.b.dram("table", key, rows, cols, f32, [key])
+            elif value in self.input_names:
+                self.biases[value] = self.b.dram("input", self.input_names[value], rows, cols, f32)
+            else:
+                self.buffer_of(value)
+        return self.biases[value]
 
     def copy_in(self, region: Buffer, target: Buffer, layer: str, *, to_param: bool = False) -> None:
         self.b.run(

@@ -30,16 +30,16 @@ RULES: Mapping[type[Operation], Callable[[Context, Any], None]] = {
     nn.RmsNormOp: head_chains.rms_norm,
     nn.RotaryOp: head_chains.rotary,
     nn.ConcatOp: row_chains.concat,
-    nn.WeightOp: borders.weight,
     nn.MeanPoolOp: row_chains.mean_pool,
     nn.CastOp: borders.alias,
     nn.ReshapeOp: borders.alias,
+    nn.HandOverOp: borders.hand_over,
 }
 
 
 def lower(c: Context, op: Operation) -> None:
     """Lower one op. Raises InputError for an op that has no row in the table."""
-    if op in c.done or isinstance(op, nn.ConstantOp):
+    if op in c.done or isinstance(op, nn.ConstantOp | nn.WeightOp):
         return
     rule = RULES.get(type(op))
     if rule is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from compiler.backends.fpga.tasks import Instance, Rectangle, Task
+from compiler.backends.fpga.tasks import Instance, Rectangle, Task, parts_of_program
 from hw_targets.isa import SEMAPHORE_MAX, Memory, Queue
 
 QUEUES = (Queue.LOAD, Queue.MATRIX, Queue.VECTOR, Queue.STORE)
@@ -113,26 +113,32 @@ def _extent(rect: Rectangle) -> Extent:
 def assign_semaphores(tasks: Sequence[Task]) -> list[SemaphorePair]:
     """Fill in waits and signals of every task; returns the semaphores used.
 
-    Program order is a valid sequential order of the result: a wait's signal always stands before it.
+    Program order is a valid sequential order of the result: a wait's signal always stands before it. At a pause everything
+    is complete, so nothing waits for what stands before one.
     """
-    needed = placed_dependencies(tasks)
-    while True:
-        edges, overflow = _reduce(tasks, needed)
-        if not overflow:
-            break
-        for consumer, producer in overflow:
-            queue = QUEUE_INDEX[tasks[producer].queue]
-            needed[consumer][queue] = max(needed[consumer].get(queue, -1), producer)
-    pairs = sorted({(QUEUE_INDEX[tasks[p].queue], QUEUE_INDEX[tasks[c].queue]) for p, c in edges})
+    edges = [edge for part in parts_of_program(tasks) for edge in _edges(part)]
+    pairs = sorted({(QUEUE_INDEX[p.queue], QUEUE_INDEX[c.queue]) for p, c in edges})
     numbers = {pair: number for number, pair in enumerate(pairs)}
     for producer, consumer in edges:
-        number = numbers[QUEUE_INDEX[tasks[producer].queue], QUEUE_INDEX[tasks[consumer].queue]]
-        tasks[producer].signals.append(number)
-        tasks[consumer].waits.append(number)
+        number = numbers[QUEUE_INDEX[producer.queue], QUEUE_INDEX[consumer.queue]]
+        producer.signals.append(number)
+        consumer.waits.append(number)
     for task in tasks:
         task.signals.sort()
         task.waits.sort()
     return [SemaphorePair(numbers[pair], QUEUES[pair[0]], QUEUES[pair[1]]) for pair in pairs]
+
+
+def _edges(tasks: Sequence[Task]) -> list[tuple[Task, Task]]:
+    """(producer, consumer) of every signal that is needed."""
+    needed = placed_dependencies(tasks)
+    while True:
+        edges, overflow = _reduce(tasks, needed)
+        if not overflow:
+            return [(tasks[producer], tasks[consumer]) for producer, consumer in edges]
+        for consumer, producer in overflow:
+            queue = QUEUE_INDEX[tasks[producer].queue]
+            needed[consumer][queue] = max(needed[consumer].get(queue, -1), producer)
 
 
 def _reduce(tasks: Sequence[Task], needed: Sequence[dict[int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

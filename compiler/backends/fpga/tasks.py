@@ -88,6 +88,22 @@ class Task:
         return [(rect, row.operand(name).access == "w") for name, rect in self.operands.items()]
 
 
+def is_pause(task: Task) -> bool:
+    """Whether the program stops here for the host."""
+    return task.op.function.data == "control.pause"
+
+
+def parts_of_program(tasks: Sequence[Task]) -> list[list[Task]]:
+    """The tasks between pauses, which nothing is carried over but what the memories hold."""
+    parts: list[list[Task]] = [[]]
+    for task in tasks:
+        if is_pause(task):
+            parts.append([])
+        else:
+            parts[-1].append(task)
+    return parts
+
+
 def flatten(block: Block) -> list[Task]:
     """Unroll a tile-stage function body. Loop nests with a second stage are software-pipelined by one unit.
 

@@ -429,7 +429,7 @@ def _batch_and_tokens(arguments: Sequence[BlockArgument], names: Sequence[str]) 
     shapes = {name: nn.shape_of(argument) for name, argument in zip(names, arguments, strict=True)}
     if len(set(shapes.values())) != 1 or any(len(shape) != 2 for shape in shapes.values()):
         told = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()) or "none"
-        raise InfeasibleError("HPCC3401", f"the Triton module takes inputs of one shape, batch x tokens; these are {told}")
+        raise InfeasibleError("HPCC3501", f"the Triton module takes inputs of one shape, batch x tokens; these are {told}")
     batch, tokens = next(iter(shapes.values()))
     return batch, tokens
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from xdsl.ir import Dialect
 
-from compiler.dialects.nn.attention import AttentionOp, QAttentionOp
+from compiler.dialects.nn.attention import AttentionOp, QAttentionOp, bias_extents
+from compiler.dialects.nn.border import HandOverOp
 from compiler.dialects.nn.decoder import RmsNormOp, RotaryOp
 from compiler.dialects.nn.elementary import (
     BinaryKind,
@@ -92,6 +93,7 @@ NN = Dialect(
         QuantizeOp,
         QLinearOp,
         QAttentionOp,
+        HandOverOp,
     ],
     [UnaryKindAttr, BinaryKindAttr, ReduceKindAttr, ActivationKindAttr, GranularityAttr],
 )
@@ -117,6 +119,7 @@ __all__ = [
     "GemmOp",
     "Granularity",
     "GranularityAttr",
+    "HandOverOp",
     "LayerNormOp",
     "LinearOp",
     "MatMulOp",
@@ -142,6 +145,7 @@ __all__ = [
     "UnaryOp",
     "WeightOp",
     "WhereOp",
+    "bias_extents",
     "broadcast_shape",
     "element_type_of",
     "expect_shape",

@@ -12,6 +12,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import SSAValue
 from xdsl.irdl import (
+    AttrSizedOperandSegments,
     IRDLOperation,
     irdl_op_definition,
     operand_def,
@@ -43,23 +44,35 @@ def _verify_attention(op: AttentionOp | QAttentionOp) -> None:
         raise VerifyException(f"{heads} heads of {q[2]} features do not share {groups} heads of {k[2]}")
     if op.causal is not None and q[1] != k[1]:
         raise VerifyException(f"{q[1]} queries of {k[1]} keys: causal attention has as many of both")
-    if op.mask is not None and op.mask_kind is None:
-        raise VerifyException("a masked attention says its mask_kind")
-    if op.mask is not None and op.mask_kind is not None:
-        kind = op.mask_kind.data
-        if kind == "boolean":
-            expect_shape(op, op.mask, (k[0], k[1]))
-        elif kind != "additive":
-            raise VerifyException(f'mask_kind {kind!r} is neither "boolean" nor "additive"')
+    if op.mask is not None:
+        expect_shape(op, op.mask, (k[0], k[1]))
+    if op.bias is not None and bias_extents(shape_of(op.bias), (q[0], heads, q[1], k[1])) is None:
+        raise VerifyException(f"a bias of {shape_of(op.bias)} does not add to scores {(q[0], heads, q[1], k[1])}")
     expect_shape(op, op.result, q)
+
+
+def bias_extents(shape: tuple[int, ...], scores: tuple[int, int, int, int]) -> tuple[int, int, int, int] | None:
+    """(sequences, heads, queries, keys) of a bias, each that of the scores or 1 (keys: that of the scores); None if it does
+    not add to them. [sequences * heads, queries, keys] is taken as well."""
+    batch, heads, _, keys = scores
+    if len(shape) == 3 and shape[0] not in (1, heads):
+        if shape[0] != batch * heads:
+            return None
+        shape = (batch, heads, *shape[1:])
+    if not 1 <= len(shape) <= 4 or shape[-1] != keys:
+        return None
+    whole = (1,) * (4 - len(shape)) + shape
+    if any(own not in (1, size) for own, size in zip(whole, scores, strict=True)):
+        return None
+    return whole[0], whole[1], whole[2], whole[3]
 
 
 @irdl_op_definition
 class AttentionOp(IRDLOperation):
     """softmax(scale * q k^T, masked) v per head, heads side by side in the feature axis.
 
-    A boolean mask is [batch, keys], nonzero = attend; an additive mask is fp32 and broadcasts to the scores. With `causal` a
-    query attends to no key behind it. Fewer heads of k and v than of q (`over`) are shared by as many neighbours each.
+    The mask is [batch, keys], nonzero = attend; the bias is fp32, is added to the scaled scores and broadcasts to them. With
+    `causal` a query attends to no key behind it. Fewer heads of k and v than of q (`over`) are shared by as many neighbours.
     """
 
     name = "hpcc_nn.attention"
@@ -67,18 +80,19 @@ class AttentionOp(IRDLOperation):
     k = operand_def(AnyTensor)
     v = operand_def(AnyTensor)
     mask = opt_operand_def(AnyTensor)
+    bias = opt_operand_def(F32Tensor)
     heads = prop_def(IntegerAttr)
     kv_heads = opt_prop_def(IntegerAttr)
     scale = prop_def(FloatAttr)
-    mask_kind = opt_prop_def(StringAttr)
     causal = opt_prop_def(UnitAttr)
     role = prop_def(StringAttr)
     result = result_def(AnyTensor)
     traits = traits_def(Pure())
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
     assembly_format = (
-        "$role $q `,` $k `,` $v (`mask` $mask^)? (`kind` $mask_kind^)? (`causal` $causal^)?"
+        "$role $q `,` $k `,` $v (`mask` $mask^)? (`bias` $bias^)? (`causal` $causal^)?"
         " `heads` $heads (`over` $kv_heads^)? `scale` $scale attr-dict"
-        " `:` type($q) `,` type($k) `,` type($v) (`,` type($mask)^)? `->` type($result)"
+        " `:` type($q) `,` type($k) `,` type($v) (`,` type($mask)^)? (`plus` type($bias)^)? `->` type($result)"
     )
 
     def __init__(
@@ -91,19 +105,18 @@ class AttentionOp(IRDLOperation):
         *,
         heads: int,
         scale: float,
-        mask_kind: str | None,
         type: TensorType,
+        bias: SSAValue | None = None,
         kv_heads: int | None = None,
         causal: bool = False,
     ) -> None:
         super().__init__(
-            operands=[q, k, v, mask],
+            operands=[q, k, v, mask, bias],
             properties={
                 "role": StringAttr(role),
                 "heads": IntegerAttr(heads, 64),
                 "kv_heads": None if kv_heads in (None, heads) else IntegerAttr(kv_heads, 64),
                 "scale": FloatAttr(scale, f32),
-                "mask_kind": None if mask_kind is None else StringAttr(mask_kind),
                 "causal": UnitAttr() if causal else None,
             },
             result_types=[type],
@@ -114,13 +127,25 @@ class AttentionOp(IRDLOperation):
         """Heads of k and v."""
         return (self.kv_heads or self.heads).value.data
 
+    @property
+    def bias_extents(self) -> tuple[int, int, int, int]:
+        """Sequences, heads, queries and keys of the bias, 1 where it is the same for all."""
+        assert self.bias is not None
+        scores = (shape_of(self.q)[0], self.heads.value.data, shape_of(self.q)[1], shape_of(self.k)[1])
+        found = bias_extents(shape_of(self.bias), scores)
+        assert found is not None
+        return found
+
     def verify_(self) -> None:
         _verify_attention(self)
 
 
 @irdl_op_definition
 class QAttentionOp(IRDLOperation):
-    """Integer attention: scores from int8 q and k, uint8 probabilities, int8 v; fp32 out. See docs/NUMERICS.md."""
+    """Integer attention: scores from int8 q and k, uint8 probabilities, int8 v; fp32 out. See docs/NUMERICS.md.
+
+    With `streaming` the probabilities are those of the streaming softmax, with that shift.
+    """
 
     name = "hpcc_nn.qattention"
     q = operand_def(AnyTensor)
@@ -130,19 +155,21 @@ class QAttentionOp(IRDLOperation):
     v = operand_def(AnyTensor)
     v_scale = operand_def(F32Tensor)
     mask = opt_operand_def(AnyTensor)
+    bias = opt_operand_def(F32Tensor)
     heads = prop_def(IntegerAttr)
     kv_heads = opt_prop_def(IntegerAttr)
     scale = prop_def(FloatAttr)
-    mask_kind = opt_prop_def(StringAttr)
     causal = opt_prop_def(UnitAttr)
+    streaming = opt_prop_def(IntegerAttr)
     role = prop_def(StringAttr)
     result = result_def(F32Tensor)
     traits = traits_def(Pure())
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
     assembly_format = (
-        "$role $q `,` $q_scale `,` $k `,` $k_scale `,` $v `,` $v_scale (`mask` $mask^)? (`kind` $mask_kind^)?"
-        " (`causal` $causal^)? `heads` $heads (`over` $kv_heads^)? `scale` $scale attr-dict"
+        "$role $q `,` $q_scale `,` $k `,` $k_scale `,` $v `,` $v_scale (`mask` $mask^)? (`bias` $bias^)?"
+        " (`causal` $causal^)? (`streaming` $streaming^)? `heads` $heads (`over` $kv_heads^)? `scale` $scale attr-dict"
         " `:` type($q) `,` type($q_scale) `,` type($k) `,` type($k_scale)"
-        " `,` type($v) `,` type($v_scale) (`,` type($mask)^)? `->` type($result)"
+        " `,` type($v) `,` type($v_scale) (`,` type($mask)^)? (`plus` type($bias)^)? `->` type($result)"
     )
 
     def __init__(
@@ -155,20 +182,21 @@ class QAttentionOp(IRDLOperation):
         *,
         heads: int,
         scale: float,
-        mask_kind: str | None,
         type: TensorType,
+        bias: SSAValue | None = None,
         kv_heads: int | None = None,
         causal: bool = False,
+        streaming: int | None = None,
     ) -> None:
         super().__init__(
-            operands=[*q, *k, *v, mask],
+            operands=[*q, *k, *v, mask, bias],
             properties={
                 "role": StringAttr(role),
                 "heads": IntegerAttr(heads, 64),
                 "kv_heads": None if kv_heads in (None, heads) else IntegerAttr(kv_heads, 64),
                 "scale": FloatAttr(scale, f32),
-                "mask_kind": None if mask_kind is None else StringAttr(mask_kind),
                 "causal": UnitAttr() if causal else None,
+                "streaming": None if streaming is None else IntegerAttr(streaming, 64),
             },
             result_types=[type],
         )
@@ -177,6 +205,15 @@ class QAttentionOp(IRDLOperation):
     def groups(self) -> int:
         """Heads of k and v."""
         return (self.kv_heads or self.heads).value.data
+
+    @property
+    def bias_extents(self) -> tuple[int, int, int, int]:
+        """Sequences, heads, queries and keys of the bias, 1 where it is the same for all."""
+        assert self.bias is not None
+        scores = (shape_of(self.q)[0], self.heads.value.data, shape_of(self.q)[1], shape_of(self.k)[1])
+        found = bias_extents(shape_of(self.bias), scores)
+        assert found is not None
+        return found
 
     def verify_(self) -> None:
         _verify_attention(self)

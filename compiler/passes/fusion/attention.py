@@ -53,18 +53,19 @@ class Heads:
 
 @dataclass(frozen=True)
 class Masking:
-    """What is done to the scores before the softmax: nothing, a boolean mask [b, keys] or an addition; `causal` besides."""
+    """What is done to the scores before the softmax: a boolean mask [b, keys], an addition, causality, or nothing."""
 
-    value: SSAValue | None = None
-    kind: str | None = None
+    mask: SSAValue | None = None
+    bias: SSAValue | None = None
     causal: bool = False
 
     def and_then(self, inner: Masking) -> Masking | None:
-        """Both maskings; None where both name a mask."""
-        if self.kind is not None and inner.kind is not None and self.value is not inner.value:
+        """Both maskings; None where both name another mask, or a bias."""
+        if self.mask is not None and inner.mask is not None and self.mask is not inner.mask:
             return None
-        named = self if self.kind is not None else inner
-        return Masking(named.value, named.kind, self.causal or inner.causal)
+        if self.bias is not None and inner.bias is not None:
+            return None
+        return Masking(self.mask or inner.mask, self.bias or inner.bias, self.causal or inner.causal)
 
 
 def fuse_attentions(scope: Scope, prover: MaskProver) -> None:
@@ -77,7 +78,7 @@ def _fuse(scope: Scope, prover: MaskProver, softmax: nn.SoftmaxOp) -> None:
     shape = nn.shape_of(softmax.result)
     if not is_f32(softmax.x) or len(shape) not in (3, 4) or softmax.axis.value.data != len(shape) - 1:
         return
-    probabilities, guarded = _after_guard(softmax)
+    probabilities = _after_guard(softmax)
     context = sole_user(probabilities)
     if not isinstance(context, nn.MatMulOp) or context.lhs is not probabilities:
         return
@@ -92,13 +93,11 @@ def _fuse(scope: Scope, prover: MaskProver, softmax: nn.SoftmaxOp) -> None:
         return
     if masking.causal and nn.shape_of(product.result)[-2] != shape[-1]:
         return
-    if guarded and masking.kind == "additive":
-        return  # a guard changes fully masked rows, which only a boolean mask defines
     _emit(scope, context, q, k, v, scale, masking)
 
 
-def _after_guard(softmax: nn.SoftmaxOp) -> tuple[SSAValue, bool]:
-    """The probabilities behind Where(IsNaN(p), 0, p), which guards rows that are masked throughout."""
+def _after_guard(softmax: nn.SoftmaxOp) -> SSAValue:
+    """The probabilities behind Where(IsNaN(p), 0, p), which guards rows that are masked throughout: they give 0 anyway."""
     for user in users(softmax.result):
         if (
             isinstance(user, nn.WhereOp)
@@ -106,8 +105,8 @@ def _after_guard(softmax: nn.SoftmaxOp) -> tuple[SSAValue, bool]:
             and user.rhs is softmax.result
             and scalar(user.lhs) == 0
         ):
-            return user.result, True
-    return softmax.result, False
+            return user.result
+    return softmax.result
 
 
 def _scores(prover: MaskProver, value: SSAValue) -> tuple[nn.MatMulOp, float, Masking] | None:
@@ -118,9 +117,13 @@ def _scores(prover: MaskProver, value: SSAValue) -> tuple[nn.MatMulOp, float, Ma
         if step is not None:
             value, scale = step[0], scale * step[1]
             continue
+        reshape = made_by(value, nn.ReshapeOp)
+        if reshape is not None and nn.shape_of(reshape.x)[-2:] == nn.shape_of(value)[-2:]:
+            value = reshape.x  # heads and sequences apart, or in one axis
+            continue
         masked = _unmasked(prover, value)
-        if masked is None or (masked[1].kind == "additive" and scale != 1.0):
-            return None  # the mask would be scaled with the scores
+        if masked is None or (masked[1].bias is not None and scale != 1.0):
+            return None  # the bias would be scaled with the scores
         both = masking.and_then(masked[1])
         if both is None:
             return None
@@ -134,24 +137,34 @@ def _unmasked(prover: MaskProver, value: SSAValue) -> tuple[SSAValue, Masking] |
     add = binary(value, nn.BinaryKind.ADD)
     if add is not None:
         candidates: list[tuple[SSAValue, Masking]] = []
-        for scores, mask in orders(add):
+        for scores, added in orders(add):
             if nn.shape_of(scores) != shape or not _leads_to_product(scores):
                 continue
-            proof = prover.additive_mask(mask, shape[0], shape[-1]) if len(shape) == 4 else Proof(False)
-            candidates.append((scores, _masking(proof) if proof.proved else Masking(mask, "additive")))
-        return min(candidates, key=lambda c: c[1].kind == "additive", default=None)
+            proof = prover.additive_mask(added, shape[0], shape[-1])
+            if proof.proved and (len(shape) == 4 or (proof.mask is None and not proof.causal)):
+                candidates.append((scores, _masking(prover, added, proof)))
+            elif _is_bias(added, shape[-1]):
+                candidates.append((scores, Masking(bias=added)))
+        return min(candidates, key=lambda c: c[1].bias is not None, default=None)
     where = made_by(value, nn.WhereOp)
     if where is None or len(shape) != 4:
         return None
     fill = scalar(where.rhs)
     if fill is None or fill > FILL_LIMIT or nn.shape_of(where.lhs) != shape:
         return None
-    proof = prover.keep_mask(where.condition, shape[0], shape[-1])
-    return (where.lhs, _masking(proof)) if proof.proved else None
+    proof = prover.keep_mask(where.condition, shape[0], shape[-1], fill)
+    return (where.lhs, _masking(prover, where.condition, proof)) if proof.proved else None
 
 
-def _masking(proof: Proof) -> Masking:
-    return Masking(proof.mask, None if proof.mask is None else "boolean", proof.causal)
+def _masking(prover: MaskProver, value: SSAValue, proof: Proof) -> Masking:
+    alike = proof.bias is None or proof.bias.shape[-1:] in ((), (1,))  # what all keys of a query get changes nothing
+    bias = None if alike or proof.bias is None else prover.bias_of(value, proof.bias)
+    return Masking(proof.mask, bias, proof.causal)
+
+
+def _is_bias(value: SSAValue, keys: int) -> bool:
+    """Whether fp32 scores of so many keys can be added to key by key."""
+    return is_f32(value) and nn.shape_of(value)[-1:] == (keys,)
 
 
 def _leads_to_product(value: SSAValue) -> bool:
@@ -161,6 +174,8 @@ def _leads_to_product(value: SSAValue) -> bool:
         return True
     if isinstance(owner, nn.BinaryOp):
         return _leads_to_product(owner.lhs) or _leads_to_product(owner.rhs)
+    if isinstance(owner, nn.ReshapeOp):
+        return _leads_to_product(owner.x)
     return isinstance(owner, nn.WhereOp) and _leads_to_product(owner.lhs)
 
 
@@ -249,6 +264,10 @@ def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scal
     if merged is None or v.factor != 1.0:
         return
     last, flat = merged
+    if masking.bias is not None:
+        scores = (batch, q.heads, shape[-2], nn.shape_of(context.lhs)[-1])
+        if nn.bias_extents(nn.shape_of(masking.bias), scores) is None:
+            return
     ops: list[IRDLOperation] = []
     values: list[SSAValue] = []
     for part in (q, k, v):
@@ -260,12 +279,12 @@ def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scal
         values[0],
         values[1],
         values[2],
-        masking.value,
+        masking.mask,
         heads=q.heads,
         scale=scale * q.factor * k.factor,
-        mask_kind=masking.kind,
         kv_heads=k.heads,
         causal=masking.causal,
+        bias=masking.bias,
         type=TensorType(f32, list(nn.shape_of(values[0]))),
     )
     ops.append(attention)

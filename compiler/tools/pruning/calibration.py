@@ -46,6 +46,8 @@ class Calibration:
     replaced: dict[LinearOp, Array] = field(default_factory=dict[LinearOp, Array])
     results: list[list[Array]] = field(default_factory=list[list[Array]])
     """Of each batch, once `linears` has come to its end."""
+    computed: dict[Operation, tuple[Array, ...]] | None = None
+    """What is computed from constants alone, as weights behind a scale are; an empty one is filled for the next walk."""
     _values: list[dict[SSAValue, Array]] = field(default_factory=list[dict[SSAValue, Array]])
 
     def __post_init__(self) -> None:
@@ -72,7 +74,7 @@ class Calibration:
             if isinstance(op, LinearOp):
                 yield op, [known[op.x] for known in values]
             if all(operand in constants for operand in op.operands):
-                constants.update(zip(op.results, self._run(op, [constants[o] for o in op.operands]), strict=True))
+                constants.update(zip(op.results, self._constant(op, [constants[o] for o in op.operands]), strict=True))
                 continue
             for known in values:
                 arguments = [constants[o] if o in constants else known[o] for o in op.operands]
@@ -83,6 +85,13 @@ class Calibration:
                     constants.pop(operand, None)
                     for known in values:
                         known.pop(operand, None)
+
+    def _constant(self, op: Operation, arguments: list[Array]) -> Sequence[Array]:
+        if self.computed is None or not arguments:
+            return self._run(op, arguments)
+        if op not in self.computed:
+            self.computed[op] = tuple(self._run(op, arguments))
+        return self.computed[op]
 
     def residual(self, op: LinearOp) -> list[Array] | None:
         """What is added to the linear's result, [rows, out] in each batch, where that is known before it runs."""

@@ -55,7 +55,7 @@ class PruneOptions:
         if self.list_layers:
             return
         if self.output is None and not self.in_memory:
-            raise UsageError("HPCC2262", "no output given", hint="-o OUT.onnx")
+            raise no_output()
         if self.pattern is None and self.recipe is None:
             raise UsageError("HPCC2263", "no pattern given", hint="--pattern nm:2:4, or --recipe FILE.toml")
         if self.pattern is not None and self.recipe is not None:
@@ -77,6 +77,10 @@ class PruneOptions:
     @property
     def has_data(self) -> bool:
         return self.calibrate is not None or self.text is not None
+
+
+def no_output() -> UsageError:
+    return UsageError("HPCC2262", "no output given", hint="-o OUT.onnx")
 
 
 def missing_data(wanting: str) -> UsageError:

@@ -24,6 +24,7 @@ from compiler.frontend.shapes import Shapes
 from compiler.module import main_function
 from compiler.passes.fuse import FusePass
 from compiler.passes.fusion.match import Scope
+from compiler.tools.pruning.tensors import file_tensors
 from compiler.tools.stages import new_context
 
 Array = NDArray[Any]
@@ -204,19 +205,7 @@ def _probe(
 
 def _matrices(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol, Callable[[ir.Tensor], None]]]:
     """The tensors of the main graph that may hold weights: name, tensor, and what puts another one in its place."""
-    for name, value in model.graph.initializers.items():
-        if value.const_value is not None and _may_hold_weights(value.const_value):
-            yield str(name), value.const_value, lambda tensor, value=value: setattr(value, "const_value", tensor)
-    for node in model.graph:
-        value = node.attributes.get("value") if node.op_type == "Constant" else None
-        if value is not None and value.type == ir.AttributeType.TENSOR and _may_hold_weights(value.as_tensor()):
-
-            def put(tensor: ir.Tensor, node: ir.Node = node) -> None:
-                node.attributes["value"] = ir.AttrTensor("value", tensor)
-                if node.outputs[0].const_value is not None:
-                    node.outputs[0].const_value = tensor
-
-            yield str(node.outputs[0].name), value.as_tensor(), put
+    return ((name, tensor, put) for name, tensor, put in file_tensors(model) if _may_hold_weights(tensor))
 
 
 def _may_hold_weights(tensor: ir.TensorProtocol) -> bool:

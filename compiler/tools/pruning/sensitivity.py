@@ -32,7 +32,8 @@ def allocate_globally(sites: Sequence[Site], calibration: Calibration) -> None:
     """Give each site the level of its pattern that `allocate` chooses; the sum of zeros is at least the uniform one."""
     moments = _moments(sites, calibration)
     size = len(calibration.batches[0].real)
-    few = Calibration(calibration.module, calibration.store, calibration.batches[: max(SAMPLES // size, 1)])
+    batches = calibration.batches[: max(SAMPLES // size, 1)]
+    few = Calibration(calibration.module, calibration.store, batches, computed={})
     wanted = few.outputs()
     levels: dict[str, list[Level]] = {}
     least = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from compiler.dialects.nn import LinearOp, shape_of
 from compiler.passes.sparsify import PRUNABLE, linear_names, reasons_to_stay_dense
-from compiler.sparsity.base import METADATA_KEY, METADATA_LAYERS_KEY, Dense, Pattern
+from compiler.sparsity.base import Dense, Pattern
 from compiler.sparsity.patterns import parse_pattern
 from compiler.sparsity.recipes import Choice, Linear, Recipe, load_recipe, scope_of
 from compiler.sparsity.reconstruction import Curvature, Moments, corrected, reconstruct
@@ -24,6 +23,7 @@ from compiler.sparsity.saliency import activation_scores, random_scores
 from compiler.tools.hpcc import installed_version
 from compiler.tools.pruning.calibration import Batch, Calibration, products_of, residual_products
 from compiler.tools.pruning.data import Inputs, batches_of, read_data
+from compiler.tools.pruning.history import pruning_metadata
 from compiler.tools.pruning.onnx_output import ModelFile, check_output
 from compiler.tools.pruning.options import NEED_DATA, PruneOptions, missing_data
 from compiler.tools.pruning.provenance import Source, fused, linears_of, matrix_of, trace
@@ -33,9 +33,7 @@ from hw_targets.load import load_any_target
 
 Array = NDArray[Any]
 
-HISTORY_KEY = "hpcc.pruning.history"
 STEPS = ("import", "trace", "measure", "prune", "write")
-
 
 PROJECTION = "projection"
 """How weights come to be shared: the nearest ones that are. Their accuracy needs training."""
@@ -337,33 +335,21 @@ class PruneSession:
         )
 
     def _metadata(self, layers: tuple[LayerResult, ...], file: ModelFile) -> dict[str, str]:
-        """The pattern where there is one for all the blocks, the layers' own where not, and what was done so far."""
-        inside = [layer for layer in layers if PRUNABLE.fullmatch(layer.role)]
-        pruned = [layer for layer in layers if not isinstance(layer.pattern, Dense)]
-        specs = {layer.pattern.spec() for layer in pruned}
-        per_layer = {layer.role: layer.pattern.spec() for layer in (*inside, *pruned)}
-        history = _history(file.metadata.get(HISTORY_KEY))
         options = self.options
-        history.append(
-            {
-                "hpcc": installed_version(),
-                "sha256": self.imported.sha256,
-                "pattern": options.pattern,
-                "recipe": None if options.recipe is None else Path(options.recipe).name,
-                "methods": sorted({layer.method for layer in pruned}),
-                "allocate": options.allocate,
-                "scope": list(options.scope),
-                "seed": options.seed,
-                "calibration": self.data,
-                "tokens": self.tokens,
-                "zeros": sum(layer.zeros for layer in pruned if not layer.tied_to),
-            }
-        )
-        return {
-            METADATA_KEY: next(iter(specs)) if len(specs) == 1 else "",
-            METADATA_LAYERS_KEY: json.dumps(per_layer),
-            HISTORY_KEY: json.dumps(history),
+        pruned = [layer for layer in layers if not isinstance(layer.pattern, Dense)]
+        done = {
+            "pattern": options.pattern,
+            "recipe": None if options.recipe is None else Path(options.recipe).name,
+            "methods": sorted({layer.method for layer in pruned}),
+            "allocate": options.allocate,
+            "scope": list(options.scope),
+            "seed": options.seed,
+            "calibration": self.data,
+            "tokens": self.tokens,
+            "zeros": sum(layer.zeros for layer in pruned if not layer.tied_to),
         }
+        patterns = {layer.role: layer.pattern for layer in layers}
+        return pruning_metadata(patterns, file.metadata, self.imported.sha256, done)
 
 
 @dataclass
@@ -397,14 +383,6 @@ class _Step:
 
     def __exit__(self, *error: object) -> None:
         self._session.seconds[self._name] = time.perf_counter() - self._began
-
-
-def _history(text: str | None) -> list[Any]:
-    try:
-        known = json.loads(text) if text else []
-    except ValueError:
-        known = []
-    return known if isinstance(known, list) else []
 
 
 def _mask(site: Site, scores: Array | None) -> Array:

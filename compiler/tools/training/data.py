@@ -16,6 +16,7 @@ from hw_targets.errors import InputError
 
 Array = NDArray[Any]
 LABELS = "labels"
+WRONG_SHAPE = "HPCC1507"
 
 
 def sample_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -33,7 +34,12 @@ def read(path: Path, specs: Sequence[InputSpec], mask: str | None, classes: int 
     Raises InputError for arrays that do not fit the model (see `inputs.from_npz`), for labels out of range, of a wrong
     shape or dtype, and for none where `labelled` asks for them. The label -1 says that a sample has none.
     """
-    found = from_npz(path, specs)
+    try:
+        found = from_npz(path, specs)
+    except InputError as error:
+        if error.code == WRONG_SHAPE:  # its own hint is for runs, which bind shapes
+            raise InputError(error.code, error.message, where=error.where, hint="as long as those of --train") from error
+        raise
     with np.load(path, allow_pickle=False) as data:
         labels = data[LABELS] if LABELS in data.files else None
     where = str(path)

@@ -6,8 +6,8 @@ as they are, reshaped or transposed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,10 @@ from xdsl.ir import Operation, SSAValue
 
 from compiler.dialects import nn
 from compiler.module import main_function, names_of
-from compiler.passes.sparsify import MIN_GROUPS, PRUNABLE
-from compiler.sparsity.base import Pattern
+from compiler.passes.sparsify import PRUNABLE, linear_names, reasons_to_stay_dense
+from compiler.sparsity.base import Dense, Pattern
+from compiler.sparsity.recipes import Recipe, scope_of
+from compiler.tools.pruning.tensors import file_tensors
 from compiler.weights import WeightStore, content_digest
 
 Array = NDArray[Any]
@@ -42,25 +44,15 @@ class Place:
 @dataclass(frozen=True)
 class Trainable:
     """Keys of the store: `places` says where each is written, `pruned` maps a linear's weight to its roles, `turned` says
-    whether the store holds the transpose of what linears use."""
+    whether the store holds the transpose of what linears use. `roles` are those of all linears, `left_dense` says why some
+    that were meant are not pruned."""
 
     places: Mapping[str, Place]
     pruned: Mapping[str, tuple[str, ...]]
     head: frozenset[str]
     turned: Mapping[str, bool]
-
-
-def file_tensors(model: ir.Model) -> Iterator[tuple[str, Array]]:
-    """The fp32 tensors of the main graph by name: initializers and Constant nodes."""
-    for name, value in model.graph.initializers.items():
-        if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT:
-            yield str(name), value.const_value.numpy()
-    for node in model.graph:
-        attribute = node.attributes.get("value") if node.op_type == "Constant" else None
-        if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
-            tensor = attribute.as_tensor()
-            if tensor.dtype == ir.DataType.FLOAT:
-                yield str(node.outputs[0].name), tensor.numpy()
+    roles: tuple[str, ...] = ()
+    left_dense: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def _operands(op: Operation) -> list[SSAValue]:
@@ -88,15 +80,22 @@ def _frozen(module: ModuleOp) -> set[str]:
 
 
 def trainable(
-    module: ModuleOp, store: WeightStore, model: ir.Model, logits: str | None, patterns: Sequence[Pattern] = ()
+    module: ModuleOp,
+    store: WeightStore,
+    model: ir.Model,
+    logits: str | None,
+    patterns: Sequence[Pattern] = (),
+    scope: Sequence[str] = (),
 ) -> Trainable:
     """The parameters of linears and normalisations that the file holds. Embeddings stay as they are.
 
-    Pruned are the matrices inside the blocks that hold all of `patterns`.
+    Pruned are the matrices that can hold all of `patterns`, of the linears that `scope` names, else of those inside the
+    blocks. Raises InputError for a scope that matches nothing.
     """
-    group = max((pattern.group for pattern in patterns), default=1)
     finder = _Finder(model)
     frozen = _frozen(module)
+    linears = {op.role.data: op for op in module.walk() if isinstance(op, nn.LinearOp)}
+    left = _reasons(module, store, linears, patterns, scope)
     places: dict[str, Place] = {}
     pruned: dict[str, tuple[str, ...]] = {}
     head: set[str] = set()
@@ -115,13 +114,36 @@ def trainable(
             turned[key] = weight.transposed
             if op is last:
                 head.add(key)
-            if isinstance(op, nn.LinearOp) and operand is op.weight and _is_pruned(op, group):
+            if isinstance(op, nn.LinearOp) and operand is op.weight and not left.get(op.role.data, NOT_MEANT):
                 pruned[key] = (*pruned.get(key, ()), op.role.data)
-    return Trainable(places, pruned, frozenset(head), turned)
+    found = {role for roles in pruned.values() for role in roles}
+    why = {role: reason or NOT_WRITTEN for role, reason in left.items() if role not in found}
+    return Trainable(places, pruned, frozenset(head), turned, tuple(linears), why)
 
 
-def _is_pruned(op: nn.LinearOp, group: int) -> bool:
-    return PRUNABLE.fullmatch(op.role.data) is not None and nn.shape_of(op.weight)[1] >= MIN_GROUPS * group
+NOT_MEANT = "not meant"
+NOT_WRITTEN = "its weight is no fp32 tensor of the file"
+
+
+def _reasons(
+    module: ModuleOp,
+    store: WeightStore,
+    linears: Mapping[str, nn.LinearOp],
+    patterns: Sequence[Pattern],
+    scope: Sequence[str],
+) -> dict[str, str]:
+    """By role of the linears that are meant: why each cannot hold one of the patterns, empty where it can hold all."""
+    found: dict[str, str] = {}
+    for pattern in patterns or (Dense(),):
+        recipe = scope_of(scope, pattern, None) if scope else Recipe("--pattern", pattern)
+        inside = {role: PRUNABLE.fullmatch(role) is not None for role in linears}
+        choices = recipe.choose([linear_names(op) for op in linears.values()], inside)
+        chosen = {linears[role]: choice.pattern for role, choice in choices.items()}
+        if not patterns:
+            chosen = {linears[role]: pattern for role, meant in inside.items() if meant}
+        for op, reason in reasons_to_stay_dense(module, store, chosen).items():
+            found[op.role.data] = found.get(op.role.data, "") or reason
+    return found
 
 
 def _last_linear(module: ModuleOp, logits: str | None) -> Operation | None:
@@ -142,7 +164,9 @@ class _Finder:
     """Finds a tensor of the file by name, else by content if only one has it."""
 
     def __init__(self, model: ir.Model) -> None:
-        self._tensors = dict(file_tensors(model))
+        self._tensors = {
+            name: tensor.numpy() for name, tensor, _ in file_tensors(model) if tensor.dtype == ir.DataType.FLOAT
+        }
         self._by_content: dict[str, list[str]] | None = None
 
     def place(self, key: str, array: Array) -> Place | None:

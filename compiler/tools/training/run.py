@@ -17,15 +17,15 @@ from xdsl.dialects.builtin import Float32Type, ModuleOp
 from xdsl.ir import BlockArgument
 
 from compiler.dialects import nn
-from compiler.frontend.importer import Imported, import_onnx
+from compiler.frontend.importer import Imported
 from compiler.frontend.onnx_file import open_onnx
 from compiler.interpreters.probe import id_limits
 from compiler.module import main_function, names_of
-from compiler.passes.fuse import FusePass
 from compiler.sparsity.base import Dense, Pattern
 from compiler.tools.inputs import InputSpec
 from compiler.tools.model_facts import read_facts, record_facts
-from compiler.tools.stages import new_context
+from compiler.tools.pruning.history import pruning_metadata
+from compiler.tools.pruning.provenance import fused
 from compiler.tools.training import data
 from compiler.tools.training.places import Trainable, trainable
 from compiler.training import require_torch
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from compiler.training.network import Graph, Network
 
 Array = NDArray[Any]
-HISTORY = "hpcc.history"
 _PARTS = 8
 """Lengths that batches are cut to: eighths of the samples' length."""
 _ALIKE = 1e-4
@@ -57,11 +56,13 @@ class Request:
     teacher: Path | None = None
     logits: str | None = None
     folder: Path | None = None
+    scope: Sequence[str] = ()
+    """Globs of the linears that get the patterns; empty: those inside the blocks."""
 
 
 @dataclass(frozen=True)
 class RungDone:
-    """A trained rung: new values of the file's tensors by name, and what is said of them in the file's metadata."""
+    """A trained rung: new values of the file's tensors by name, and the file's metadata, which says what was done."""
 
     rung: int
     pattern: Pattern
@@ -70,7 +71,9 @@ class RungDone:
     chosen: int
     roles: tuple[str, ...]
     zeros: int
-    history: str
+    metadata: Mapping[str, str]
+    by_accuracy: bool
+    """Whether `score` is an accuracy on the dev set; else it is minus the distance to the teacher."""
 
 
 @dataclass
@@ -109,13 +112,14 @@ class TrainingRun:
 
     def _trainable(self) -> Trainable:
         file, request = open_onnx(self.request.model).model, self.request
-        found = trainable(self.opened.module, self.opened.store, file, request.logits, request.patterns)
+        found = trainable(self.opened.module, self.opened.store, file, request.logits, request.patterns, request.scope)
         if not found.places:
             message = "no parameter of the model can be trained: its linears hold no fp32 weights of the file's own"
             raise InputError("HPCC1558", message, where=str(self.request.model), hint="integer weights stay as they are")
         if not found.pruned and not all(isinstance(pattern, Dense) for pattern in self.request.patterns):
             message = f"{self.request.patterns[-1].spec()} applies to no layer that can be trained"
-            raise UsageError("HPCC2258", message, hint="--list-layers")
+            why = next((f"{role}: {reason}" for role, reason in found.left_dense.items()), "--list-layers")
+            raise UsageError("HPCC2258", message, hint=why)
         return found
 
     def _classes(self) -> int | None:
@@ -216,6 +220,7 @@ class TrainingRun:
             "model": self.opened.sha256,
             "teacher": "none" if request.settings.loss == "labels" else open_onnx(teacher).sha256,
             "patterns": " ".join(pattern.spec() for pattern in request.patterns),
+            "scope": " ".join(request.scope),
             "training data": data.digest(self.train),
             "dev data": data.digest(self.dev),
             "logits": str(request.logits),
@@ -253,18 +258,35 @@ class TrainingRun:
             stored = array.T if self.student.turned[key] else array
             tensors[place.tensor] = place.written(stored)
         roles = tuple(role for roles in self.trainable.pruned.values() for role in roles)
-        settings = self.request.settings
-        history = (
-            f"{pattern.spec()} by SR-STE, steps {self.plan.rungs[done.rung].first} to {self.plan.rungs[done.rung].end}"
-            f" of {settings.steps}, loss {settings.loss}, batch {settings.batch}, seed {settings.seed}"
-        )
-        return RungDone(done.rung, pattern, tensors, done.score, done.chosen, roles, zeros, history)
+        metadata = self._metadata(done, roles, zeros)
+        return RungDone(done.rung, pattern, tensors, done.score, done.chosen, roles, zeros, metadata, self._by_accuracy)
+
+    @property
+    def _by_accuracy(self) -> bool:
+        return self.dev is not None and self.dev.labels is not None and self.request.logits is not None
+
+    def _metadata(self, done: Finished, roles: Sequence[str], zeros: int) -> dict[str, str]:
+        """The same for a run that was killed and resumed: no times."""
+        settings, rung = self.request.settings, self.plan.rungs[done.rung]
+        patterns = {role: rung.pattern if role in roles else Dense() for role in self.trainable.roles}
+        said = {
+            "pattern": rung.pattern.spec(),
+            "ladder": [each.pattern.spec() for each in self.plan.rungs],
+            "methods": ["SR-STE"],
+            "steps": [rung.first, rung.end, settings.steps],
+            "settings": settings.as_dict(),
+            "scope": list(self.request.scope),
+            "dev": done.score,
+            "chosen": done.chosen,
+            "zeros": zeros,
+        }
+        before = open_onnx(self.request.model).model.metadata_props
+        return pruning_metadata(patterns, before, self.opened.sha256, said)
 
 
 def open_fused(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Imported:
-    imported = import_onnx(path, shapes)
+    imported = fused(path, shapes)
     record_facts(imported.module, imported)
-    FusePass().apply(new_context(imported.store), imported.module)
     return imported
 
 

@@ -115,7 +115,7 @@ func.func @main(%x: tensor<4x32xf32>) -> tensor<4x32xf32> {
 
 // Attention with (1 - m) * -10000: the mask is the input, and boolean.
 // CHECK-LABEL: @main(%q: tensor<1x4x8xf32>, %k: tensor<1x4x8xf32>, %v: tensor<1x4x8xf32>, %m: tensor<1x4xi64>)
-// CHECK-NEXT: %{{.+}} = hpcc_nn.attention "layer.0.attn" %q, %k, %v mask %m kind "boolean" heads 2 : i64 scale 5.000000e-01 : f32
+// CHECK-NEXT: %{{.+}} = hpcc_nn.attention "layer.0.attn" %q, %k, %v mask %m heads 2 : i64 scale 5.000000e-01 : f32
 // CHECK-NEXT: return
 func.func @main(%q: tensor<1x4x8xf32>, %k: tensor<1x4x8xf32>, %v: tensor<1x4x8xf32>, %m: tensor<1x4xi64>) -> tensor<1x4x8xf32> {
   %one = hpcc_nn.constant dense<1.0> : tensor<f32>

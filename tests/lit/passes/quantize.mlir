@@ -30,10 +30,10 @@ builtin.module attributes {"hpcc.weights" = "WEIGHTS"} {
     // CHECK-NEXT: hpcc_nn.quantize token_head {{.*}} -> tensor<1x4x64xi8>, tensor<1x4x2xf32>
     // CHECK-NEXT: hpcc_nn.quantize token_head %[[X]] : {{.*}} -> tensor<1x4x64xi8>, tensor<1x4x2xf32>
     // CHECK-NEXT: hpcc_nn.quantize sequence_head %[[X]] mask %mask : {{.*}} -> tensor<1x4x64xi8>, tensor<1x1x2xf32>
-    // CHECK-NEXT: hpcc_nn.qattention "layer.0.attn" {{.*}} mask %mask kind "boolean" heads 2
+    // CHECK-NEXT: hpcc_nn.qattention "layer.0.attn" {{.*}} mask %mask heads 2
     // CHECK-NEXT: hpcc_nn.cast {{.*}} : tensor<1x4x64xf32> -> tensor<1x4x64xbf16>
     // CHECK-NEXT: hpcc_nn.quantize token
-    %1 = hpcc_nn.attention "layer.0.attn" %0, %x, %x mask %mask kind "boolean" heads 2 : i64 scale 0.25 : f32 : tensor<1x4x64xf32>, tensor<1x4x64xf32>, tensor<1x4x64xf32>, tensor<1x4xi64> -> tensor<1x4x64xf32>
+    %1 = hpcc_nn.attention "layer.0.attn" %0, %x, %x mask %mask heads 2 : i64 scale 0.25 : f32 : tensor<1x4x64xf32>, tensor<1x4x64xf32>, tensor<1x4x64xf32>, tensor<1x4xi64> -> tensor<1x4x64xf32>
 
     // The addition is the linear's residual: the bf16 tensor, not its codes.
     // CHECK-NEXT: hpcc_nn.qlinear "layer.0.attn.o" {{.*}} residual %[[X]] :

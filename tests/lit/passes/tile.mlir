@@ -67,7 +67,7 @@ func.func @main(%ids: tensor<1x4xi64>, %mask: tensor<1x4xi64>) -> tensor<1x64xf3
   %q, %qs = hpcc_nn.quantize token_head %x : tensor<1x4x64xbf16> -> tensor<1x4x64xi8>, tensor<1x4x2xf32>
   %v, %vs = hpcc_nn.quantize sequence_head %x mask %mask : tensor<1x4x64xbf16>, tensor<1x4xi64> -> tensor<1x4x64xi8>, tensor<1x1x2xf32>
   %k, %ks = hpcc_nn.quantize token_head %x : tensor<1x4x64xbf16> -> tensor<1x4x64xi8>, tensor<1x4x2xf32>
-  %1 = hpcc_nn.qattention "layer.0.attn" %q, %qs, %k, %ks, %v, %vs mask %mask kind "boolean" heads 2 : i64 scale 0.25 : f32 : tensor<1x4x64xi8>, tensor<1x4x2xf32>, tensor<1x4x64xi8>, tensor<1x4x2xf32>, tensor<1x4x64xi8>, tensor<1x1x2xf32>, tensor<1x4xi64> -> tensor<1x4x64xf32>
+  %1 = hpcc_nn.qattention "layer.0.attn" %q, %qs, %k, %ks, %v, %vs mask %mask heads 2 : i64 scale 0.25 : f32 : tensor<1x4x64xi8>, tensor<1x4x2xf32>, tensor<1x4x64xi8>, tensor<1x4x2xf32>, tensor<1x4x64xi8>, tensor<1x1x2xf32>, tensor<1x4xi64> -> tensor<1x4x64xf32>
   %2 = hpcc_nn.cast %1 : tensor<1x4x64xf32> -> tensor<1x4x64xbf16>
   %3 = hpcc_nn.mean_pool %2, %mask minimum 1.0 : f32 : tensor<1x4x64xbf16>, tensor<1x4xi64> -> tensor<1x64xf32>
   func.return %3 : tensor<1x64xf32>

@@ -20,6 +20,15 @@ class Diagonal(Pattern):
     m: int
     name: ClassVar[str] = "diagonal"
 
+    def kept(self, outs: int, ins: int) -> int:
+        return sum(-(-(outs - r) // self.m) * -(-(ins - r) // self.m) for r in range(min(self.m, outs, ins)))
+
+    def _places(self, outs: int, ins: int) -> Mask:
+        return np.arange(outs)[:, None] % self.m == np.arange(ins)[None, :] % self.m
+
+    def mask(self, w: Matrix, saliency: Scores | None = None) -> Mask:
+        return self._places(*w.shape)
+
     @classmethod
     def parse(cls, arguments: str, kind: str = "fpga") -> Diagonal:
         m = whole_number("m", arguments.strip())
@@ -36,15 +45,6 @@ class Diagonal(Pattern):
     @property
     def sparsity(self) -> float:
         return 1 - 1 / self.m
-
-    def kept(self, outs: int, ins: int) -> int:
-        return sum(-(-(outs - r) // self.m) * -(-(ins - r) // self.m) for r in range(min(self.m, outs, ins)))
-
-    def _places(self, outs: int, ins: int) -> Mask:
-        return np.arange(outs)[:, None] % self.m == np.arange(ins)[None, :] % self.m
-
-    def mask(self, w: Matrix, saliency: Scores | None = None) -> Mask:
-        return self._places(*w.shape)
 
     def slots(self, w: Matrix) -> Mask:
         self.check(w)

@@ -143,15 +143,15 @@
 // CHECK: {{// -+}}
 
 // -----
-// CHECK: a masked attention says its mask_kind
-%x, %m = "test.op"() : () -> (tensor<1x4x8xf32>, tensor<1x4xi64>)
-%0 = hpcc_nn.attention "a" %x, %x, %x mask %m heads 2 : i64 scale 0.5 : f32 : tensor<1x4x8xf32>, tensor<1x4x8xf32>, tensor<1x4x8xf32>, tensor<1x4xi64> -> tensor<1x4x8xf32>
+// CHECK: a bias of (3, 4, 4) does not add to scores (1, 2, 4, 4)
+%x, %p = "test.op"() : () -> (tensor<1x4x8xf32>, tensor<3x4x4xf32>)
+%0 = hpcc_nn.attention "a" %x, %x, %x bias %p heads 2 : i64 scale 0.5 : f32 : tensor<1x4x8xf32>, tensor<1x4x8xf32>, tensor<1x4x8xf32> plus tensor<3x4x4xf32> -> tensor<1x4x8xf32>
 // CHECK: {{// -+}}
 
 // -----
-// CHECK: mask_kind 'causal' is neither
-%x, %m = "test.op"() : () -> (tensor<1x4x8xf32>, tensor<1x4xi64>)
-%0 = hpcc_nn.attention "a" %x, %x, %x mask %m kind "causal" heads 2 : i64 scale 0.5 : f32 : tensor<1x4x8xf32>, tensor<1x4x8xf32>, tensor<1x4x8xf32>, tensor<1x4xi64> -> tensor<1x4x8xf32>
+// CHECK: a bias of (1, 1, 4, 1) does not add to scores (1, 2, 4, 4)
+%x, %p = "test.op"() : () -> (tensor<1x4x8xf32>, tensor<1x1x4x1xf32>)
+%0 = hpcc_nn.attention "a" %x, %x, %x bias %p heads 2 : i64 scale 0.5 : f32 : tensor<1x4x8xf32>, tensor<1x4x8xf32>, tensor<1x4x8xf32> plus tensor<1x1x4x1xf32> -> tensor<1x4x8xf32>
 // CHECK: {{// -+}}
 
 // -----

@@ -58,7 +58,7 @@ func.func @heads(%x: tensor<1x4x8xf32>) {
 
 func.func @mask_of_queries(%x: tensor<2x4x8xf32>, %m: tensor<4x2xi64>) {
   // CHECK: expects shape (2, 4), the type says (4, 2)
-  %0 = hpcc_nn.attention "layer.0.attn" %x, %x, %x mask %m kind "boolean" heads 2 : i64 scale 0.5 : f32 : tensor<2x4x8xf32>, tensor<2x4x8xf32>, tensor<2x4x8xf32>, tensor<4x2xi64> -> tensor<2x4x8xf32>
+  %0 = hpcc_nn.attention "layer.0.attn" %x, %x, %x mask %m heads 2 : i64 scale 0.5 : f32 : tensor<2x4x8xf32>, tensor<2x4x8xf32>, tensor<2x4x8xf32>, tensor<4x2xi64> -> tensor<2x4x8xf32>
   func.return
 }
 

@@ -55,8 +55,8 @@ func.func @fused(%ids: tensor<1x4xi64>, %m: tensor<1x4xi64>, %table: tensor<50x8
   %1 = hpcc_nn.layer_norm %0, %b, %b eps 1.0e-5 : f32 : tensor<1x4x8xf32>, tensor<8xf32>, tensor<8xf32> -> tensor<1x4x8xf32>
   // CHECK: hpcc_nn.linear "layer.0.attn.q" %{{.*}}, %{{.*}} bias %{{.*}} : tensor<1x4x8xf32>, tensor<8x8xf32>, tensor<8xf32> -> tensor<1x4x8xf32>
   %2 = hpcc_nn.linear "layer.0.attn.q" %1, %w bias %b : tensor<1x4x8xf32>, tensor<8x8xf32>, tensor<8xf32> -> tensor<1x4x8xf32>
-  // CHECK: hpcc_nn.attention "layer.0.attn" %{{.*}}, %{{.*}}, %{{.*}} mask %{{.*}} kind "boolean" heads 2 : i64 scale 5.000000e-01 : f32
-  %3 = hpcc_nn.attention "layer.0.attn" %2, %2, %2 mask %m kind "boolean" heads 2 : i64 scale 0.5 : f32 : tensor<1x4x8xf32>, tensor<1x4x8xf32>, tensor<1x4x8xf32>, tensor<1x4xi64> -> tensor<1x4x8xf32>
+  // CHECK: hpcc_nn.attention "layer.0.attn" %{{.*}}, %{{.*}}, %{{.*}} mask %{{.*}} heads 2 : i64 scale 5.000000e-01 : f32
+  %3 = hpcc_nn.attention "layer.0.attn" %2, %2, %2 mask %m heads 2 : i64 scale 0.5 : f32 : tensor<1x4x8xf32>, tensor<1x4x8xf32>, tensor<1x4x8xf32>, tensor<1x4xi64> -> tensor<1x4x8xf32>
   // CHECK: hpcc_nn.activation gelu
   %4 = hpcc_nn.activation gelu %3 : tensor<1x4x8xf32> -> tensor<1x4x8xf32>
   // CHECK: hpcc_nn.mean_pool
@@ -79,6 +79,6 @@ func.func @integer(%x: tensor<1x4x8xbf16>, %m: tensor<1x4xi64>, %w: tensor<8x8xi
   // CHECK: hpcc_nn.qlinear "layer.0.attn.o" %{{.*}}, %{{.*}}, %{{.*}}, %{{.*}} bias %{{.*}} residual %{{.*}} :
   %0 = hpcc_nn.qlinear "layer.0.attn.o" %q, %s, %w, %ws bias %b residual %x : tensor<1x4x8xi8>, tensor<1x4x1xf32>, tensor<8x8xi8>, tensor<8xf32> bias tensor<8xf32> residual tensor<1x4x8xbf16> -> tensor<1x4x8xf32>
   // CHECK: hpcc_nn.qattention "layer.0.attn"
-  %1 = hpcc_nn.qattention "layer.0.attn" %h, %hs, %h, %hs, %v, %vs mask %m kind "boolean" heads 2 : i64 scale 0.5 : f32 : tensor<1x4x8xi8>, tensor<1x4x2xf32>, tensor<1x4x8xi8>, tensor<1x4x2xf32>, tensor<1x4x8xi8>, tensor<1x1x2xf32>, tensor<1x4xi64> -> tensor<1x4x8xf32>
+  %1 = hpcc_nn.qattention "layer.0.attn" %h, %hs, %h, %hs, %v, %vs mask %m heads 2 : i64 scale 0.5 : f32 : tensor<1x4x8xi8>, tensor<1x4x2xf32>, tensor<1x4x8xi8>, tensor<1x4x2xf32>, tensor<1x4x8xi8>, tensor<1x1x2xf32>, tensor<1x4xi64> -> tensor<1x4x8xf32>
   func.return
 }

@@ -1,0 +1,123 @@
+"""The algorithm side of candidates: prune as asked, run the integers that every accelerator computes, score on dev."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.explore.fidelity import RULED_OUT_Z, is_hopeless
+from compiler.explore.selection import Fidelity
+from compiler.explore.space import DENSE, Algorithm
+from compiler.explore.statistics import Score
+from compiler.passes.sparsify import AUTO, PRUNABLE
+from compiler.sparsity.base import Dense
+from compiler.sparsity.patterns import parse_pattern
+from compiler.tools.exploring.bench import Bench, Opened, opened, reduced
+from compiler.tools.exploring.models import CALIBRATION, Shapes, lower, pruned_file
+from compiler.tools.inputs import read_npz
+from compiler.tools.pruning.calibration import Calibration
+from compiler.tools.pruning.data import batches_of
+from compiler.tools.pruning.provenance import fused, linears_of, matrix_of
+
+Array = NDArray[Any]
+ESTIMATE_SAMPLES = 16
+"""Samples whose activations weigh the estimate."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The accuracy of an algorithm as far as it was looked at."""
+
+    fidelity: Fidelity
+    score: Score | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"fidelity": self.fidelity.value, "score": None if self.score is None else asdict(self.score)}
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Judged:
+        return cls(Fidelity(data["fidelity"]), None if data["score"] is None else Score(**data["score"]))
+
+
+def judge(bench: Bench, algorithm: Algorithm, limit: float | None) -> Judged:
+    """One-shot pruning, then the subset, then, unless that rules it out under `limit`, the rest of the dev set."""
+    known = opened(bench)
+    with tempfile.TemporaryDirectory(dir=bench.folder, prefix="candidate-") as name:
+        file = pruned_file(
+            bench.model, algorithm, bench.data, bench.method, bench.compiled_shapes, Path(name) / "pruned.onnx"
+        )
+        return judge_file(known, file, DENSE if algorithm.is_dense else AUTO, limit)
+
+
+def judge_file(known: Opened, file: Path, spec: str, limit: float | None) -> Judged:
+    """The same for a file that is there. It runs in the shapes that are compiled: exporters' graphs of other batches may be
+    fused, and rounded, otherwise. Subset and rest are run once each."""
+    lowered = lower(file, known.bench.compiled_shapes, spec)
+    size = lowered.facts.inputs[0].shape[0]
+
+    def rows(chosen: Array) -> Array:
+        return reduced(known.meter, lowered.run, known.dev, chosen, size)
+
+    first = rows(known.order[: known.subset]) if known.subset else None
+    if first is not None and limit is not None:
+        chosen = known.order[: known.subset]
+        score = known.meter.score(first, known.dev.take(chosen), known.dense[chosen], RULED_OUT_Z)
+        if is_hopeless(score, limit):
+            return Judged(Fidelity.SUBSET, score)
+    rest = rows(known.order[known.subset :]) if known.subset < known.dev.count else None
+    found = np.concatenate([part for part in (first, rest) if part is not None])
+    ordered = np.empty_like(found)
+    ordered[known.order] = found
+    return Judged(Fidelity.DEV, known.meter.score(ordered, known.dev, known.dense, known.bench.z))
+
+
+class Sensitivity:
+    """What pruning takes from the results of the layers, without running a pruned model: for each layer the share of
+    sum_j w_ij^2 |x_j|^2 that the mask removes (x: inputs of the dense model on a few samples), averaged over layers."""
+
+    def __init__(self, bench: Bench, shapes: Shapes) -> None:
+        imported = fused(bench.model, dict(shapes))
+        self._linears = {role: op for role, op in linears_of(imported.module).items() if PRUNABLE.fullmatch(role)}
+        self._matrices = {role: matrix_of(op, imported) for role, op in self._linears.items()}
+        self._energies: dict[str, Array] = {}
+        data = bench.data / CALIBRATION
+        if data.is_file():
+            arrays = {name: array[:ESTIMATE_SAMPLES] for name, array in read_npz(data).items()}
+            calibration = Calibration(imported.module, imported.store, batches_of(arrays, imported, str(data)))
+            for op, inputs in calibration.linears():
+                if op.role.data in self._linears:
+                    self._energies[op.role.data] = calibration.energies(op, inputs)
+        self._known: dict[tuple[str, str], float] = {}
+
+    def of(self, algorithm: Algorithm) -> float:
+        """0 for the dense model, 1 where nothing is left."""
+        if algorithm.control:
+            return 1.0
+        lost = [
+            self._lost(role, algorithm.attention if ".attn." in role else algorithm.feed_forward) for role in self._linears
+        ]
+        return float(np.mean(lost)) if lost else 0.0
+
+    def _lost(self, role: str, spec: str) -> float:
+        if (role, spec) not in self._known:
+            self._known[role, spec] = self._share(role, spec)
+        return self._known[role, spec]
+
+    def _share(self, role: str, spec: str) -> float:
+        pattern, matrix = parse_pattern(spec, "fpga"), self._matrices[role]
+        if isinstance(pattern, Dense) or pattern.sharing or matrix is None or matrix.shape[1] < 4 * pattern.group:
+            return 0.0
+        scores = np.square(matrix, dtype=np.float64) * self._energies.get(role, 1.0)
+        total = float(scores.sum())
+        return float(scores[~pattern.mask(matrix, scores.astype(np.float32))].sum()) / total if total > 0 else 0.0
+
+
+def by_estimate(estimates: Mapping[Algorithm, float], algorithms: Sequence[Algorithm]) -> list[Algorithm]:
+    """The least damaged first, ties by name."""
+    return sorted(algorithms, key=lambda algorithm: (estimates[algorithm], algorithm.label))

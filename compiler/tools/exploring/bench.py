@@ -1,0 +1,184 @@
+"""What every evaluation of a search shares: the model, the task's arrays, the dense results, the frozen head.
+
+It is on disk, so that a worker process opens it by the path of its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compiler.frontend.importer import import_onnx
+from compiler.frontend.onnx_file import open_onnx
+from compiler.tools.exploring.meter import Head, Meter, fit_head
+from compiler.tools.exploring.models import CALIBRATION, Shapes, lower
+from compiler.tools.exploring.samples import Split
+from compiler.tools.exploring.task import Task, load_task
+from compiler.tools.reference import Reference
+from hw_targets.errors import InputError
+
+Array = NDArray[Any]
+SEED = 0
+HOST_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Names the evaluations of one search; a worker gets no more than this."""
+
+    model: Path
+    task_file: Path
+    folder: Path
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    method: str | None
+    z: float
+    """Of the one-sided bounds."""
+
+    @property
+    def compiled_shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(self.shapes)
+
+    @property
+    def data(self) -> Path:
+        """The folder of the task's arrays and of the calibration data."""
+        return self.folder / "task"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A bench in memory. `order` is the fixed order in which dev samples are run; a subset is its beginning."""
+
+    bench: Bench
+    task: Task
+    meter: Meter
+    dev: Split
+    dense: Array
+    order: Array
+    dense_shapes: Shapes
+    """Of runs of the dense model in fp32: the compiled ones with the task's batch."""
+
+    @property
+    def subset(self) -> int:
+        """Samples of the subset; 0 where the metric needs all of them."""
+        if self.dev.pairs is not None:
+            return 0
+        return min(max(round(self.task.subset * self.dev.count), 2), self.dev.count)
+
+
+@cache
+def opened(bench: Bench) -> Opened:
+    """Read once in a process. Raises InputError where the folder cannot be seen from here."""
+    task = load_task(bench.task_file)
+    head = bench.data / "head.npz"
+    meter = Meter(task, bench.task_file.parent, Head.load(head) if head.is_file() else None)
+    dev = load_split(bench.data / "dev.npz")
+    order = np.random.default_rng(SEED).permutation(dev.count)
+    shapes = dense_shapes(bench.model, bench.compiled_shapes, task.batch)
+    return Opened(bench, task, meter, dev, np.load(bench.data / "dense.npy"), order, shapes)
+
+
+def save_split(split: Split, path: Path) -> None:
+    arrays = {f"input {name}": array for name, array in split.inputs.items()}
+    arrays |= {} if split.labels is None else {"labels": split.labels}
+    arrays |= {} if split.pairs is None else {"pairs": split.pairs}
+    np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def load_split(path: Path) -> Split:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            inputs = {name.removeprefix("input "): data[name] for name in data.files if name.startswith("input ")}
+            return Split(inputs, *(data[key] if key in data.files else None for key in ("labels", "pairs")))
+    except Exception as error:  # numpy, zipfile and zlib have errors of their own
+        hint = "workers need a file system that they share with this machine"
+        raise InputError("HPCC1583", f"cannot read the search's samples: {error}", where=str(path), hint=hint) from error
+
+
+def dense_shapes(model: Path, shapes: Shapes, batch: int) -> dict[str, tuple[int, ...]]:
+    """The shapes with another batch, unless the model fixes its own."""
+    inputs = [value for value in open_onnx(model).model.graph.inputs if not value.is_initializer()]
+    fixed = any(value.shape is not None and isinstance(value.shape[0], int) for value in inputs if value.shape)
+    return dict(shapes) if fixed else {name: (batch, *shape[1:]) for name, shape in shapes.items()}
+
+
+def batches(split: Split, rows: Array, size: int) -> Iterator[tuple[dict[str, Array], Array]]:
+    """(inputs of `size` samples, the rows that they are); the last batch is filled up with its first sample."""
+    for start in range(0, len(rows), size):
+        chosen = rows[start : start + size]
+        filled = np.concatenate([chosen, np.repeat(chosen[:1], size - len(chosen))])
+        yield {name: array[filled] for name, array in split.inputs.items()}, chosen
+
+
+def reduced(meter: Meter, run: Any, split: Split, rows: Array, size: int) -> Array:
+    """The meter's rows of the chosen samples, in their order."""
+    found: list[Array] = []
+    for inputs, chosen in batches(split, rows, size):
+        count = len(chosen)
+        outputs = {name: value[:count] if len(value) == size else value for name, value in run(inputs).items()}
+        labels = split.labels[chosen] if split.labels is not None and split.pairs is None else None
+        found.append(meter.reduced(outputs, {name: array[:count] for name, array in inputs.items()}, labels))
+    return np.concatenate(found)
+
+
+def dense_reference(model: Path, shapes: Shapes) -> Reference:
+    """ONNX Runtime in fp32 on one thread: the model as it is."""
+    imported = import_onnx(model, dict(shapes))
+    return Reference(imported.model, imported.store, {}, threads=1)
+
+
+def fill(bench: Bench, task: Task, splits: Mapping[str, Split]) -> None:
+    """Write what evaluations need: samples, calibration data, head, dense results. Parts that are there stay."""
+    bench.data.mkdir(parents=True, exist_ok=True)
+    for name in ("dev", "test"):
+        save_split(splits[name], bench.data / f"{name}.npz")
+    train = splits.get("train")
+    if train is not None and bench.method != "magnitude":
+        np.savez(bench.data / CALIBRATION, **_calibration(train, task.calibration))  # pyright: ignore[reportArgumentType]
+    shapes = dense_shapes(bench.model, bench.compiled_shapes, task.batch)
+    size = next(iter(shapes.values()))[0] if shapes else task.batch
+    reference = dense_reference(bench.model, shapes)
+    meter = Meter(task, bench.task_file.parent)
+    if task.head is not None:
+        meter = Meter(task, bench.task_file.parent, _head(task, bench, meter, reference, train, size))
+    dense = bench.data / "dense.npy"
+    if not dense.is_file():
+        np.save(dense, reduced(meter, reference.run, splits["dev"], np.arange(splits["dev"].count), size))
+
+
+def _calibration(train: Split, count: int) -> dict[str, Array]:
+    chosen = np.sort(np.random.default_rng(SEED).permutation(train.count)[:count])
+    return {name: array[chosen] for name, array in train.inputs.items()}
+
+
+def _head(task: Task, bench: Bench, meter: Meter, reference: Reference, train: Split | None, size: int) -> Head:
+    """The frozen head; fitted once, on the dense model, and kept."""
+    assert task.head is not None
+    path = bench.data / "head.npz"
+    if path.is_file():
+        return Head.load(path)
+    if task.head.file is not None:
+        head = Head.load(bench.task_file.parent / task.head.file)
+    elif train is None or train.labels is None:
+        message = "head.kind = 'logistic' is fitted on the split train, which the task does not name"
+        raise InputError("HPCC1584", message, where=str(bench.task_file), hint="splits.train, or head.kind = 'file'")
+    else:
+        rows = reduced(meter, reference.run, train, np.arange(train.count), size)
+        head = fit_head(rows, train.labels, task.head.c, task.head.iterations)
+    head.save(path)
+    return head
+
+
+def host_milliseconds(bench: Bench, split: Split) -> float:
+    """What the parts of the model that run on the host take for one batch as compiled, measured here: the least of three."""
+    lowered = lower(bench.model, bench.compiled_shapes, "dense")
+    if not lowered.hosts:
+        return 0.0
+    size = lowered.facts.inputs[0].shape[0]
+    inputs = next(batches(split, np.arange(min(size, split.count)), size))[0]
+    return 1e3 * min(lowered.run_timed(inputs)[1] for _ in range(HOST_RUNS))

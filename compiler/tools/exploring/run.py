@@ -1,0 +1,382 @@
+"""One `hpcc-explore` run from options to files. What can fail early is checked before the output folder is made."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compiler.explore.costs import CLASSES
+from compiler.explore.selection import Fidelity, Limits, Objective, Point, pareto, rejections, relaxation
+from compiler.explore.space import DENSE, ZEROED, Algorithm, Space
+from compiler.explore.statistics import z_of
+from compiler.frontend.onnx_file import open_onnx
+from compiler.sparsity.base import Dense
+from compiler.sparsity.patterns import parse_pattern, patterns
+from compiler.tools.exploring import report as forms
+from compiler.tools.exploring import winner as winners
+from compiler.tools.exploring.accuracy import Judged, Sensitivity, judge
+from compiler.tools.exploring.bench import Bench, fill, host_milliseconds, opened
+from compiler.tools.exploring.hardware import sized
+from compiler.tools.exploring.ledger import JOURNAL, Ledger, import_optuna
+from compiler.tools.exploring.models import Shapes, input_specs
+from compiler.tools.exploring.options import FAMILIES, ExploreOptions
+from compiler.tools.exploring.samples import Split, read_splits
+from compiler.tools.exploring.search import Narrator, Search
+from compiler.tools.exploring.task import entry_point, fetch, load_task
+from compiler.tools.exploring.workers import on_one_thread, workers
+from compiler.tools.hpcc import installed_version
+from compiler.tools.inputs import role_of
+from compiler.tools.report import text_of
+from hw_targets.catalogue import list_targets
+from hw_targets.errors import InfeasibleError, InputError, UsageError
+from runtime.html.explore_views import explore_page
+
+JSON, HTML = "explore.json", "explore.html"
+HOST = "host_ms"
+ZEROS = Algorithm(ZEROED, ZEROED, control=ZEROED)
+
+
+@dataclass(frozen=True)
+class Explored:
+    """A finished search: the answer and the folder that holds it."""
+
+    exploration: forms.Exploration
+    folder: Path
+
+    @property
+    def found(self) -> bool:
+        return self.exploration.found
+
+    def raise_if_infeasible(self) -> None:
+        """Raises InfeasibleError that says what the limits would have to be."""
+        if self.found:
+            return
+        answer = self.exploration
+        relaxed = answer.relaxation
+        hints: list[str] = []
+        if relaxed is not None and relaxed.latency_ms is not None:
+            hints.append(f"--max-latency {_up(relaxed.latency_ms)}ms")
+        if relaxed is not None and relaxed.accuracy is not None:
+            hints.append(f"--min-accuracy {_down(relaxed.accuracy)}")
+        limits = f"{answer.limits.max_latency_ms:g} ms and {answer.task.metric} {answer.limits.min_accuracy:g}"
+        hint = f"the least that would do: {', or '.join(hints)}" if hints else "no change of one limit alone would do"
+        raise InfeasibleError("HPCC3401", f"no device meets {limits}", where=str(self.folder), hint=hint)
+
+
+def _up(value: float) -> str:
+    return f"{value * (1 + 1e-9) + 5e-4:.3f}"
+
+
+def _down(value: float) -> str:
+    return f"{value - 5e-5:.4f}"
+
+
+class Exploring:
+    """The state of one run."""
+
+    def __init__(self, options: ExploreOptions) -> None:
+        import_optuna()
+        self.options = options
+        self.model, self.task_file = Path(options.model).resolve(), Path(options.task).resolve()
+        self.task = load_task(Path(options.task))
+        self.space = Space(self._devices(), self._families(), options.mixed)
+        self.objective = Objective(options.objective)
+        self._check_costs()
+        self.folder = Path(options.output).resolve()
+        self._check_folder()
+        self.sha256 = open_onnx(self.model).sha256
+        fetch(self.task, self.task_file)
+        if self.task.known_metric is None:
+            entry_point(self.task.metric, self.task_file.parent)
+        self.shapes = self._shapes()
+        self.splits, self.classes = read_splits(self.task, self.task_file, input_specs(self.model, self.shapes))
+        self.z = z_of(self.task.confidence, len(self.space.algorithms()))
+        self.method = options.method
+        if self.method is None and "train" not in self.splits:
+            self.method = "magnitude"
+        shapes = tuple(sorted(self.shapes.items()))
+        self.bench = Bench(self.model, self.task_file, self.folder, shapes, self.method, self.z)
+        self.narrator = Narrator(quiet=options.quiet)
+
+    # ---- what is asked ----------------------------------------------------------------------------------------------
+
+    def _devices(self) -> tuple[str, ...]:
+        """Names and files, globs of names resolved; each must be an accelerator."""
+        known = [name for name, kind, _ in list_targets() if kind == "fpga"]
+        found: dict[str, None] = {}
+        for text in self.options.targets:
+            if text == "all":
+                found.update(dict.fromkeys(known))
+            elif any(sign in text for sign in "*?["):
+                matching = fnmatch.filter(known, text)
+                if not matching:
+                    raise UsageError("HPCC2288", f"--targets {text!r} matches none", hint=f"targets: {', '.join(known)}")
+                found.update(dict.fromkeys(matching))
+            else:
+                sized(text)
+                found[str(Path(text).resolve()) if text.endswith(".toml") else text] = None
+        return tuple(found)
+
+    def _families(self) -> dict[str, tuple[str, ...]]:
+        """Pattern families; single patterns make one of their own. Equal patterns under two names count once."""
+        seen: set[str] = set()
+        found: dict[str, tuple[str, ...]] = {}
+        for text in self.options.patterns:
+            members = FAMILIES.get(text) or ((text,) if ":" in text or text == DENSE else None)
+            if members is None:
+                names = ", ".join((*FAMILIES, *(name for name in patterns() if name not in (*FAMILIES, DENSE))))
+                raise UsageError("HPCC2289", f"--patterns {text!r} is neither a family nor a pattern", hint=names)
+            parsed = [parse_pattern(member, "fpga").canonical() for member in members]
+            specs = [p.spec() for p in parsed if not isinstance(p, Dense)]
+            found[text] = tuple(spec for spec in dict.fromkeys(specs) if spec not in seen)
+            seen.update(specs)
+        return found
+
+    def _check_costs(self) -> None:
+        known = {**CLASSES, **self.options.costs}
+        missing = next((device for device in self.space.devices if self._cost_name(device) not in known), None)
+        if missing is not None and self.objective is Objective.CHEAPEST:
+            name = self._cost_name(missing)
+            message = f"no cost class is known of {name!r}, so it cannot be the cheapest"
+            raise UsageError("HPCC2290", message, hint=f"--cost {name}=3, or --objective fastest")
+
+    @staticmethod
+    def _cost_name(device: str) -> str:
+        return sized(device).name if device.endswith(".toml") else device
+
+    def cost(self, device: str) -> float:
+        """The class of a device; where none is known and none is needed, 0."""
+        name = self._cost_name(device)
+        return self.options.costs.get(name, CLASSES.get(name, 0.0))
+
+    def _check_folder(self) -> None:
+        """Only a folder of a search is taken up again."""
+        folder = self.folder
+        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / JOURNAL).is_file())):
+            message = "the output is no folder of a search; only such a one is taken up again"
+            raise InputError("HPCC1582", message, where=str(folder), hint="-o DIR")
+        parent = next(place for place in (folder, *folder.parents) if place.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError("HPCC1582", "cannot write there", where=str(parent), hint="-o DIR")
+
+    def _shapes(self) -> Shapes:
+        """The compiled shapes: as given, else one sample of the task's length."""
+        if self.options.shapes or self.task.text is None:
+            return dict(self.options.shapes)
+        names = [str(v.name) for v in open_onnx(self.model).model.graph.inputs if not v.is_initializer()]
+        return {name: (1, self.task.text.length) for name in names if role_of(name) is not None}
+
+    # ---- the run ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> Explored:
+        """Search, choose, build the winner, measure it on test, write the answer."""
+        options = self.options
+        with workers(options.workers, options.dask) as executor, self._writable():
+            ledger = Ledger(
+                self.folder, self.space, self._identity(), self._digests(), self._search(), options.sampler, options.seed
+            )
+            self.narrator.say("reading the task", 0, 0)
+            on_one_thread(fill, self.bench, self.task, self.splits)
+            opened.cache_clear()
+            host_ms = self._host_ms(ledger)
+            floor = self._floor(ledger)
+            limits = Limits(options.max_latency, options.min_accuracy, floor.value)
+            search = Search(
+                self.bench,
+                self.space,
+                self.cost,
+                limits,
+                self.objective,
+                options.budget,
+                options.controls,
+                ledger,
+                executor,
+                self.narrator,
+                host_ms,
+                self._sensitivity,
+            )
+            chosen = search.run()
+            built = None
+            while chosen is not None and built is None:
+                built, chosen = self._built(search, chosen, host_ms)
+            answer = self._answer(search, ledger, chosen, built)
+            self._write(answer)
+        self.narrator.stop()
+        if not any(point.is_final for point in search.points()) and ledger.problems:
+            first = next(iter(ledger.problems.values()))
+            raise InputError("HPCC1585", f"no evaluation came to its end; the first: {first}", where=str(self.folder))
+        return Explored(answer, self.folder)
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Make the folder; take it away again if nothing was put into it."""
+        made = not self.folder.exists()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        finally:
+            self.narrator.stop()
+            if made and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def _identity(self) -> dict[str, str]:
+        """What measurements depend on, and a search that is taken up again must agree in."""
+        digest = hashlib.sha256(self.task_file.read_bytes())
+        for name, split in sorted(self.splits.items()):
+            digest.update(name.encode())
+            for array in (*split.inputs.values(), split.labels, split.pairs):
+                digest.update(b"" if array is None else array.tobytes())
+        return {
+            "hpcc": installed_version(),
+            "model": self.sha256,
+            "task": digest.hexdigest(),
+            "shapes": json.dumps(self.bench.shapes),
+            "method": str(self.method),
+        }
+
+    def _digests(self) -> dict[str, str]:
+        """Of the devices' descriptions, as sized."""
+        texts = {device: json.dumps(sized(device).snapshot(), sort_keys=True) for device in self.space.devices}
+        return {device: hashlib.sha256(text.encode()).hexdigest()[:16] for device, text in texts.items()}
+
+    def _search(self) -> str:
+        """Everything that decides what is tried and chosen, but the budget and the workers: these may change."""
+        options = self.options
+        what: list[object] = [
+            self._digests(),
+            self.space.families,
+            options.mixed,
+            options.controls,
+            sorted(options.costs.items()),
+        ]
+        what += [options.max_latency, options.min_accuracy, options.objective, options.sampler, options.seed, self.z]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+    def _host_ms(self, ledger: Ledger) -> float:
+        """Measured once for a search: a second measurement would make other figures."""
+        known = ledger.fact(HOST)
+        if known is None:
+            known = on_one_thread(host_milliseconds, self.bench, self.splits["dev"])
+            ledger.note_fact(HOST, known)
+        return float(known)
+
+    def _floor(self, ledger: Ledger) -> Any:
+        """What an encoder of zeros scores."""
+        if ZEROS not in ledger.judged:
+            self.narrator.say("the control: an encoder of zeros", 0, 0)
+            ledger.note_judged(ZEROS, on_one_thread(judge, self.bench, ZEROS, None))
+        return ledger.judged[ZEROS].score
+
+    def _sensitivity(self) -> Sensitivity:
+        self.narrator.say("sensitivity estimate", 0, 0)
+        return on_one_thread(Sensitivity, self.bench, opened(self.bench).dense_shapes)
+
+    def _built(self, search: Search, chosen: Point, host_ms: float) -> tuple[winners.Winner | None, Point | None]:
+        """The winner's files and test score; (None, the next best) where the bundle itself is slower than the limit, as
+        patterns may be whose cycles depend on which weights are zero."""
+        self.narrator.say(f"building {chosen.candidate.label}", 0, 0)
+        bundle, digest, latency = on_one_thread(winners.build, self.bench, chosen.candidate, host_ms)
+        if latency > search.limits.latency_ms:
+            old = chosen.hardware
+            slower = replace(old, accelerator_ms=old.accelerator_ms + latency - old.latency_ms)
+            search.ledger.note_hardware(chosen.candidate, slower)
+            return None, search.winner()
+        lines = winners.commands(self.bench, chosen.candidate)
+        self.narrator.say("reading the test set", 0, 0)
+        test = on_one_thread(winners.measure_on_test, self.bench, chosen.candidate, bundle)
+        return winners.Winner(bundle, digest, lines, latency, test), chosen
+
+    # ---- the answer -------------------------------------------------------------------------------------------------
+
+    def _answer(
+        self, search: Search, ledger: Ledger, chosen: Point | None, built: winners.Winner | None
+    ) -> forms.Exploration:
+        points, limits, options = search.points(), search.limits, self.options
+        best = pareto(points)
+        labels = {point.candidate.label for point in best}
+
+        def part(point: Point) -> forms.TrialPart:
+            return forms.trial_part(point, limits, labels, ledger.estimates.get(point.candidate.algorithm))
+
+        own = None
+        if chosen is not None and built is not None and chosen.score is not None:
+            test = forms.score_part(built.test)
+            assert test is not None
+            own = forms.WinnerPart(
+                trial=part(chosen),
+                latency_margin_ms=limits.latency_ms - built.latency_ms,
+                accuracy_margin=chosen.score.low - limits.accuracy,
+                test=test,
+                bundle=str(built.bundle),
+                digest=built.digest,
+                commands=built.commands,
+            )
+        dense = ledger.judged.get(Algorithm(DENSE, DENSE))
+        zeroed = forms.score_part(ledger.judged[ZEROS].score)
+        assert zeroed is not None
+        found = rejections(points, limits, chosen, self.objective)
+        return forms.Exploration(
+            hpcc_version=installed_version(),
+            found=own is not None,
+            model=forms.ModelPart(name=self.model.stem, sha256=self.sha256),
+            shapes=self.bench.compiled_shapes,
+            task=forms.TaskPart(
+                name=self.task.name,
+                metric=self.task.metric,
+                confidence=self.task.confidence,
+                comparisons=len(self.space.algorithms()),
+                dev=_count(self.splits["dev"]),
+                test=_count(self.splits["test"]),
+            ),
+            limits=forms.LimitsPart(max_latency_ms=options.max_latency, min_accuracy=options.min_accuracy),
+            objective=options.objective,
+            method=self.method or "second-order",
+            space=forms.SpacePart(
+                devices=tuple(self.space.devices),
+                patterns=tuple(algorithm.label for algorithm in self.space.algorithms()),
+                mixed=options.mixed,
+                candidates=len(self.space),
+                exhaustive=search.is_exhaustive,
+                sampler=options.sampler,
+                seed=options.seed,
+                budget=options.budget,
+            ),
+            counts=_counts(ledger.judged, len(points), len(ledger.problems)),
+            dense=None if dense is None else forms.score_part(dense.score),
+            zeroed=zeroed,
+            winner=own,
+            relaxation=None if own is not None else forms.relaxation_part(relaxation(points, limits)),
+            front=tuple(part(point) for point in best),
+            rejected=forms.rejected_parts(found),
+            trials=tuple(part(point) for point in points),
+            problems=tuple(f"{a.label}: {text}" for a, text in sorted(ledger.problems.items())),
+        )
+
+    def _write(self, answer: forms.Exploration) -> None:
+        document = answer.model_dump(mode="json")
+        for name, text in ((JSON, text_of(answer)), (HTML, explore_page(document))):
+            part = self.folder / f"{name}.part"
+            part.write_text(text, encoding="utf-8")
+            part.replace(self.folder / name)
+
+
+def _count(split: Split) -> int:
+    return split.count if split.pairs is None else len(split.pairs)
+
+
+def _counts(judged: Mapping[Algorithm, Judged], timed: int, failed: int) -> forms.CountsPart:
+    own = [j.fidelity for a, j in judged.items() if a.control != ZEROED]
+    counts = {fidelity.value: own.count(fidelity) for fidelity in (Fidelity.DEV, Fidelity.SUBSET, Fidelity.ESTIMATE)}
+    return forms.CountsPart(timed=timed, failed=failed, **counts)
+
+
+def explore(options: ExploreOptions) -> Explored:
+    """Run a search. Raises HpccError; where nothing meets the limits the result says so, see `raise_if_infeasible`."""
+    return Exploring(options).run()

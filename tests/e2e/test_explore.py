@@ -1,0 +1,271 @@
+"""hpcc-explore on a tiny encoder: the winner of a full sweep, searches cut off or losing workers, other limits, controls."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compiler.explore.selection import Fidelity
+from compiler.explore.space import Algorithm
+from compiler.tools.exploring import search as searching
+from compiler.tools.exploring.accuracy import Judged, judge
+from compiler.tools.exploring.hardware import time_on
+from compiler.tools.exploring.options import ExploreOptions
+from compiler.tools.exploring.run import Explored, Exploring, explore
+from compiler.tools.hpcc import main as hpcc_main
+from compiler.tools.hpcc_explore import main
+from compiler.tools.hpcc_prune import main as prune_main
+from hw_targets.errors import InfeasibleError, InputError
+from runtime.program import Program
+from tests.e2e.harness import ROOT, call, read_json
+from tests.small_task import TOKENS, SmallTask, small_task
+
+DEVICES = ("fpga-kv260", "fpga-zcu104")
+PATTERNS = ("nm:2:4", "nm:1:4")
+LATENCY, ACCURACY = 1.0, 0.5
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SmallTask:
+    return small_task(tmp_path_factory.mktemp("small"))
+
+
+def options(small: SmallTask, output: Path, **changes: Any) -> ExploreOptions:
+    usual = ExploreOptions(
+        str(small.model),
+        str(small.task),
+        LATENCY,
+        ACCURACY,
+        output=str(output),
+        targets=DEVICES,
+        patterns=PATTERNS,
+        shapes={"input_ids": (1, TOKENS)},
+        method="magnitude",
+        quiet=True,
+    )
+    return replace(usual, **changes)
+
+
+@pytest.fixture(scope="module")
+def found(small: SmallTask, tmp_path_factory: pytest.TempPathFactory) -> Explored:
+    return explore(options(small, tmp_path_factory.mktemp("found") / "out", controls=True))
+
+
+def answer(explored: Explored) -> dict[str, Any]:
+    return read_json(explored.folder / "explore.json")
+
+
+def again(small: SmallTask, found: Explored, folder: Path, **changes: Any) -> Explored:
+    """Other limits in a copy of the folder: what was measured serves them."""
+    shutil.copytree(found.folder, folder)
+    return explore(options(small, folder, **changes))
+
+
+def test_the_winner_is_that_of_a_full_sweep(small: SmallTask, found: Explored, tmp_path: Path) -> None:
+    """Every candidate by hand: timed, judged to the end, the best that meets both limits taken."""
+    bench = Exploring(options(small, tmp_path / "unused")).bench
+    bench = replace(bench, folder=found.folder)
+    best: tuple[float, float, str] | None = None
+    for pattern in ("dense", *PATTERNS):
+        algorithm = Algorithm(pattern, pattern)
+        judged = judge(bench, algorithm, None)
+        assert judged.fidelity is Fidelity.DEV
+        assert judged.score is not None
+        times = time_on(small.model, bench.compiled_shapes, algorithm, DEVICES, bench.data, 0.0)
+        for device, hardware, cost in zip(DEVICES, times, (1, 2), strict=True):
+            if hardware.latency_ms <= LATENCY and judged.score.low >= ACCURACY:
+                entry = (cost, hardware.latency_ms, f"{device} {pattern}")
+                best = entry if best is None else min(best, entry)
+    winner = found.exploration.winner
+    assert best is not None
+    assert winner is not None
+    assert f"{winner.trial.device} {winner.trial.pattern}" == best[2]
+    assert winner.trial.latency_ms == pytest.approx(best[1])
+
+
+def test_the_bundle_reports_the_latency_that_was_chosen(found: Explored) -> None:
+    winner = found.exploration.winner
+    assert winner is not None
+    program = Program.load(Path(winner.bundle))
+    assert program.accelerator_ms == pytest.approx(winner.trial.accelerator_ms)
+    assert program.transfer_ms == pytest.approx(winner.trial.transfer_ms)
+    assert winner.latency_margin_ms == pytest.approx(LATENCY - program.accelerator_ms - program.transfer_ms)
+
+
+def test_the_commands_make_the_same_bundle(found: Explored, tmp_path: Path) -> None:
+    winner = found.exploration.winner
+    assert winner is not None
+    folder = str(found.folder)
+    for command in winner.commands:
+        words = shlex.split(command)
+        words = [word for word in words if not word.endswith("_NUM_THREADS=1")]
+        made = [str(tmp_path / Path(w).name) if w.startswith(folder + "/winner") else w for w in words[1:]]
+        assert call({"hpcc": hpcc_main, "hpcc-prune": prune_main}[words[0]], *made).status == 0
+    assert Program.load(tmp_path / "winner.hpcc").manifest.digest == winner.digest
+
+
+def test_the_answer_says_what_was_asked_for(found: Explored) -> None:
+    said = answer(found)
+    assert said["found"]
+    assert {entry["device"] for entry in said["rejected"]} | {said["winner"]["trial"]["device"]} == set(DEVICES)
+    assert said["counts"]["timed"] == len(said["trials"]) == len(DEVICES) * (1 + 2 * len(PATTERNS))
+    controls = [trial for trial in said["trials"] if trial["control"]]
+    assert len(controls) == len(DEVICES) * len(PATTERNS)
+    assert not any(trial["on_front"] for trial in controls)
+    assert said["task"]["test"] == said["winner"]["test"]["count"] == 32
+    page = (found.folder / "explore.html").read_text(encoding="utf-8")
+    assert said["winner"]["digest"] in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def test_a_second_call_measures_nothing_again(
+    small: SmallTask, found: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> Any:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(searching, "judge", never)
+    monkeypatch.setattr(searching, "time_on", never)
+    once_more = again(small, found, tmp_path / "out", controls=True)
+    assert once_more.exploration.trials == found.exploration.trials
+    fastest = explore(options(small, tmp_path / "out", objective="fastest"))
+    trial = fastest.exploration.winner
+    assert trial is not None
+    met = [t for t in answer(fastest)["trials"] if t["meets_latency"] and t["meets_accuracy"] and not t["control"]]
+    assert trial.trial.latency_ms == min(t["latency_ms"] for t in met)
+
+
+def test_impossible_limits_say_the_least_that_would_do(small: SmallTask, found: Explored, tmp_path: Path) -> None:
+    nothing = again(small, found, tmp_path / "out", max_latency=1e-4)
+    with pytest.raises(InfeasibleError, match="no device meets"):
+        nothing.raise_if_infeasible()
+    relaxed = nothing.exploration.relaxation
+    assert relaxed is not None
+    assert relaxed.latency_ms is not None
+    wide = explore(options(small, tmp_path / "out", max_latency=relaxed.latency_ms))
+    assert wide.found
+    assert not (explore(options(small, tmp_path / "out", max_latency=float(np.nextafter(relaxed.latency_ms, 0))))).found
+
+
+def test_an_evaluation_that_crashes_is_told_and_the_search_goes_on(
+    small: SmallTask, found: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashing(bench: Any, algorithm: Algorithm, limit: float | None) -> Judged:
+        if algorithm.attention == "nm:1:4":
+            raise ZeroDivisionError("no luck")
+        return judge(bench, algorithm, limit)
+
+    monkeypatch.setattr(searching, "judge", crashing)
+    explored = explore(options(small, tmp_path / "out"))
+    assert explored.exploration.problems == ("nm:1:4: ZeroDivisionError: no luck",)
+    assert explored.found
+
+    def always(*_: object) -> Judged:
+        raise ZeroDivisionError("no luck")
+
+    monkeypatch.setattr(searching, "judge", always)
+    with pytest.raises(InputError, match="no evaluation came to its end"):
+        explore(options(small, tmp_path / "none"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_samplers_find_the_winner_of_a_mixed_space(small: SmallTask, tmp_path: Path, sampler: str) -> None:
+    """With most of the space as their budget; and the same again from the same seed."""
+    wanted = explore(options(small, tmp_path / "all", mixed=True, patterns=("nm",)))
+    sampled = [
+        explore(options(small, tmp_path / f"{sampler}{n}", mixed=True, patterns=("nm",), budget=46, sampler=sampler))
+        for n in range(2)
+    ]
+    assert sampled[0].exploration.trials == sampled[1].exploration.trials
+    assert not sampled[0].exploration.space.exhaustive
+    assert wanted.exploration.winner is not None
+    assert sampled[0].exploration.winner is not None
+    assert sampled[0].exploration.winner.trial.cost == wanted.exploration.winner.trial.cost
+
+
+def command_of(asked: ExploreOptions, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "compiler.tools.hpcc_explore", asked.model, "--task", asked.task, "-o", asked.output]
+    words += ["--max-latency", f"{LATENCY}ms", "--min-accuracy", str(ACCURACY), "--targets", ",".join(DEVICES)]
+    return [*words, "--patterns", ",".join(PATTERNS), "--shape", f"input_ids:1x{TOKENS}", "--method", "magnitude", *more]
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_goes_on_to_the_same_answer(small: SmallTask, found: Explored, tmp_path: Path) -> None:
+    asked = options(small, tmp_path / "out")
+    running = subprocess.Popen(command_of(asked), cwd=ROOT, stdout=subprocess.DEVNULL)
+    journal = tmp_path / "out" / "journal.log"
+    while running.poll() is None and not (journal.is_file() and journal.read_text().count('"judged ') >= 2):
+        time.sleep(0.05)
+    assert running.poll() is None, "it was done before it could be killed"
+    running.kill()
+    running.wait()
+    measured = journal.read_text().count('"hardware ')
+    explored = explore(asked)
+    assert journal.read_text().count('"hardware ') == measured, "timed twice"
+    assert explored.exploration.winner is not None
+    assert found.exploration.winner is not None
+    assert explored.exploration.winner.digest == found.exploration.winner.digest
+
+
+@pytest.mark.slow
+def test_workers_find_the_same_and_a_killed_one_is_replaced(small: SmallTask, found: Explored, tmp_path: Path) -> None:
+    asked = options(small, tmp_path / "out", workers=2)
+    running = subprocess.Popen(command_of(asked, "--workers", "2"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    journal, killed = tmp_path / "out" / "journal.log", 0
+    while running.poll() is None and not killed:
+        if journal.is_file() and '"hardware ' in journal.read_text():
+            killed = _kill_a_worker(running.pid)
+        time.sleep(0.05)
+    out, _ = running.communicate()
+    assert killed
+    assert running.returncode == 0, out
+    said = read_json(tmp_path / "out" / "explore.json")
+    winner = found.exploration.winner
+    assert winner is not None
+    assert said["winner"]["digest"] == winner.digest
+    assert said["problems"] == []
+    names = [line for line in journal.read_text().splitlines() if '"hardware ' in line]
+    assert len(names) == len(DEVICES) * (1 + len(PATTERNS)), "counted twice"
+
+
+def _kill_a_worker(parent: int) -> int:
+    """SIGKILL one process that Dask's nanny started; 0 where there is none yet."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            owner = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            words = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if owner == parent and b"spawn_main" in words:
+            os.kill(int(entry.name), signal.SIGKILL)
+            return int(entry.name)
+    return 0
+
+
+def test_the_command_prints_the_choice_and_ends_with_status_3_where_there_is_none(
+    small: SmallTask, found: Explored, tmp_path: Path
+) -> None:
+    shutil.copytree(found.folder, tmp_path / "out")
+    asked = options(small, tmp_path / "out")
+    done = call(main, *command_of(asked)[3:])
+    assert (done.status, done.err) == (0, "")
+    assert found.exploration.winner is not None
+    assert f"chosen     {found.exploration.winner.trial.device}" in done.out
+    hopeless = call(main, *command_of(asked)[3:], "--max-latency", "0.1us", "-q")
+    assert hopeless.status == 3
+    assert "the least that would do: --max-latency" in hopeless.line
