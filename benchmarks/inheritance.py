@@ -28,7 +28,7 @@ from benchmarks.__main__ import conditions
 from benchmarks.finetuning_report import by_onnx_runtime, once
 from compiler.sparsity.base import Pattern
 from compiler.training.plan import parse_ladder
-from hw_targets.errors import HpccError, InputError
+from hw_targets.errors import HpccError
 
 LADDER = "4:8,2:8,1:8"
 WAYS = ("ladder", "each", "last", "one-shot")
@@ -45,9 +45,7 @@ def models(
     """Train what is not there yet: by way, the files of the patterns that it makes, in the ladder's order."""
     teacher, room = folder / f"teacher-{seed}.onnx", folder / f"inheritance-{steps}"
     if not teacher.exists():
-        raise InputError(
-            "HPCC1501", "there is no such file", where=str(teacher), hint="python -m benchmarks.finetuning prepare"
-        )
+        raise SystemExit(f"{teacher}: there is no such file (python -m benchmarks.finetuning prepare)")
     room.mkdir(exist_ok=True)
     settings = replace(finetuning.DISTIL, steps=steps, seed=seed, gradual=0.5, **changes)
     short = replace(settings, steps=steps // len(patterns))

@@ -283,9 +283,10 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "acc_bytes": (1024, 1 << 30),
     "param_bytes": (1024, 1 << 30),
     "queue_depth": (2, 4096),
-    "softmax_shift": (0, 5),
 }
 """Smallest and largest value of every number of an accelerator; a GiB on chip is more than any FPGA has."""
+DESIGN_RANGES: Mapping[str, tuple[int, int]] = {"softmax_shift": (0, 5)}
+"""The same of a design."""
 WORDS_OF: Mapping[str, tuple[str, ...]] = {"softmax": ("exact", "streaming"), "probabilities": ("chip", "dram")}
 """What the words of a design may be."""
 POWERS_OF_TWO = ("multipliers", "window", "selector", "lanes")
@@ -314,7 +315,7 @@ def _problem(kind: type[Any], name: str, type_name: str, value: Any) -> str:
     if type_name == "int":
         low, high = (0 if kind in MAY_BE_ZERO else 1), int(QUANTITY_LIMIT)
         if kind in (Accelerator, Design):
-            low, high = RANGES[name]
+            low, high = {**RANGES, **DESIGN_RANGES}[name]
         elif name == "values_per_cycle":
             low = 1
         if type(value) is not int or not low <= value <= high:

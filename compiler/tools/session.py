@@ -41,7 +41,7 @@ from compiler.tools.parameters import check_parameters
 from compiler.tools.reference import Distance, Reference, damage, distance, with_weights
 from compiler.tools.report import Form
 from compiler.tools.reporting import Comparison, RunFacts, build_report, build_run_report, ledger_problem
-from compiler.tools.stages import StageRunner, dump, load_dump, module_text, new_context
+from compiler.tools.stages import StageRunner, dump, load_dump, mlir_path, module_text, new_context
 from compiler.tools.stepwise import StepwiseCheck
 from compiler.tools.summary import STEPS, STEPS_OF, Progress, print_summary
 from hw_targets.asm import disassemble
@@ -353,9 +353,7 @@ class Session:
         if self.options.output is None:
             sys.stdout.write(module_text(self.module))
             return 0
-        path = Path(self.options.output)
-        if path.suffix != ".mlir":
-            raise UsageError("HPCC2010", f"-o {path} is no .mlir file", hint=f"--emit {self.options.emit} -o FILE.mlir")
+        path = mlir_path(self.options.output, self.options.emit)
         dump(self.module, self.store, path)
         return 0
 

@@ -22,7 +22,7 @@ from compiler.pipelines import Stage, all_passes
 from compiler.tools.diagnostics import check_strings, line_of, syntax_error
 from compiler.universe import all_dialects
 from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
-from hw_targets.errors import HpccError, InputError
+from hw_targets.errors import HpccError, InputError, UsageError
 
 AfterStage = Callable[[Stage, ModuleOp], None]
 
@@ -108,6 +108,19 @@ def weight_keys(module: ModuleOp) -> list[str]:
     return sorted(keys)
 
 
+def mlir_path(output: str, form: str | None) -> Path:
+    """The .mlir file that `-o` names for a module. Raises UsageError for another kind of file."""
+    path = Path(output)
+    if path.suffix != ".mlir":
+        raise UsageError("HPCC2010", f"-o {path} is no .mlir file", hint=f"--emit {form} -o FILE.mlir")
+    return path
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """The error of a module's file that cannot be written."""
+    return InputError("HPCC1703", f"cannot write the stage: {error.strerror}", where=str(path))
+
+
 def dump(module: ModuleOp, store: WeightStore, path: Path) -> None:
     """Write `path` (.mlir) and the weights it refers to as a safetensors file beside it. Raises InputError."""
     weights = path.with_suffix(".safetensors")
@@ -117,7 +130,7 @@ def dump(module: ModuleOp, store: WeightStore, path: Path) -> None:
         store.save(weights, weight_keys(module))
         path.write_text(module_text(module), encoding="utf-8")
     except OSError as error:
-        raise InputError("HPCC1703", f"cannot write the stage: {error.strerror}", where=str(path)) from error
+        raise cannot_write(path, error) from error
     finally:
         del module.attributes[MODULE_ATTRIBUTE]
 

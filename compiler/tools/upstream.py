@@ -21,9 +21,9 @@ from compiler.passes.verify_stage import check_dominance
 from compiler.pipelines import upstream
 from compiler.sparsity.base import Pattern
 from compiler.tools.options import Options
-from compiler.tools.stages import StageRunner, module_text, new_context
+from compiler.tools.stages import StageRunner, cannot_write, mlir_path, module_text, new_context
 from compiler.weights import WeightStore, row_major
-from hw_targets.errors import InputError, UsageError
+from hw_targets.errors import UsageError
 from hw_targets.load import load_any_target
 
 SPARSE = "sparse-tensor"
@@ -32,9 +32,7 @@ SPARSE = "sparse-tensor"
 def run_upstream(options: Options, buckets: Sequence[Mapping[str, tuple[int, ...]]]) -> int:
     """Write the form, or print it where no file is named; returns the exit status."""
     _check(options, buckets)
-    path = None if options.output is None else Path(options.output)
-    if path is not None and path.suffix != ".mlir":
-        raise UsageError("HPCC2010", f"-o {path} is no .mlir file", hint=f"--emit {options.emit} -o FILE.mlir")
+    path = None if options.output is None else mlir_path(options.output, options.emit)
     module, store, patterns = lowered(options)
     if path is None:
         sys.stdout.write(module_text(module))
@@ -95,7 +93,7 @@ def save(module: ModuleOp, store: WeightStore, patterns: Mapping[str, Pattern], 
         for temporary, place in zip(made, places, strict=True):
             temporary.replace(place)
     except OSError as error:
-        raise InputError("HPCC1703", f"cannot write the stage: {error.strerror}", where=str(path)) from error
+        raise cannot_write(path, error) from error
     finally:
         for temporary in made:
             temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 
 import hpcc
 from compiler import pipelines
+from compiler.backends.fpga.machine import machine_of
 from compiler.tools import torch_modules
 from hw_targets import catalogue
 from tests.e2e.error_cases_compiler import SHAPE, SMALL, model, node
@@ -73,6 +76,21 @@ def foreign_target(found: object, name: str) -> Case:
     return case
 
 
+def damaged_note(_: Path, __: pytest.MonkeyPatch) -> object:
+    return machine_of(ModuleOp([], {"hpcc.sized_for": StringAttr('{"pattern": 3}')}), TARGET)
+
+
+def unexportable(folder: Path, patch: pytest.MonkeyPatch) -> object:
+    """As torch says it, whose exporters raise whatever a model's code meets."""
+
+    def export(*_: object, **__: object) -> None:
+        raise ValueError("it branches on a value")
+
+    torch = SimpleNamespace(no_grad=contextlib.nullcontext, export=SimpleNamespace(export=export))
+    patch.setattr(torch_modules, "_torch", lambda: torch)
+    return torch_modules.export_module(SimpleNamespace(eval=lambda: None), (), folder / "model.onnx")
+
+
 def foreign_pass(_: Path, patch: pytest.MonkeyPatch) -> object:
     point = SimpleNamespace(name="hpcc-fuse", value="package:Fuse", load=lambda: None)
     patch.setattr(pipelines, "entry_points", lambda group: [point])
@@ -99,6 +117,8 @@ CASES: dict[str, Case] = {
     "compiling no model": lambda *_: hpcc.compile(NoModule(), TARGET),  # type: ignore[arg-type]
     "a module without example inputs": lambda *_: hpcc.compile(MODULE(), TARGET),
     "a module without torch": without_torch,
+    "a module that torch cannot export": unexportable,
+    "a damaged note of the accelerator": damaged_note,
     "a target of another package that is no path": foreign_target(3, "fpga-mine"),
     "a target of another package with a name of ours": foreign_target("x.toml", "fpga-u280"),
     "a pass of another package with a name of ours": foreign_pass,

@@ -33,7 +33,7 @@ from hw_targets.errors import InputError
 from hw_targets.isa import Instruction
 from runtime.bundle import Room, load_bundle
 from runtime.cli import main_objdump, main_run
-from tests.e2e import test_error_codes, test_prune_errors
+from tests.e2e import test_error_codes, test_explore_errors, test_prune_errors, test_train_errors
 from tests.e2e.golden_errors import GOLDEN, matches
 from tests.e2e.harness import ROOT, TARGET, Done, call, digests, hpcc, resign, unchanged
 from tests.graphs import Encoder, feeds, write
@@ -440,6 +440,9 @@ def test_every_golden_line_has_its_case() -> None:
         test_error_codes.CASES,
         test_prune_errors.CASES,
         test_prune_errors.HPCC,
+        test_train_errors.CASES,
+        ("train: no torch",),
+        (f"explore: {name}" for name in test_explore_errors.CASES),
         OTHERS,
     )
     assert set(GOLDEN) == {name for group in cases for name in group}

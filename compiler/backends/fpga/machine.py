@@ -71,4 +71,4 @@ def _noted(module: ModuleOp) -> Workload | None:
         return Workload.from_snapshot(json.loads(noted.data))
     except (TypeError, ValueError) as error:
         message = f"what the module says of its accelerator is damaged: {error}"
-        raise InputError("HPCC1434", message, hint="use a file of --dump-stages") from error
+        raise InputError("HPCC1440", message, hint="use a file of --dump-stages") from error
