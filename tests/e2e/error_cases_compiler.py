@@ -561,7 +561,10 @@ def no_torch(folder: Path, patch: pytest.MonkeyPatch) -> object:
 
 
 def failing_export(folder: Path, patch: pytest.MonkeyPatch) -> object:
+    """By a Python without torch, whatever this one has."""
+    (folder / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")\n", encoding="utf-8")
     patch.setattr(workloads, "torch_python", lambda: sys.executable)
+    patch.setenv("PYTHONPATH", str(folder))
     patch.setenv("HPCC_CACHE", str(folder))
     return workloads.generated_model("bertbase", "nonsense")
 

@@ -1,4 +1,6 @@
 // RUN: hpcc-opt %s -p hpcc-partition --split-input-file | filecheck %s
+// RUN: hpcc-opt %s -p 'hpcc-partition{kind="cpu"}' --split-input-file | filecheck %s --check-prefix CPU
+// RUN: hpcc-opt %s -p 'hpcc-partition{kind="gpu"}' --split-input-file | filecheck %s --check-prefix CPU
 
 // What the accelerator has stays, under the names of its ONNX tensors; the tail runs on the host afterwards.
 // CHECK: builtin.module attributes {hpcc.host = [{when = "after", inputs = ["hidden"], outputs = ["y"], nodes = [{node = "hpcc_nn.unary", op = "sigmoid", reason = "no accelerator operation computes sigmoid", macs = 0 : i64}]}]}
@@ -28,11 +30,17 @@ func.func @main(%x: tensor<4x16xf32>) -> (tensor<4x12xf32>, tensor<4x16xf32>) at
 
 // -----
 
-// A linear that follows a host node does not return to the device, and its products are counted.
-// CHECK: reason = "it follows a node that runs on the host", macs = 576 : i64
-// CHECK: @main
+// A linear that follows a host node is a second part of an accelerator's program.
+// CHECK: when = "between", inputs = ["a"], outputs = ["b"]
 // CHECK: hpcc_nn.linear "head.0"
-// CHECK-NOT: hpcc_nn.linear "head.1"
+// CHECK: hpcc_nn.hand_over ["a"]
+// CHECK: hpcc_nn.linear "head.1"
+// Programs of CPUs and GPUs have one part: it does not return to the device, and its products are counted.
+// CPU: reason = "it follows a node that runs on the host", macs = 576 : i64
+// CPU: @main
+// CPU: hpcc_nn.linear "head.0"
+// CPU-NOT: hpcc_nn.linear "head.1"
+// CPU: return
 func.func @main(%x: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names = ["x"], output_names = ["y"]} {
   %w = hpcc_nn.weight "w" digest "1" : tensor<12x8xf32>
   %u = hpcc_nn.weight "u" digest "2" : tensor<12x12xf32>
@@ -52,7 +60,7 @@ func.func @main(%x: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names
 func.func @main(%x: tensor<4x8xf32>) -> (tensor<4x8xf32>, tensor<4x8xf32>) attributes {input_names = ["x"], output_names = ["y", "z"]} {
   %w = hpcc_nn.weight "w" digest "1" : tensor<8x8xf32>
   %0 = hpcc_nn.linear "head.0" %x, %w : tensor<4x8xf32>, tensor<8x8xf32> -> tensor<4x8xf32>
-  %1 = hpcc_nn.binary add %0, %x : tensor<4x8xf32>, tensor<4x8xf32> -> tensor<4x8xf32>
+  %1 = hpcc_nn.binary add %0, %x {hpcc_nn.tensors = ["y"]} : tensor<4x8xf32>, tensor<4x8xf32> -> tensor<4x8xf32>
   %2 = hpcc_nn.binary add %1, %1 : tensor<4x8xf32>, tensor<4x8xf32> -> tensor<4x8xf32>
   func.return %1, %2 : tensor<4x8xf32>, tensor<4x8xf32>
 }

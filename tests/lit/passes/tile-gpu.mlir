@@ -22,7 +22,7 @@ builtin.module attributes {"hpcc.weights" = "WEIGHTS"} {
     %a = hpcc_nn.linear "layer.0.attn.q" %x, %q : tensor<1x80x64xf32>, tensor<64x64xf32> -> tensor<1x80x64xf32>
     %b = hpcc_nn.linear "layer.0.attn.k" %x, %k : tensor<1x80x64xf32>, tensor<64x64xf32> -> tensor<1x80x64xf32>
     // CHECK: hpcc_gpu.attention "layer.0.attn" %[[Q]], %[[K]], %[[K]] mask %{{.*}} heads 4 : i64
-    %c = hpcc_nn.attention "layer.0.attn" %a, %b, %b mask %mask kind "boolean" heads 4 : i64 scale 0.5 : f32 : tensor<1x80x64xf32>, tensor<1x80x64xf32>, tensor<1x80x64xf32>, tensor<1x80xi64> -> tensor<1x80x64xf32>
+    %c = hpcc_nn.attention "layer.0.attn" %a, %b, %b mask %mask heads 4 : i64 scale 0.5 : f32 : tensor<1x80x64xf32>, tensor<1x80x64xf32>, tensor<1x80x64xf32>, tensor<1x80xi64> -> tensor<1x80x64xf32>
     // The sum and the activation that follow a linear are part of it.
     // CHECK: hpcc_gpu.linear "layer.0.ffn.down" %{{.*}}, %{{.*}} residual %[[X]] by dense {{.*}} then gelu : {{.*}}
     // CHECK-NEXT: func.return
