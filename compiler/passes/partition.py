@@ -195,13 +195,14 @@ class Plan:
         return self._tensor_name(value) or f"value{list(block.ops).index(value.owner)}"
 
     def _tensor_name(self, value: SSAValue) -> str | None:
-        """The ONNX tensor that the result of an operation is, if there is one."""
+        """The ONNX tensor that the result of an operation is, if there is one: an output of the model is one at least."""
         assert isinstance(value.owner, Operation)
         known = value.owner.attributes.get(TENSORS)
-        if not isinstance(known, ArrayAttr):
-            return None
-        name = known.data[[result is value for result in value.owner.results].index(True)]
-        return name.data if isinstance(name, StringAttr) and name.data else None
+        if isinstance(known, ArrayAttr):
+            name = known.data[[result is value for result in value.owner.results].index(True)]
+            if isinstance(name, StringAttr) and name.data:
+                return name.data
+        return next((name for name, returned in self.returned() if returned is value), None)
 
     def returned(self) -> list[tuple[str, SSAValue]]:
         last = self.func.body.block.last_op

@@ -47,7 +47,10 @@ def check_disk(folder: Path, needed: int) -> None:
     """Raises InputError where the disk below `folder`, or below its nearest parent that exists, has no room."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    disk = shutil.disk_usage(folder)
+    if not disk.total:  # no disk, as /proc: writing there says what is wrong
+        return
+    free = disk.free
     if needed > free:
         message = f"the output takes about {size_text(needed)}, {size_text(free)} are free there"
         raise InputError("HPCC1904", message, where=str(folder), hint="-o a folder on another disk, or free some room")

@@ -21,7 +21,7 @@ from tests.graphs import Encoder, feeds, write
 
 Case = Callable[[Path, pytest.MonkeyPatch], object]
 SMALL = Encoder(hidden=32, heads=2, intermediate=48, layers=1, vocabulary=50)
-Usage = namedtuple("Usage", "free")  # noqa: PYI024
+Usage = namedtuple("Usage", "total free")  # noqa: PYI024
 
 
 def little_memory(*arguments: str) -> Case:
@@ -33,7 +33,7 @@ def little_memory(*arguments: str) -> Case:
 
 
 def little_disk(folder: Path, patch: pytest.MonkeyPatch) -> Done:
-    patch.setattr(shutil, "disk_usage", lambda _: Usage(1000))
+    patch.setattr(shutil, "disk_usage", lambda _: Usage(2000, 1000))
     return fpga("--sparsity", "dense", "-o", "folder/out.hpcc")(folder, patch)
 
 

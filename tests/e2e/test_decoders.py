@@ -105,6 +105,7 @@ def test_gated_blocks_are_pruned(pattern: str, board: str, tmp_path: Path) -> No
     assert read_json(folder / "run.json")["verify"]["bit_exact"]
 
 
+@pytest.mark.slow
 def test_a_wide_head_is_cut_into_panels(tmp_path: Path) -> None:
     """A vocabulary that fits neither the weight memory nor the accumulators: its weights are read once, all the same."""
     spec = replace(BASE, layers=1, vocabulary=70000, tied=False)

@@ -159,6 +159,7 @@ def test_impossible_limits_say_the_least_that_would_do(small: SmallTask, found: 
     assert not (explore(options(small, tmp_path / "out", max_latency=float(np.nextafter(relaxed.latency_ms, 0))))).found
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_crashes_is_told_and_the_search_goes_on(
     small: SmallTask, found: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,8 +81,8 @@ def test_room_on_the_disk(fused: Imported, tmp_path: Path, monkeypatch: pytest.M
     assert output_bytes(auto, "fpga", fused.module) < weights // 4
     assert output_bytes(options(emit="tile"), "fpga", fused.module) == 0
     assert output_bytes(options(emit="tile", dump_stages="x"), "fpga", fused.module) == 2 * weights
-    usage = namedtuple("usage", "free")  # noqa: PYI024
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(1000))
+    usage = namedtuple("usage", "total free")  # noqa: PYI024
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(2000, 1000))
     check_disk(tmp_path / "a" / "b", 1000)
     with pytest.raises(InputError, match=r"takes about 1\.0 kB, 1\.0 kB are free") as error:
         check_disk(tmp_path / "a" / "b", 1001)

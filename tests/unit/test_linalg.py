@@ -94,7 +94,9 @@ def close_to_the_interpreter(name: str, form: str, folder: Path) -> None:
         assert np.abs(got - want).max() <= 1e-4 * np.sqrt(np.mean(np.square(want)))
 
 
-@pytest.mark.parametrize(("name", "form"), [("as torch writes it", "linalg"), ("Llama", "iree")])
+@pytest.mark.parametrize(
+    ("name", "form"), [("Llama", "iree"), pytest.param("as torch writes it", "linalg", marks=pytest.mark.slow)]
+)
 def test_iree_computes_what_the_interpreter_does(name: str, form: str, tmp_path: Path) -> None:
     close_to_the_interpreter(name, form, tmp_path)
 

@@ -66,8 +66,14 @@ def skeleton(model: onnx.ModelProto) -> bytes:
     return copy.SerializeToString(deterministic=True)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("pattern", ["nm:2:4", HP])
+SPELT = [(method, pattern) for method in METHODS for pattern in ("nm:2:4", HP)]
+FAST_SPELT = {("second-order", "nm:2:4"), ("magnitude", HP)}
+
+
+@pytest.mark.parametrize(
+    ("method", "pattern"),
+    [pytest.param(*case, marks=() if case in FAST_SPELT else pytest.mark.slow) for case in SPELT],
+)
 def test_one_matrix_in_six_spellings_gives_one_mask(method: str, pattern: str, tmp_path: Path) -> None:
     found = {}
     for form in FORMS:

@@ -490,7 +490,7 @@ def plainly_quantized(module: ModuleOp, store: WeightStore, inputs: dict[str, np
     raise AssertionError("no return")
 
 
-CASES = [(1, 128, (0,)), (1, 128, (10,)), (1, 8, (0,)), (4, 128, (1, 4, 7, 9))]
+CASES = [(1, 128, (0,)), (1, 128, (10,)), (1, 8, (0,)), pytest.param(4, 128, (1, 4, 7, 9), marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(("batch", "length", "lines"), CASES)

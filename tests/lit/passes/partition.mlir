@@ -30,10 +30,11 @@ func.func @main(%x: tensor<4x16xf32>) -> (tensor<4x12xf32>, tensor<4x16xf32>) at
 
 // -----
 
-// A linear that follows a host node is a second part of an accelerator's program.
-// CHECK: when = "between", inputs = ["a"], outputs = ["b"]
+// A linear that follows a host node makes a second part of the device, behind a pause that hands over what the host reads.
+// CHECK: when = "between", inputs = ["a"], outputs = ["b"], nodes = [{node = "hpcc_nn.unary", op = "exp"
+// CHECK: @main(%{{.*}}: tensor<4x8xf32>, %{{.*}}: tensor<4x12xf32>) -> (tensor<4x12xf32>, tensor<4x12xf32>) attributes {input_names = ["x", "b"], output_names = ["y", "a"], input_parts = [0 : i64, 1 : i64], output_parts = [1 : i64, 0 : i64]}
 // CHECK: hpcc_nn.linear "head.0"
-// CHECK: hpcc_nn.hand_over ["a"]
+// CHECK-NEXT: hpcc_nn.hand_over ["a"]
 // CHECK: hpcc_nn.linear "head.1"
 // Programs of CPUs and GPUs have one part: it does not return to the device, and its products are counted.
 // CPU: reason = "it follows a node that runs on the host", macs = 576 : i64
@@ -60,7 +61,7 @@ func.func @main(%x: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names
 func.func @main(%x: tensor<4x8xf32>) -> (tensor<4x8xf32>, tensor<4x8xf32>) attributes {input_names = ["x"], output_names = ["y", "z"]} {
   %w = hpcc_nn.weight "w" digest "1" : tensor<8x8xf32>
   %0 = hpcc_nn.linear "head.0" %x, %w : tensor<4x8xf32>, tensor<8x8xf32> -> tensor<4x8xf32>
-  %1 = hpcc_nn.binary add %0, %x {hpcc_nn.tensors = ["y"]} : tensor<4x8xf32>, tensor<4x8xf32> -> tensor<4x8xf32>
+  %1 = hpcc_nn.binary add %0, %x : tensor<4x8xf32>, tensor<4x8xf32> -> tensor<4x8xf32>
   %2 = hpcc_nn.binary add %1, %1 : tensor<4x8xf32>, tensor<4x8xf32> -> tensor<4x8xf32>
   func.return %1, %2 : tensor<4x8xf32>, tensor<4x8xf32>
 }
