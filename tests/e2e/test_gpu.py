@@ -17,7 +17,11 @@ import pytest
 
 from benchmarks.decoder import Decoder
 from benchmarks.decoder import write as write_decoder
-from runtime.cli import main_objdump
+from hpcc import load, simulate
+from hw_targets.errors import UsageError
+from runtime.cli import main_objdump, main_run
+from runtime.gpu.program import GpuProgram
+from runtime.inference_session import InferenceSession
 from tests.e2e.harness import ROOT, call, digests, hpcc, read_json
 from tests.graphs import Encoder, write
 
@@ -97,6 +101,31 @@ def test_objdump_and_text(bundle: Path, tmp_path: Path) -> None:
     model = write(SMALL, tmp_path / "model.onnx", 2, 9)
     printed = hpcc(model, "--target", "gpu-sm80", "--sparsity", "hp:0.75", "--emit", "triton")
     assert printed.out == (bundle / "model.py").read_text(encoding="utf-8")
+
+
+def test_whatever_opens_bundles_opens_these(bundle: Path) -> None:
+    """load and InferenceSession; what belongs to accelerators alone says so."""
+    program = load(bundle)
+    assert isinstance(program, GpuProgram)
+    session = InferenceSession(bundle)
+    assert [entry.name for entry in session.get_inputs()] == [entry.name for entry in program.manifest.model_inputs]
+    assert [entry.shape for entry in session.get_inputs()] == [["batch", "sequence"]] * 3
+    assert session.get_provider_options() == {"HpccExecutionProvider": {"target": "gpu-sm80"}}
+    with pytest.raises(UsageError, match="GpuProgram has no cycles"):
+        simulate(program)
+    done = call(main_run, str(bundle), "--dump-vectors", str(bundle / "vectors"))
+    assert (done.status, done.out) == (2, "")
+    assert "[HPCC2608]" in done.line
+
+
+def test_a_biased_attention_runs_on_the_host(tmp_path: Path) -> None:
+    """Behind it the host goes on: a program of steps has one part."""
+    model = write(replace(SMALL, mask="weak"), tmp_path / "model.onnx", 2, 9)
+    done = hpcc(model, "--target", "gpu-sm80", "--emit", "program", "-q", "-o", tmp_path / "out.hpcc")
+    assert (done.status, done.err) == (0, "")
+    manifest = read_json(tmp_path / "out.hpcc" / "manifest.json")
+    assert [segment["kind"] for segment in manifest["segments"]].count("device") == 1
+    assert "attention" not in {step["op"] for step in manifest["steps"]}
 
 
 # ---- in the interpreter ---------------------------------------------------------------------------------------------
