@@ -16,6 +16,7 @@ import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModel, BertConfig, BertModel
@@ -105,15 +106,16 @@ def export(model: torch.nn.Module, path: Path, exporter: str, fixed: tuple[int, 
     ids = torch.randint(1000, 2000, shape)
     arguments = (ids, torch.ones_like(ids), torch.zeros_like(ids))
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    common = {"input_names": list(INPUTS), "output_names": list(model.outputs), "opset_version": OPSETS[exporter]}
+    outputs: Any = model.outputs
+    common = {"input_names": list(INPUTS), "output_names": list(outputs), "opset_version": OPSETS[exporter]}
     if exporter == "dynamo":
         dims = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("sequence", min=2, max=512)}
-        shapes = None if fixed else dict.fromkeys(INPUTS, dims)
+        shapes: dict[str, Any] | None = None if fixed else dict.fromkeys(INPUTS, dims)
         torch.onnx.export(
             model, arguments, str(unfinished), dynamo=True, dynamic_shapes=shapes, external_data=False, **common
         )
     else:
-        axes = None if fixed else dict.fromkeys(INPUTS, AXES)
+        axes: dict[str, Any] | None = None if fixed else dict.fromkeys(INPUTS, AXES)
         torch.onnx.export(model, arguments, str(unfinished), dynamo=False, dynamic_axes=axes, **common)
     unfinished.replace(path)
 

@@ -56,7 +56,15 @@ CPU = (
 )
 """What follows is text: the C printer and the weight packer of compiler/backends/cpu."""
 
-PIPELINES: dict[str, tuple[Stage, ...]] = {"fpga": FPGA, "cpu": CPU}
+GPU = (
+    Stage("import"),
+    Stage("fuse", ("hpcc-fuse", 'hpcc-partition{{kind="gpu"}}')),
+    Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}" kind="gpu"}}',)),
+    Stage("tile", ('hpcc-tile-gpu{{target="{target}" precision="{precision}"}}',)),
+)
+"""What follows is text: the Triton printer and the weight packer of compiler/backends/gpu."""
+
+PIPELINES: dict[str, tuple[Stage, ...]] = {"fpga": FPGA, "cpu": CPU, "gpu": GPU}
 
 UPSTREAM: dict[str, str] = {
     "linalg": "hpcc-lower-linalg",
@@ -86,6 +94,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "hpcc-encode-storage": ("compiler.passes.encode_storage", "EncodeStoragePass"),
     "hpcc-tile": ("compiler.passes.tile", "TilePass"),
     "hpcc-tile-cpu": ("compiler.passes.tile_cpu", "TileCpuPass"),
+    "hpcc-tile-gpu": ("compiler.passes.tile_gpu", "TileGpuPass"),
     "hpcc-schedule": ("compiler.passes.schedule", "SchedulePass"),
     "hpcc-emit": ("compiler.passes.emit", "EmitPass"),
     "hpcc-lower-linalg": ("compiler.passes.lower_linalg", "LowerLinalgPass"),

@@ -17,6 +17,7 @@ DIALECTS: dict[str, tuple[str, str]] = {
     "hpcc_tile": ("compiler.dialects.tile", "TILE"),
     "hpcc_isa": ("compiler.dialects.isa", "ISA"),
     "hpcc_cpu": ("compiler.dialects.cpu", "CPU"),
+    "hpcc_gpu": ("compiler.dialects.gpu", "GPU"),
 }
 
 

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from compiler.tools.compiled import Compiled
     from compiler.tools.cpu_session import CpuCompiled
     from compiler.tools.exploring.run import Explored
+    from compiler.tools.gpu_session import GpuCompiled
     from compiler.tools.pruning.session import Pruned
     from runtime.buckets import BucketProgram
     from runtime.cpu.program import CpuProgram
+    from runtime.gpu.program import GpuProgram
     from runtime.inference_session import InferenceSession
     from runtime.program import Program
     from runtime.simulated import Simulated
@@ -49,15 +51,15 @@ def compile(
     inputs: AnyPath | Mapping[str, NDArray[Any]] | None = None,
     output: AnyPath | None = None,
     verify: bool = True,
-) -> Compiled | CpuCompiled:
-    """Compile an .onnx file or a torch.nn.Module for a target (a shipped name or a .toml file), simulate it (for a CPU:
-    run it) and verify the results.
+) -> Compiled | CpuCompiled | GpuCompiled:
+    """Compile an .onnx file or a torch.nn.Module for a target (a shipped name or a .toml file), simulate it (for a CPU or
+    a GPU: run it) and verify the results.
 
     A module goes through torch.export with `example_inputs`, tensors in the order of its arguments or by their names, whose
     shapes the program then has; the extra `export` is needed for it.
     `shapes` binds inputs by name, as `--shape`; `sparsity` is a specification as for `--sparsity`, None changes no
-    weight; `precision` is "fp32" or "int8", as `--precision`; `storage` overrules the choice of storage formats,
-    as `--storage`; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one
+    weight; `precision` is "fp32", "fp16", "bf16" or "int8", as `--precision`; `storage` overrules the choice of storage
+    formats, as `--storage`; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one
     batch up. The bundle is written to `output`, nowhere if that is None. The result has
     `program`, `report`, `run_report`, `outputs` (those of `inputs`, by name), `run` and `save`.
 
@@ -184,7 +186,7 @@ def explore(
     return search(options)
 
 
-def load(bundle: AnyPath) -> Program | CpuProgram | BucketProgram:
+def load(bundle: AnyPath) -> Program | CpuProgram | GpuProgram | BucketProgram:
     """The program of a bundle folder, checked, ready to `run`. Needs no compiler. Raises InputError if it is damaged.
 
     A bundle of several shapes gives a program whose `run` also returns which of them it took.
@@ -197,7 +199,7 @@ def load(bundle: AnyPath) -> Program | CpuProgram | BucketProgram:
 
 
 def simulate(
-    program: AnyPath | Program | CpuProgram | BucketProgram, inputs: Mapping[str, NDArray[Any]] | None = None
+    program: AnyPath | Program | CpuProgram | GpuProgram | BucketProgram, inputs: Mapping[str, NDArray[Any]] | None = None
 ) -> Simulated:
     """The cycles of a program for an accelerator, and with `inputs` (arrays by name, the first axis counts samples) its
     outputs; without, nothing is computed. `program` is a bundle folder or what `load` gives.

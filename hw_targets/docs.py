@@ -11,7 +11,7 @@ from hw_targets import resources, sizing
 from hw_targets.catalogue import FOLDER, target_files
 from hw_targets.cpu import ISAS
 from hw_targets.load import load_any_target, load_target, parse_form, sources_of
-from hw_targets.schema import CpuTargetFile, TargetFile
+from hw_targets.schema import CpuTargetFile, GpuTargetFile, TargetFile
 from hw_targets.target import Target
 
 PAGE = FOLDER.parent / "docs" / "TARGETS.md"
@@ -83,7 +83,7 @@ def page() -> str:
         depths=", ".join(map(str, sizing.MULTIPLIER_CHOICES)),
         worthwhile=sizing.WORTHWHILE,
     )
-    sections = [introduction, _boards(), _model(), _keys(), _cpus(), *(_target(name) for name in target_files())]
+    sections = [introduction, _boards(), _model(), _keys(), _cpus(), GPU, *(_target(name) for name in target_files())]
     return "\n".join(sections)
 
 
@@ -223,6 +223,14 @@ what is made of it.
 """
 
 
+GPU = """## GPUs
+
+`kind = "gpu"` describes what `[gpu]` lists: CUDA's compute capability, the multiprocessors, the bytes of shared memory and
+second-level cache, the bandwidth, and dense peak rates by precision. They size tiles, choose kernels and give the bounds
+that reports call estimated. A file of your own works as above. GPU.md tells what is made of it.
+"""
+
+
 def _cpus() -> str:
     rows = (f"| `{i.name}` | {i.floats} | {i.tile} | {i.panel} | `{' '.join(i.flags)}` |" for i in ISAS.values())
     return CPU.format(rows="\n".join(rows))
@@ -233,6 +241,8 @@ def _target(name: str) -> str:
     form = parse_form(path.read_text(encoding="utf-8"), where=name)
     if isinstance(form, CpuTargetFile):
         return _cpu(form)
+    if isinstance(form, GpuTargetFile):
+        return _gpu(form)
     target = load_target(name)
     lines = [f"## {target.name}", "", f"{target.summary}.", ""]
     lines += [f"* {line}" for line in target.explain()]
@@ -246,6 +256,13 @@ def _cpu(form: CpuTargetFile) -> str:
     lines = [f"## {form.name}", "", f"{form.summary}.", "", "| number | value | source |", "|---|---|---|"]
     values = {"cpu.l1_bytes": form.cpu.l1_bytes.value, "cpu.l2_bytes": form.cpu.l2_bytes.value}
     lines += [f"| `{key}` | {values[key]:,} | {source} |" for key, source in sources_of(form)]
+    return "\n".join([*lines, ""])
+
+
+def _gpu(form: GpuTargetFile) -> str:
+    lines = [f"## {form.name}", "", f"{form.summary}.", "", "| number | value | source |", "|---|---|---|"]
+    for key, source in sources_of(form):
+        lines.append(f"| `{key}` | {getattr(form.gpu, key.removeprefix('gpu.')).value:,} | {source} |")
     return "\n".join([*lines, ""])
 
 

@@ -16,7 +16,18 @@ from hw_targets import resources, sizing
 from hw_targets.catalogue import plugin_files, target_files
 from hw_targets.cpu import HOST, CpuTarget, detect_cache, detect_isa
 from hw_targets.errors import InfeasibleError, InputError, UsageError
-from hw_targets.schema import FORMS, AcceleratorTable, Count, CpuTargetFile, Quantity, ResourceTable, TargetFile
+from hw_targets.gpu import GpuTarget
+from hw_targets.schema import (
+    FORMS,
+    AcceleratorTable,
+    AnyTargetFile,
+    Count,
+    CpuTargetFile,
+    GpuTargetFile,
+    Quantity,
+    ResourceTable,
+    TargetFile,
+)
 from hw_targets.target import (
     Accelerator,
     Clock,
@@ -29,6 +40,8 @@ from hw_targets.target import (
     Target,
     Workload,
 )
+
+AnyTarget = Target | CpuTarget | GpuTarget
 
 UNSIZED = Accelerator(1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1)
 
@@ -44,7 +57,7 @@ def load_target(name_or_path: str | Path, workload: Workload | None = None) -> T
     return target
 
 
-def load_any_target(name_or_path: str | Path, workload: Workload | None = None) -> Target | CpuTarget:
+def load_any_target(name_or_path: str | Path, workload: Workload | None = None) -> AnyTarget:
     """The target of a name, or of a .toml file (anything with a slash or the suffix .toml is a path).
 
     Raises UsageError for an unknown name or a missing file, InputError for a file with a wrong content, and
@@ -64,7 +77,7 @@ def load_any_target(name_or_path: str | Path, workload: Workload | None = None) 
     return load_target_file(shipped[text], workload)
 
 
-def load_target_file(path: Path, workload: Workload | None = None) -> Target | CpuTarget:
+def load_target_file(path: Path, workload: Workload | None = None) -> AnyTarget:
     """The target of a .toml file; see load_any_target."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -83,11 +96,13 @@ def parse_target(text: str, *, where: str, workload: Workload | None = None) -> 
     return target
 
 
-def parse_any_target(text: str, *, where: str, workload: Workload | None = None) -> Target | CpuTarget:
+def parse_any_target(text: str, *, where: str, workload: Workload | None = None) -> AnyTarget:
     """The target of a TOML text; `where` names it in errors."""
     form = parse_form(text, where=where)
     if isinstance(form, CpuTargetFile):
         return _cpu(form, where)
+    if isinstance(form, GpuTargetFile):
+        return _gpu(form)
     try:
         return _sized(form, workload)
     except InfeasibleError as error:
@@ -95,7 +110,7 @@ def parse_any_target(text: str, *, where: str, workload: Workload | None = None)
         raise
 
 
-def parse_form(text: str, *, where: str) -> TargetFile | CpuTargetFile:
+def parse_form(text: str, *, where: str) -> AnyTargetFile:
     """A TOML text as the form of its kind; nothing is sized or detected yet."""
     try:
         document = tomllib.loads(text)
@@ -132,6 +147,26 @@ def _cpu(form: CpuTargetFile, where: str) -> CpuTarget:
         isa, l1, l2 = detect_isa(where), detect_cache(1, l1), detect_cache(2, l2)
         sources = tuple((key, "detected") for key, _ in sources)
     return CpuTarget(form.name, form.kind, form.summary, isa, l1, l2, sources)
+
+
+def _gpu(form: GpuTargetFile) -> GpuTarget:
+    gpu = form.gpu
+    return GpuTarget(
+        name=form.name,
+        kind=form.kind,
+        summary=form.summary,
+        capability=gpu.capability,
+        multiprocessors=gpu.multiprocessors.value,
+        block_shared_bytes=gpu.block_shared_bytes.value,
+        shared_bytes=gpu.shared_bytes.value,
+        l2_bytes=gpu.l2_bytes.value,
+        memory_gbytes_per_s=gpu.memory_gbytes_per_s.value,
+        fp32_tflops=gpu.fp32_tflops.value,
+        fp16_tflops=gpu.fp16_tflops.value,
+        int8_tops=gpu.int8_tops.value,
+        sparse_speedup=gpu.sparse_speedup.value,
+        sources=tuple(sources_of(form)),
+    )
 
 
 def _number(value: int | str) -> int | None:

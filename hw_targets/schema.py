@@ -237,15 +237,40 @@ class CpuTargetFile(Strict):
     cpu: CpuTable
 
 
-FORMS: dict[str, type[TargetFile | CpuTargetFile]] = {"fpga": TargetFile, "cpu": CpuTargetFile}
+class GpuTable(Strict):
+    """[gpu]: CUDA's compute capability, times ten; bytes of shared memory that a block and a multiprocessor have; 1e12
+    operations per second of dense products, and how much faster those of a 2:4 weight are."""
+
+    capability: Literal[80, 90]
+    multiprocessors: PositiveCount
+    block_shared_bytes: PositiveCount
+    shared_bytes: PositiveCount
+    l2_bytes: PositiveCount
+    memory_gbytes_per_s: Quantity
+    fp32_tflops: Quantity
+    fp16_tflops: Quantity
+    int8_tops: Quantity
+    sparse_speedup: Quantity
+
+
+class GpuTargetFile(Strict):
+    """A description of a GPU."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    kind: Literal["gpu"]
+    summary: str
+    gpu: GpuTable
+
+
+AnyTargetFile = TargetFile | CpuTargetFile | GpuTargetFile
+
+FORMS: dict[str, type[AnyTargetFile]] = {"fpga": TargetFile, "cpu": CpuTargetFile, "gpu": GpuTargetFile}
 """The form of a file by its `kind`."""
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a target file of any kind."""
-    return TypeAdapter[TargetFile | CpuTargetFile](
-        Annotated[TargetFile | CpuTargetFile, Field(discriminator="kind")]
-    ).json_schema()
+    return TypeAdapter[AnyTargetFile](Annotated[AnyTargetFile, Field(discriminator="kind")]).json_schema()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ PERCENTILE = 0.9
 
 def main_run(arguments: Sequence[str] | None = None) -> int:
     """`hpcc-run`: exit status."""
-    parser = Parser(prog="hpcc-run", description="Run a compiled program, on the simulator or on this CPU.")
+    parser = Parser(prog="hpcc-run", description="Run a compiled program, on the simulator, on this CPU or on a GPU.")
     parser.add_argument("bundle", type=Path, help="folder written by hpcc")
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input name, first axis samples")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.npz", help="where the outputs go")
@@ -73,7 +73,7 @@ def main_objdump(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> None:
     from runtime.buckets import is_bucket_bundle
-    from runtime.cpu.manifest import is_cpu_bundle
+    from runtime.cpu.manifest import kind_of
 
     if options.repeat < 1:
         raise UsageError("HPCC2601", f"--repeat {options.repeat} is not at least 1")
@@ -86,8 +86,13 @@ def _run(options: argparse.Namespace) -> None:
         if getattr(options, name) is not None:
             message = f"--{name} says which vectors are dumped"
             raise UsageError("HPCC2608", message, hint=f"--dump-vectors DIR --{name} {getattr(options, name)}")
-    if is_cpu_bundle(options.bundle):
+    kind = kind_of(options.bundle)
+    if kind == "cpu":
         _run_cpu(options)
+    elif kind == "gpu":
+        from runtime.gpu.commands import run
+
+        run(options)
     elif is_bucket_bundle(options.bundle):
         _run_buckets(options)
     else:
@@ -116,14 +121,14 @@ def _run_simulated(options: argparse.Namespace) -> None:
 def _dump_vectors(options: argparse.Namespace) -> None:
     """Run once, and write what the instructions read and wrote."""
     from runtime.buckets import is_bucket_bundle
-    from runtime.cpu.manifest import is_cpu_bundle
+    from runtime.cpu.manifest import kind_of
     from runtime.program import Program
     from runtime.vectors import Group, Selection, dump, parse_group, parse_range
 
     if options.timing_only or options.output is not None or options.repeat != 1:
         message = "--dump-vectors runs once and writes vectors alone"
         raise UsageError("HPCC2608", message, hint="leave --timing-only, --repeat and -o out")
-    if is_cpu_bundle(options.bundle) or is_bucket_bundle(options.bundle):
+    if kind_of(options.bundle) in ("cpu", "gpu") or is_bucket_bundle(options.bundle):
         message = "vectors are dumped of one program of an accelerator"
         raise UsageError("HPCC2608", message, where=str(options.bundle), hint="of several shapes take one below buckets/")
     first, last = parse_range(options.instructions or ":")
@@ -211,7 +216,7 @@ def _run_cpu(options: argparse.Namespace) -> None:
         import numpy as np
 
         random = np.random.default_rng(0)
-        inputs = {e.name: _made_up(e, program.id_limits.get(e.name, 2), random) for e in program.manifest.model_inputs}
+        inputs = {e.name: made_up(e, program.id_limits.get(e.name, 2), random) for e in program.manifest.model_inputs}
         print(f"note: no --inputs: made up {', '.join(inputs)} from names and types", file=sys.stderr)
     else:
         inputs = read_npz(options.inputs)
@@ -321,10 +326,10 @@ def made_up_inputs(program: Program, seed: int = 0) -> Arrays:
 
     random = np.random.default_rng(seed)
     limits = program.id_limits
-    return {entry.name: _made_up(entry, limits.get(entry.name, 2), random) for entry in program.manifest.model_inputs}
+    return {entry.name: made_up(entry, limits.get(entry.name, 2), random) for entry in program.manifest.model_inputs}
 
 
-def _made_up(entry: TensorEntry, limit: int, random: np.random.Generator) -> NDArray[Any]:
+def made_up(entry: TensorEntry, limit: int, random: np.random.Generator) -> NDArray[Any]:
     import numpy as np
 
     if "mask" in entry.name:
@@ -419,10 +424,16 @@ def _dump(options: argparse.Namespace) -> None:
     from hw_targets.asm import disassemble
     from runtime.buckets import is_bucket_bundle
     from runtime.bundle import load_bundle
-    from runtime.cpu.manifest import is_cpu_bundle
+    from runtime.cpu.manifest import kind_of
 
-    if is_cpu_bundle(options.bundle):
+    kind = kind_of(options.bundle)
+    if kind == "cpu":
         print(cpu_sections(options.bundle))
+        return
+    if kind == "gpu":
+        from runtime.gpu.commands import sections as gpu_sections
+
+        print(gpu_sections(options.bundle))
         return
     if is_bucket_bundle(options.bundle):
         print(bucket_sections(options.bundle))

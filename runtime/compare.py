@@ -148,7 +148,7 @@ def _expect_one_model(first: tuple[str, Document, Document], second: tuple[str, 
 
 def _whole(name: str, report: Document, run: Document) -> Whole:
     memory, latency = report["memory"], run["latency"]
-    simulated = report["target"]["kind"] != "cpu"
+    simulated = report["target"]["kind"] == "fpga"
     entry = latency["accelerator_ms" if simulated else "device_ms"]
     known = entry["source"] != "not run"
     return Whole(
@@ -165,7 +165,7 @@ def _whole(name: str, report: Document, run: Document) -> Whole:
 
 
 def _layers(report: Document, run: Document) -> dict[str, Side]:
-    if report["target"]["kind"] == "cpu":
+    if report["target"]["kind"] != "fpga":
         times = {row["name"]: float(row["ms"]) for row in run["layers"]}
         return {
             layer["name"]: Side(

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from hw_targets.errors import InputError, UsageError
 from runtime.buckets import BucketProgram, is_bucket_bundle
-from runtime.cpu.manifest import is_cpu_bundle
+from runtime.cpu.manifest import kind_of
 from runtime.cpu.program import CpuProgram
+from runtime.gpu.program import GpuProgram
 from runtime.manifest import TensorEntry
 from runtime.program import Program
 
@@ -39,11 +40,20 @@ TYPES: Mapping[str, str] = {
 }
 
 
-def open_program(path: Path, threads: int = 0) -> Program | CpuProgram | BucketProgram:
+AnyProgram = Program | CpuProgram | GpuProgram | BucketProgram
+
+
+def open_program(path: Path, threads: int = 0) -> AnyProgram:
     """The program of a bundle folder of any kind. Raises InputError for a damaged one."""
     if is_bucket_bundle(path):
         return BucketProgram.load(path, threads)
-    return (CpuProgram if is_cpu_bundle(path) else Program).load(path, threads=threads)
+    match kind_of(path):
+        case "cpu":
+            return CpuProgram.load(path, threads)
+        case "gpu":
+            return GpuProgram.load(path, threads)
+        case _:
+            return Program.load(path, threads=threads)
 
 
 @dataclass(frozen=True)
@@ -162,10 +172,10 @@ class InferenceSession:
         raise UsageError("HPCC2054", "a bundle runs on the target it was compiled for", hint="compile it for another")
 
 
-def _borders(program: Program | CpuProgram | BucketProgram) -> tuple[Sequence[TensorEntry], Sequence[TensorEntry], set[int]]:
+def _borders(program: AnyProgram) -> tuple[Sequence[TensorEntry], Sequence[TensorEntry], set[int]]:
     """Inputs, outputs, and the axes whose size is free: all take any batch, those with several lengths those too."""
     if isinstance(program, BucketProgram):
         manifest = program.program(program.largest.name).manifest
         return manifest.model_inputs, manifest.model_outputs, {0, 1}
-    free = {0, 1} if isinstance(program, CpuProgram) else {0}
+    free = {0, 1} if isinstance(program, CpuProgram | GpuProgram) else {0}
     return program.manifest.model_inputs, program.manifest.model_outputs, free

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from hw_targets.errors import UsageError
 from runtime.buckets import BucketProgram
-from runtime.cpu.program import CpuProgram
-from runtime.inference_session import open_program
+from runtime.inference_session import AnyProgram, open_program
 from runtime.ledger import LayerCycles, Roofline
 from runtime.program import Program
 
@@ -33,10 +32,10 @@ class Simulated:
 
 
 def simulate_program(
-    source: str | PathLike[str] | Program | CpuProgram | BucketProgram, inputs: Mapping[str, NDArray[Any]] | None = None
+    source: str | PathLike[str] | AnyProgram, inputs: Mapping[str, NDArray[Any]] | None = None
 ) -> Simulated:
     """See `hpcc.simulate`. Of a bundle of several shapes the smallest that holds the inputs, without inputs the largest."""
-    program = source if isinstance(source, Program | BucketProgram | CpuProgram) else open_program(Path(source))
+    program = source if isinstance(source, AnyProgram) else open_program(Path(source))
     outputs: Mapping[str, NDArray[Any]] = {}
     if isinstance(program, BucketProgram):
         entry = program.largest
@@ -44,7 +43,7 @@ def simulate_program(
             entry, result = program.run({name: np.asarray(array) for name, array in inputs.items()})
             outputs = result.outputs
         program = program.program(entry.name)
-    elif not isinstance(program, CpuProgram):
+    elif isinstance(program, Program):
         outputs = {} if inputs is None else program.run(inputs).outputs
     else:
         message = f"{type(program).__name__} has no cycles to count: it runs and is measured"

@@ -33,9 +33,8 @@ BEFORE, BETWEEN, AFTER = "before", "between", "after"
 
 FOLLOWS = "it follows a node that runs on the host"
 
-
-CPU_BIAS = "the CPU kernels add no bias to the scores of an attention"
-
+NO_BIAS = {kind: f"the {kind.upper()} kernels add no bias to the scores of an attention" for kind in ("cpu", "gpu")}
+"""Why a biased attention runs on the host, by the kinds of targets that run steps; those have one device part."""
 
 TOO_FEW = "too few products follow it to go back to the accelerator for"
 UNNAMED = "what crosses to the host behind it has no name in the ONNX graph"
@@ -56,7 +55,7 @@ def host_reason(op: Operation, kind: str = "fpga") -> str | None:
         case nn.ConcatOp():
             return None if is_token_concat(op) else "only tokens of one width are concatenated on the accelerator"
         case nn.AttentionOp():
-            return CPU_BIAS if op.bias is not None and kind == "cpu" else None
+            return NO_BIAS.get(kind) if op.bias is not None else None
         case nn.ReshapeOp():
             return None if is_f32(op.x) else "only fp32 tensors are reshaped on the accelerator"
         case nn.BinaryOp():
@@ -124,7 +123,7 @@ class Plan:
         """Every operation as early as it can run; device parts that do not pay become host work; host work that the device
         does not wait for is done at the end. Of the device's parts only so many are made as the ONNX graph has names for
         what crosses the borders."""
-        self._assign_parts(1 if self.kind == "cpu" else None)
+        self._assign_parts(1 if self.kind in NO_BIAS else None)
         for most in range(len(self.parts) - 1, -1, -1):
             if self._borders_have_names():
                 break

@@ -16,7 +16,7 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.utils.exceptions import VerifyException
 
-from compiler.dialects import cpu, isa, nn, tile
+from compiler.dialects import cpu, gpu, isa, nn, tile
 from hw_targets.errors import InputError, UsageError
 
 COMMON: tuple[type[Operation], ...] = (ModuleOp, FuncOp, ReturnOp)
@@ -115,7 +115,9 @@ CPU_RULES: dict[str, Rule] = {
     "tile": Rule((*DATA, nn.DequantizeOp, *cpu.CPU.operations)),
 }
 
-RULES_OF: dict[str, dict[str, Rule]] = {"fpga": RULES, "cpu": CPU_RULES}
+GPU_RULES: dict[str, Rule] = {**CPU_RULES, "tile": Rule((*DATA, nn.DequantizeOp, *gpu.GPU.operations))}
+
+RULES_OF: dict[str, dict[str, Rule]] = {"fpga": RULES, "cpu": CPU_RULES, "gpu": GPU_RULES}
 """The rules of each target kind's stages."""
 
 

@@ -359,6 +359,10 @@ CPU_ROWS = 4
 """Rows that share their inputs in the `hp:S` of CPUs: four broadcast weights use every vector of inputs they load."""
 
 
+GPU_ROWS = 64
+"""Rows that share their inputs in the `hp:S` of GPUs: a tile of results of a thread block reads only the inputs it keeps."""
+
+
 def _closest_shape(text: str, kind: str) -> HP:
     """`hp:S`: the legal shape whose sparsity is closest to S; of two equally close ones the sparser."""
     try:
@@ -368,13 +372,13 @@ def _closest_shape(text: str, kind: str) -> HP:
             f"hp:{text} is neither a sparsity nor a full form",
             hint="as in hp:0.75 or hp:rows=64,window=32,keep=16,fine=2:4",
         ) from None
-    if kind not in ("fpga", "cpu"):
+    if kind not in ("fpga", "cpu", "gpu"):
         raise UsageError(
             "HPCC2204", f"hp:{text} has no list of shapes for targets of kind {kind!r}", hint="write the full form"
         )
     if not Fraction(1, 2) <= asked < 1:
         hint = "below 0.5 take nm:3:4 (25 % zeros) or dense" if asked < 1 else "it is a share of zeros, as in hp:0.75"
         raise UsageError("HPCC2204", f"hp:{text}: the sparsity of hp lies from 0.5 to below 1", hint=hint)
-    if kind == "cpu":
-        return HP(CPU_ROWS, "in", 1 - asked)
+    if kind in ("cpu", "gpu"):
+        return HP(CPU_ROWS if kind == "cpu" else GPU_ROWS, "in", 1 - asked)
     return min(FPGA_SHAPES, key=lambda p: (abs(Fraction(p.sparsity) - asked), -p.sparsity))

@@ -28,7 +28,7 @@ def write_bundle(
     hosts: list[HostSegment],
 ) -> CpuManifest:
     """Write all but the library and the reports into a bundle in the making. `borders` are the library's tensors."""
-    entries, files = host_entries([_of_any_length(segment) for segment in hosts])
+    entries, files = host_entries([of_any_length(segment) for segment in hosts])
     before = [entry for entry, segment in entries if segment.when == "before"]
     after = [entry for entry, segment in entries if segment.when == "after"]
     contents: dict[str, bytes | memoryview] = {
@@ -70,7 +70,7 @@ def add_library(room: Room, compiler: CCompiler) -> None:
     room.write(BUILD, build.model_dump_json(indent=1) + "\n")
 
 
-def _of_any_length(segment: HostSegment) -> HostSegment:
+def of_any_length(segment: HostSegment) -> HostSegment:
     """The host's part without the compiled batch and length at its borders: the library takes shorter ones too."""
     model = onnx.ModelProto()
     model.CopyFrom(segment.model)

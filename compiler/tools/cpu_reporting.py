@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from compiler.backends.cpu.printer import CModel, LinearFacts
+from compiler.backends.cpu.packing import Packed
+from compiler.backends.cpu.printer import CModel
+from compiler.backends.image import LinearFacts
 from compiler.dialects.cpu import Kernel
 from compiler.passes.sparsify import PRUNABLE, PruningSummary
 from compiler.sparsity.base import Dense, Pattern
@@ -118,7 +120,9 @@ def _layers(model: CModel, pruning: PruningSummary, asked: Pattern | None) -> li
     return rows
 
 
-def _linear_row(linear: LinearFacts, columns: int, zeros: int, left: bool, asked: Pattern | None) -> forms.CpuLayerPart:
+def _linear_row(
+    linear: LinearFacts[Packed], columns: int, zeros: int, left: bool, asked: Pattern | None
+) -> forms.CpuLayerPart:
     count, packed = linear.outs * linear.ins, linear.packed
     reason = reason_of(linear, zeros, left, asked)
     columns = columns if linear.per_token else 1
@@ -139,7 +143,7 @@ def _linear_row(linear: LinearFacts, columns: int, zeros: int, left: bool, asked
     )
 
 
-def reason_of(linear: LinearFacts, zeros: int, left: bool, asked: Pattern | None) -> forms.CpuReason:
+def reason_of(linear: LinearFacts[Packed], zeros: int, left: bool, asked: Pattern | None) -> forms.CpuReason:
     """Why this layer got the speed-up it got, or why not more. `asked` is None where patterns were looked for."""
     if not zeros:
         if asked is None or isinstance(asked, Dense):
@@ -158,7 +162,7 @@ def reason_of(linear: LinearFacts, zeros: int, left: bool, asked: Pattern | None
             return forms.CpuReason.PICKED if _little_padding(linear, zeros) else forms.CpuReason.UNEVEN
 
 
-def _little_padding(linear: LinearFacts, zeros: int) -> bool:
+def _little_padding(linear: LinearFacts[Packed], zeros: int) -> bool:
     return linear.packed.multiplied <= SHARED * (linear.outs * linear.ins - zeros)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,33 +12,28 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import ModuleOp, TensorType
 
 from compiler.backends.cpu.build import CCompiler, find_compiler
 from compiler.backends.cpu.printer import CModel, print_c
-from compiler.module import main_function, names_of
-from compiler.passes.sparsify import PruningSummary, pruning_summary
-from compiler.pipelines import Stage
 from compiler.tools.baseline import COMPARISON, baseline_section, comparison_text, print_comparison
 from compiler.tools.compiled import raise_if_wrong
 from compiler.tools.cpu_packaging import add_library, write_bundle
 from compiler.tools.cpu_report import CpuReport, CpuRunReport
 from compiler.tools.cpu_reporting import CpuRunFacts, build_cpu_report, build_cpu_run_report
 from compiler.tools.cpu_summary import print_cpu_summary
-from compiler.tools.model_facts import NUMPY_DTYPES
 from compiler.tools.options import Options
 from compiler.tools.reference import token_rows
 from compiler.tools.report import text_of
-from compiler.tools.session import Session
+from compiler.tools.steps_session import StepsSession
 from compiler.tools.stepwise import FLOAT_LIMIT
 from hw_targets.cpu import CpuTarget
 from hw_targets.errors import UsageError
+from runtime.batches import BatchResult
 from runtime.bundle import Room
 from runtime.compare import Difference
 from runtime.cpu.bundle import load_cpu_bundle
-from runtime.cpu.program import CpuProgram, CpuRunResult
+from runtime.cpu.program import CpuProgram
 from runtime.html.report import report_page
-from runtime.manifest import TensorEntry
 
 Array = NDArray[Any]
 ROUNDS = 5
@@ -61,7 +55,7 @@ class CpuCompiled:
     scratch: Any = None
     """The temporary folder that holds the bundle, if nothing was to be written."""
 
-    def run(self, inputs: Mapping[str, Array]) -> CpuRunResult:
+    def run(self, inputs: Mapping[str, Array]) -> BatchResult:
         """Run samples of any number and of any length up to the compiled one. Raises InputError for what does not fit."""
         return self.program.run(inputs)
 
@@ -76,7 +70,7 @@ class CpuCompiled:
         raise_if_wrong(self.failure, bundle)
 
 
-class CpuSession(Session):
+class CpuSession(StepsSession):
     """The state of one run for a CPU; see Session."""
 
     program_forms: ClassVar[tuple[str, ...]] = ("c", "program")
@@ -85,47 +79,20 @@ class CpuSession(Session):
     def __init__(self, options: Options, target: CpuTarget) -> None:
         super().__init__(options, target)
         self.cpu = target
-        self.pruning = PruningSummary(())
         self.compiler: CCompiler | None = None
-        if options.timing_only:
-            message = "--timing-only counts cycles of an accelerator"
-            raise UsageError("HPCC2603", message, hint="leave it out: a CPU program is run and measured")
 
     def _check_precision(self) -> None:
         assert isinstance(self.machine, CpuTarget)
+        if self.precision not in ("fp32", "int8"):
+            super()._check_precision()
         if self.precision == "int8" and not self.machine.instructions.has_bytes:
             message = f"target {self.machine.name!r} ({self.machine.isa}) has no instruction for int8 products"
             raise UsageError("HPCC2019", message, hint="--precision fp32, or --target cpu-avx512-vnni")
-
-    def compile(self) -> CpuCompiled:
-        """The program with its reports, run and verified as the options ask; a bundle only where they name one.
-
-        Raises VerificationError where the results are wrong; the bundle is kept for a look.
-        """
-        start = self._load()
-        self._stages(start, self.stage_names[-1])
-        if self.options.output is not None:
-            compiled = self._compiled_to(Path(self.options.output), None)
-            compiled.raise_if_wrong(Path(self.options.output))
-            return compiled
-        scratch = tempfile.TemporaryDirectory(prefix="hpcc-")
-        compiled = self._compiled_to(Path(scratch.name) / "model.hpcc", scratch)
-        compiled.raise_if_wrong(None)
-        return compiled
 
     def _load(self) -> str:
         if self.options.makes_program:
             self.compiler = find_compiler(self.cpu.instructions)  # before anything slow: it may be missing
         return super()._load()
-
-    def _after_stage(self, stage: Stage, module: ModuleOp) -> None:
-        super()._after_stage(stage, module)
-        if stage.name == "sparsify":
-            self.pruning = pruning_summary(module)
-
-    def _after_load(self, stage: str) -> None:
-        if stage == "sparsify":
-            self.pruning = pruning_summary(self.module)
 
     def _produce(self, output: Path) -> int:
         if self.options.emit == "c":
@@ -153,8 +120,9 @@ class CpuSession(Session):
     def _compiled_to(self, output: Path, scratch: Any) -> CpuCompiled:
         """Write the bundle, built, run and verified unless the options stop before."""
         model = self._print_c()
+        borders = self._borders(model.outputs, model.output_shapes)
         with Room(output) as room:
-            manifest = write_bundle(room, model, self._borders(model), self.cpu, self._facts(), self.hosts)
+            manifest = write_bundle(room, model, borders, self.cpu, self._facts(), self.hosts)
             self._build(room)
             bundle = load_cpu_bundle(room.folder)
             report = build_cpu_report(model, manifest, self.cpu, self.precision, self.samples, self.asked, self.pruning)
@@ -177,17 +145,6 @@ class CpuSession(Session):
             bundle = replace(bundle, folder=room.folder)
         program = CpuProgram(bundle) if ran is None else ran.moved_to(bundle)
         return CpuCompiled(program, report, run_report, outputs, run.failed, comparison, scratch)
-
-    def _borders(self, model: CModel) -> dict[str, TensorEntry]:
-        """The library's tensors by name, with the compiled shapes."""
-        function = main_function(self.module)
-        entries: dict[str, TensorEntry] = {}
-        for name, type in zip(names_of(function, "input_names"), function.body.block.arg_types, strict=True):
-            assert isinstance(type, TensorType)
-            entries[name] = TensorEntry(name=name, dtype=NUMPY_DTYPES[str(type.element_type)], shape=tuple(type.get_shape()))
-        for name, shape in zip(model.outputs, model.output_shapes, strict=True):
-            entries[name] = TensorEntry(name=name, dtype="float32", shape=shape)
-        return entries
 
     def _build(self, room: Room) -> None:
         assert self.compiler is not None

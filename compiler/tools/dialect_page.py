@@ -18,6 +18,7 @@ from xdsl.irdl import (
 )
 from xdsl.passes import ModulePass
 
+from compiler.dialects import steps
 from compiler.pipelines import PASSES, PIPELINES, UPSTREAM, load_pass
 from compiler.universe import HPCC_UNIVERSE
 
@@ -81,7 +82,7 @@ def _operation(operation: type[Operation]) -> list[str]:
         lines += [
             "",
             "```",
-            f"{operation.name} {operation.__dict__['assembly_format']}",
+            f"{operation.name} {operation.assembly_format}",
             "```",
         ]
     lines.append("")
@@ -117,9 +118,11 @@ def _default(value: object) -> str:
 
 
 def _paragraphs(thing: type[Operation] | type[Attribute]) -> str:
-    """The docstring of a definition itself, not one that it inherits."""
+    """The docstring of a definition, or of the step of compiler/dialects/steps.py that it names."""
     own = thing.__dict__.get("__doc__")
-    return inspect.cleandoc(own) if own else ""
+    shared = (base.__doc__ for base in thing.__mro__ if base.__module__ == steps.__name__)
+    text = own or next((text for text in shared if text), None)
+    return inspect.cleandoc(text) if text else ""
 
 
 def _one_line(thing: type[Attribute]) -> str:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 STAGES = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit")
 UPSTREAM_FORMS = ("linalg", "iree", "sparse-tensor")
 """Whole models in MLIR's own dialects; no target is needed."""
-EMIT_FORMS = (*STAGES, "asm", "c", "program", *UPSTREAM_FORMS)
+EMIT_FORMS = (*STAGES, "asm", "c", "triton", "program", *UPSTREAM_FORMS)
 """Of all kinds of targets; what a kind does not have is refused once the target is known."""
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 PLACES = ("recipe", "inputs", "text", "tokenizer", "length_histogram", "baseline", "output", "dump_stages")
 """Options that name a file or a folder. An empty name would be the working directory, or what an unset variable left."""
 
@@ -35,7 +35,7 @@ class Options:
     recipe: str | None = None
     """A file that says which pattern each layer gets, in the place of `sparsity`."""
     precision: str | None = None
-    """None is the one of the target's kind: int8 for an FPGA, fp32 for a CPU."""
+    """None is the one of the target's kind: int8 for an FPGA, fp32 for a CPU, fp16 for a GPU."""
     storage: str = "auto"
     """The storage format of the weights that it can hold; auto takes the best of each."""
     inputs: str | Mapping[str, NDArray[Any]] | None = None

@@ -140,9 +140,11 @@ def distance(
     *,
     rtol: float = 0.0,
     atol: float | None = None,
+    relative_l2: float = RELATIVE_L2,
     made_up: bool = False,
 ) -> Distance:
-    """Distance of a float result from its reference; integers must be equal.
+    """Distance of a float result from its reference; integers must be equal. `relative_l2` is the limit that DESIGN has for
+    integer arithmetic, other arithmetic has others.
 
     With `atol` the criterion is |got - wanted| <= atol + rtol |wanted| everywhere instead of DESIGN's limits. Of made-up
     inputs the tokens' mean cosine is judged, not the worst: about one in 150 random tokens of a trained model lies where
@@ -159,7 +161,7 @@ def distance(
     angles = cosines(x, y)
     worst = float(np.abs(x - y).max())
     if atol is None:
-        passed = relative <= RELATIVE_L2 and float(angles.mean() if made_up else angles.min()) >= TOKEN_COSINE
+        passed = relative <= relative_l2 and float(angles.mean() if made_up else angles.min()) >= TOKEN_COSINE
     else:
         passed = bool((np.abs(x - y) <= atol + rtol * np.abs(y)).all())
     return Distance(name, relative, float(angles.min()), float(angles.mean()), worst, passed and bool(np.isfinite(x).all()))

@@ -43,10 +43,11 @@ from compiler.tools.report import Form
 from compiler.tools.reporting import Comparison, RunFacts, build_report, build_run_report, ledger_problem
 from compiler.tools.stages import StageRunner, dump, load_dump, mlir_path, module_text, new_context
 from compiler.tools.stepwise import StepwiseCheck
-from compiler.tools.summary import CPU_STEPS, STEPS, Progress, print_summary
+from compiler.tools.summary import STEPS, STEPS_OF, Progress, print_summary
 from hw_targets.asm import disassemble
 from hw_targets.cpu import CpuTarget
 from hw_targets.errors import InfeasibleError, InputError, UsageError, VerificationError
+from hw_targets.gpu import GpuTarget
 from hw_targets.load import load_any_target, load_target
 from hw_targets.target import Target
 from runtime.bundle import MANIFEST, Bundle
@@ -55,6 +56,7 @@ from runtime.program import Program
 
 if TYPE_CHECKING:
     from compiler.tools.cpu_session import CpuCompiled
+    from compiler.tools.gpu_session import GpuCompiled
 
 Array = NDArray[Any]
 
@@ -66,6 +68,10 @@ def open_session(options: Options) -> Session:
         from compiler.tools.cpu_session import CpuSession
 
         return CpuSession(options, target)
+    if isinstance(target, GpuTarget):
+        from compiler.tools.gpu_session import GpuSession
+
+        return GpuSession(options, target)
     return Session(options, target)
 
 
@@ -88,7 +94,7 @@ class Session:
     """What --emit takes besides the stages: these come after the last of them."""
     default_precision: ClassVar[str] = "int8"
 
-    def __init__(self, options: Options, target: Target | CpuTarget | None = None) -> None:
+    def __init__(self, options: Options, target: Target | CpuTarget | GpuTarget | None = None) -> None:
         self.options = options
         self.machine = load_target(options.target) if target is None else target
         self.kind = self.machine.kind
@@ -101,7 +107,7 @@ class Session:
         self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
         if options.recipe is not None:
             load_recipe(Path(options.recipe), self.kind)
-        self.progress = Progress(quiet=options.quiet, steps=CPU_STEPS if self.kind == "cpu" else STEPS)
+        self.progress = Progress(quiet=options.quiet, steps=STEPS_OF.get(self.kind, STEPS))
         self.seconds: dict[str, float] = {}
         self.imported: Imported | None = None
         self.hosts: list[HostSegment] = []
@@ -157,7 +163,7 @@ class Session:
         self._stages(start, self.stage_names[-1])
         return self._compiled(self._bundle(), None)
 
-    def compile(self) -> Compiled | CpuCompiled:
+    def compile(self) -> Compiled | CpuCompiled | GpuCompiled:
         """The program with its reports, simulated and verified as the options ask; a bundle only where they name one.
 
         Raises VerificationError where the results are wrong; the bundle is kept for a look.
@@ -413,7 +419,7 @@ class Session:
         if baseline is None:
             self.progress.start("baseline")
             try:
-                dense = open_session(dense_options(options, simulated=self.kind != "cpu")).compile()
+                dense = open_session(dense_options(options, simulated=self.kind == "fpga")).compile()
             except InfeasibleError:
                 return None
             told, ran = (part.model_dump(mode="json") for part in (dense.report, dense.run_report))
@@ -518,7 +524,7 @@ def _asked_pattern(spec: str | None, kind: str) -> Pattern | None:
     return None if spec in (None, AUTO) else parse_pattern(spec, kind)
 
 
-def default_output(options: Options, target: Target | CpuTarget) -> str:
+def default_output(options: Options, target: Target | CpuTarget | GpuTarget) -> str:
     """MODEL.TARGET.PATTERN.hpcc, with the precision where one is asked for."""
     stem = Path(options.model).name.removesuffix(".onnx").removesuffix(".mlir")
     asked = options.sparsity or (AUTO if options.recipe is None else Path(options.recipe).stem)

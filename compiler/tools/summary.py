@@ -26,8 +26,11 @@ from runtime.figures import size_text
 HELPS_TOLD = 2
 """Changes that the summary names; report.json has one for every layer."""
 
-CPU_STEPS = ("import", "fuse", "sparsify", "tile", "print", "build", "run", "verify")
 STEPS = ("import", "fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit", "simulate", "verify")
+STEPS_OF = {
+    "cpu": ("import", "fuse", "sparsify", "tile", "print", "build", "run", "verify"),
+    "gpu": ("import", "fuse", "sparsify", "tile", "print", "run", "verify"),
+}
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""manifest.json of a CPU bundle: the tensors and segments of the model, and what the library's steps are.
+"""manifest.json of a CPU or GPU bundle: the tensors and segments of the model, and what the program's steps are.
 
 The model is strict: an unknown key, a missing one or a wrong type is an error that names it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -28,12 +28,11 @@ class StepEntry(Strict):
     layers: tuple[str, ...]
 
 
-class CpuManifest(Strict):
-    """The whole file. `inputs` and `outputs` are those of the library, in its order; `batch` and `tokens` the most it
-    takes. `digests` are blake2b (32 bytes, hex) of the other files but the library, whose digest is in build.json;
-    `digest` is this file's own, made with an empty one."""
+class StepsManifest(Strict):
+    """What manifests of programs in steps, for CPUs and GPUs, share. `inputs` and `outputs` are those of the library, in its
+    order; `batch` and `tokens` the most it takes. `digests` are blake2b (32 bytes, hex) of the other files but a CPU's
+    library, whose digest is in build.json; `digest` is this file's own, made with an empty one."""
 
-    kind: Literal["cpu"] = "cpu"
     schema_version: int = SCHEMA_VERSION
     hpcc_version: str
     model: ModelEntry
@@ -62,7 +61,28 @@ class CpuManifest(Strict):
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
 
 
+class CpuManifest(StepsManifest):
+    """The whole file of a CPU bundle."""
+
+    kind: Literal["cpu"] = "cpu"
+
+
+class GpuManifest(StepsManifest):
+    """The whole file of a GPU bundle. The library is model.py here, and `precision` that of its products."""
+
+    kind: Literal["gpu"] = "gpu"
+    precision: str
+
+
+M = TypeVar("M", bound=StepsManifest)
+
+
 def parse_cpu_manifest(text: str, where: str) -> CpuManifest:
+    """The manifest of a CPU bundle; see parse_manifest."""
+    return parse_manifest(text, where, CpuManifest)
+
+
+def parse_manifest(text: str, where: str, form: type[M]) -> M:
     """The manifest of a JSON text. Raises InputError for damage, and for a bundle of another version."""
     try:
         head: Any = json.loads(text)
@@ -75,19 +95,20 @@ def parse_cpu_manifest(text: str, where: str) -> CpuManifest:
         message = f"schema_version is {found!r}, this release reads {SCHEMA_VERSION}"
         raise InputError("HPCC1270", message, where=where, hint=hint)
     try:
-        return CpuManifest.model_validate_json(text)
+        return form.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError("HPCC1269", f"{place}: {first['msg']}", where=where) from error
 
 
-def is_cpu_bundle(path: Path) -> bool:
-    """Whether a folder's manifest says that it is for a CPU; False where there is none that can be read."""
+def kind_of(path: Path) -> str:
+    """The kind of target that a folder's manifest names; empty where there is none that can be read, or for an FPGA."""
     try:
         check_plain(path / "manifest.json")
         head: Any = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, InputError):
-        return False
+        return ""
     entries: dict[str, Any] = {**head} if isinstance(head, dict) else {}
-    return entries.get("kind") == "cpu"
+    kind = entries.get("kind")
+    return kind if isinstance(kind, str) else ""

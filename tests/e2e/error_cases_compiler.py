@@ -377,13 +377,13 @@ def without_the_operator_each(folder: Path, _: pytest.MonkeyPatch) -> Done:
     return hpcc("model.onnx", "--target", TARGET, "--verify-each")
 
 
-def two_shapes(folder: Path, _: pytest.MonkeyPatch) -> Done:
+def two_shapes(folder: Path, _: pytest.MonkeyPatch, target: str = "cpu-avx2", form: str = "c") -> Done:
     """Token types that are the same for all samples."""
     proto = onnx.load(write(SMALL, folder / "model.onnx", 2, 7))
     types = next(value for value in proto.graph.input if value.name == "token_type_ids")
     types.type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(proto, folder / "model.onnx")
-    return hpcc("model.onnx", "--target", "cpu-avx2", "--emit", "c")
+    return hpcc("model.onnx", "--target", target, "--emit", form)
 
 
 def fails_as_it_runs(folder: Path, patch: pytest.MonkeyPatch) -> Done:
@@ -471,14 +471,14 @@ COMMANDS: dict[str, Case] = {
 # ---- plain numpy ----------------------------------------------------------------------------------------------------
 
 
-def folded_ids(folder: Path, _: pytest.MonkeyPatch) -> Done:
+def folded_ids(folder: Path, _: pytest.MonkeyPatch, target: str = "cpu-avx2", form: str = "c") -> Done:
     """The positions are constants of the model, and one of them is not in its table."""
     proto = onnx.load(write(replace(SMALL, token_types="constant"), folder / "model.onnx", 2, 7))
     for tensor in proto.graph.initializer:
         if tensor.data_type == TensorProto.INT64 and tuple(tensor.dims) == (2, 7):
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 9, tensor.name))
     onnx.save(proto, folder / "model.onnx")
-    return hpcc("model.onnx", "--target", "cpu-avx2", "--emit", "c")
+    return hpcc("model.onnx", "--target", target, "--emit", form)
 
 
 CODES = np.ones((8, 16), np.int8)
@@ -561,7 +561,10 @@ def no_torch(folder: Path, patch: pytest.MonkeyPatch) -> object:
 
 
 def failing_export(folder: Path, patch: pytest.MonkeyPatch) -> object:
+    """By a Python without torch, whatever this one has."""
+    (folder / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")\n", encoding="utf-8")
     patch.setattr(workloads, "torch_python", lambda: sys.executable)
+    patch.setenv("PYTHONPATH", str(folder))
     patch.setenv("HPCC_CACHE", str(folder))
     return workloads.generated_model("bertbase", "nonsense")
 

@@ -172,7 +172,7 @@ def test_int8_needs_the_instruction(model: Path) -> None:
     done = hpcc_command(model, *BIND, "--target", "fpga-u280", "--precision", "fp32")
     expect(done, 2, "error: target 'fpga-u280' has no fp32 products (--precision int8) [HPCC2027]")
     done = hpcc_command(model, *BIND, "--target", "cpu-host", "--precision", "int4")
-    expect(done, 2, "error: --precision 'int4' is none (fp32, int8) [HPCC2026]")
+    expect(done, 2, "error: --precision 'int4' is none (fp32, fp16, bf16, int8) [HPCC2026]")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from tests.e2e import (
     error_cases_buckets,
     error_cases_compiler,
     error_cases_export,
+    error_cases_gpu,
     error_cases_interop,
     error_cases_machine,
     error_cases_programs,
@@ -22,6 +23,7 @@ from tests.e2e.harness import Done, hpcc
 from tests.graphs import Encoder, write
 
 PARTS = (
+    error_cases_gpu,
     error_cases_programs,
     error_cases_compiler,
     error_cases_export,
@@ -43,10 +45,21 @@ def cpu_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "cpu.hpcc"
 
 
+@pytest.fixture(scope="module")
+def gpu_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gpu")
+    model = write(SMALL, folder / "model.onnx", 2, 7)
+    done = hpcc(model, "--target", "gpu-sm90", "--emit", "program", "-q", "-o", folder / "gpu.hpcc")
+    assert (done.status, done.err) == (0, "")
+    return folder / "gpu.hpcc"
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_line(name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name.startswith("cpu:"):
         shutil.copytree(request.getfixturevalue("cpu_bundle"), tmp_path / "cpu.hpcc")
+    if name.startswith("gpu:"):
+        shutil.copytree(request.getfixturevalue("gpu_bundle"), tmp_path / "gpu.hpcc")
     monkeypatch.chdir(tmp_path)
     status, line = GOLDEN[name]
     try:

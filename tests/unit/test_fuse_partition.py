@@ -211,11 +211,12 @@ def test_a_mask_that_is_not_boolean_is_made_on_the_host_and_added_on_the_device(
     assert worst_error(imported, feeds(spec)) <= 1e-4
 
 
-def test_the_cpu_leaves_attention_with_a_bias_to_the_host(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_cpus_and_gpus_leave_attention_with_a_bias_to_the_host(kind: str, tmp_path: Path) -> None:
     spec = Encoder(mask="weak")
-    imported = partition(spec, tmp_path, kind="cpu")
+    imported = partition(spec, tmp_path, kind=kind)
     attention = next(row for row in preflight(imported.module).rows if row.op == "attention")
-    assert "bias" in attention.reason
+    assert f"the {kind.upper()} kernels add no bias" in attention.reason
     assert attention.macs == 2 * 2 * 8 * 8 * 32
     assert worst_error(imported, feeds(spec)) <= 1e-4
 

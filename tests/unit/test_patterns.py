@@ -253,8 +253,8 @@ def test_bad_spellings_are_one_clear_line(spec: str, message: str) -> None:
 
 
 def test_sugar_is_refused_where_no_shapes_are_listed() -> None:
-    with pytest.raises(UsageError, match="kind 'gpu'"):
-        parse_pattern("hp:0.75", kind="gpu")
+    with pytest.raises(UsageError, match="kind 'tpu'"):
+        parse_pattern("hp:0.75", kind="tpu")
     assert parse_pattern("nm:2:32", kind="cpu") == NM(2, 32)
 
 

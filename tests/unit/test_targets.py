@@ -295,7 +295,7 @@ def test_listing_targets_imports_nothing_heavy() -> None:
 
 def test_the_json_schema_is_strict_and_complete() -> None:
     union = json_schema()
-    assert set(union["discriminator"]["mapping"]) == {"cpu", "fpga"}
+    assert set(union["discriminator"]["mapping"]) == {"cpu", "fpga", "gpu"}
     assert union["$defs"]["CpuTargetFile"]["additionalProperties"] is False
     schema = {**union["$defs"]["TargetFile"], "$defs": union["$defs"]}
     assert schema["additionalProperties"] is False

@@ -6,11 +6,10 @@ their ONNX nodes, and the call order.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, singledispatchmethod
+from functools import singledispatchmethod
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import ReturnOp
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
-from compiler.backends.cpu.lowering import matrix_of, memory_sizes, padded, role_of, stored_array
+from compiler.backends.cpu.lowering import memory_sizes, padded
 from compiler.backends.cpu.packing import Packed, pack
+from compiler.backends.image import ALIGNMENT, Image, LinearFacts, StepFacts, distinct_parts, maker_of
+from compiler.backends.lowering import matrix_of, stored_array
 from compiler.dialects import cpu, nn
 from compiler.dialects.sparsity import pattern_of
 from compiler.interpreters.evaluate import node_name
@@ -37,37 +38,11 @@ PARTS = ("vector", "layout", "threads", "linear", "attention", "elementwise", "i
 BYTES_PARTS = ("bytes", "picks")
 """What follows `linear` where there are int8 products, and where rows pick inputs of their own."""
 
-ALIGNMENT = 64
 MAGIC = b"HPCC CPU weights 1\n"
 CHUNK = 48
 """Rows of a linear in one item of work; twice that where the inputs come from beyond the second-level cache."""
 
 _TYPES = {"i64": "q", "i32": "i", "f32": "f", "f64": "d", "i8": "b", "i1": "b", "ui8": "b"}
-
-
-@dataclass(frozen=True)
-class LinearFacts:
-    """What the ledger tells of a linear: multiplications of a dense one and those done, bytes of its packed form."""
-
-    role: str
-    onnx_node: str
-    outs: int
-    ins: int
-    packed: Packed
-    pattern: str
-    step: int
-    per_token: bool
-
-
-@dataclass(frozen=True)
-class StepFacts:
-    """One step: the layer it computes, its C function, what it does, and multiply-accumulates that are no linear's."""
-
-    name: str
-    function: str
-    op: str
-    onnx_node: str
-    macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +58,7 @@ class CModel:
     batch: int
     tokens: int
     steps: tuple[StepFacts, ...]
-    linears: tuple[LinearFacts, ...]
+    linears: tuple[LinearFacts[Packed], ...]
     id_limits: tuple[tuple[str, int], ...]
     activation_bytes: int
 
@@ -93,48 +68,16 @@ class CModel:
 
 
 @dataclass
-class Image:
-    """weights.bin as it grows: aligned arrays behind a header; an array that is asked for twice stands once."""
-
-    parts: list[NDArray[Any]] = field(default_factory=list)
-    end: int = ALIGNMENT
-    known: dict[object, int] = field(default_factory=dict)
-
-    def place(self, array: NDArray[Any], key: object = None) -> int:
-        """The offset of an array in the file."""
-        if key is not None and key in self.known:
-            return self.known[key]
-        at = self.end
-        self.parts.append(array)
-        self.end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-        if key is not None:
-            self.known[key] = at
-        return at
-
-    @cached_property
-    def bytes(self) -> NDArray[np.uint8]:
-        """The whole file. Its header is the magic and a digest of the rest, which model.c expects."""
-        image = np.zeros(self.end, np.uint8)
-        at = ALIGNMENT
-        for part in self.parts:
-            image[at : at + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-            at += -(-part.nbytes // ALIGNMENT) * ALIGNMENT
-        header = MAGIC + hashlib.blake2b(image[ALIGNMENT:].data, digest_size=32).digest()
-        image[: len(header)] = np.frombuffer(header, np.uint8)
-        return image
-
-
-@dataclass
 class CPrinter:
     """Visits the steps of a tiled module. Raises InfeasibleError for inputs that are not batch x tokens."""
 
     module: ModuleOp
     store: WeightStore
     target: CpuTarget
-    image: Image = field(default_factory=Image)
+    image: Image = field(default_factory=lambda: Image(MAGIC))
     functions: list[str] = field(default_factory=list)
     steps: list[StepFacts] = field(default_factory=list)
-    linears: list[LinearFacts] = field(default_factory=list)
+    linears: list[LinearFacts[Packed]] = field(default_factory=list)
     ids: dict[int, int] = field(default_factory=dict)
     masks: dict[int, int] = field(default_factory=dict)
     rows_of_ids: dict[int, int] = field(default_factory=dict)
@@ -203,7 +146,7 @@ class CPrinter:
         kinds = {cpu.Kernel.BYTES: "byte_linear", cpu.Kernel.PICKS: "pick_linear"}
         type = kinds.get(ops[0].kernel.data, "linear")
         body = f"  const {type} layers[] = {{\n{''.join(rows)}  }};\n  run_{type}s(m, layers, {len(rows)}, {chunk});\n"
-        self._function("_".join(_distinct_parts([op.role.data for op in ops])), "linear", notes, body)
+        self._function("_".join(distinct_parts([op.role.data for op in ops])), "linear", notes, body)
 
     def _bias(self, op: cpu.LinearOp) -> str:
         """The bias, or zeros, filled up to whole groups of rows."""
@@ -287,7 +230,7 @@ class CPrinter:
             f"  const quantization q = {{{cpu.features_of(op.x)}, {_buffer(op.x)}, {_buffer(op.result)}}};\n"
             f"  {'run_windows' if cpu.buffer_of(op.result).per.data == cpu.WINDOWS else 'run_quantization'}(m, &q);\n"
         )
-        self._function(f"{_maker(op.x)}.codes", "quantize", [node_name(op)], body)
+        self._function(f"{maker_of(op.x)}.codes", "quantize", [node_name(op)], body)
 
     @_print.register
     def _(self, op: cpu.AttentionOp) -> None:
@@ -315,7 +258,7 @@ class CPrinter:
             f"  const layer_norm n = {{{cpu.features_of(op.x)}, {_float(op.eps.value.data)}, {gamma}, {beta},\n"
             f"                        {_buffer(op.x)}, {_buffer(op.result)}}};\n  run_layer_norm(m, &n);\n"
         )
-        self._function(f"{_maker(op.x)}.norm", "layer_norm", [node_name(op)], body)
+        self._function(f"{maker_of(op.x)}.norm", "layer_norm", [node_name(op)], body)
 
     @_print.register
     def _(self, op: cpu.RmsNormOp) -> None:
@@ -325,7 +268,7 @@ class CPrinter:
             f" {self._stored(op.gamma)},\n"
             f"                      {_buffer(op.x)}, {_buffer(op.result)}}};\n  run_rms_norm(m, &n);\n"
         )
-        self._function(f"{_maker(op.x)}.norm", "rms_norm", [node_name(op)], body)
+        self._function(f"{maker_of(op.x)}.norm", "rms_norm", [node_name(op)], body)
 
     @_print.register
     def _(self, op: cpu.RotaryOp) -> None:
@@ -335,7 +278,7 @@ class CPrinter:
             f"  const rotary r = {{{heads}, {size}, {turned}, {int(op.interleaved is not None)}, {self._stored(op.table)},\n"
             f"                    {_buffer(op.x)}, {_buffer(op.result)}}};\n  run_rotary(m, &r);\n"
         )
-        self._function(f"{_maker(op.x)}.rotary", "rotary", [node_name(op)], body)
+        self._function(f"{maker_of(op.x)}.rotary", "rotary", [node_name(op)], body)
 
     @_print.register
     def _(self, op: cpu.PointwiseOp) -> None:
@@ -519,17 +462,6 @@ def _per_token(value: SSAValue) -> bool:
     return cpu.buffer_of(value).per.data != cpu.SAMPLES
 
 
-def _maker(value: SSAValue) -> str:
-    """The layer whose result a buffer holds."""
-    op = value.owner
-    assert isinstance(op, Operation)
-    if isinstance(op, cpu.LayerNormOp | cpu.RmsNormOp):
-        return f"{_maker(op.x)}.norm"
-    if isinstance(op, cpu.RotaryOp):
-        return f"{_maker(op.x)}.rotary"
-    return "embeddings" if isinstance(op, cpu.EmbeddingOp) else role_of(op)
-
-
 def _float(value: float) -> str:
     """An fp32 constant in C, exact."""
     return f"{float(np.float32(value)).hex()}f"
@@ -537,13 +469,6 @@ def _float(value: float) -> str:
 
 def _comment(text: str) -> str:
     return text.replace("*/", "* /").replace("/*", "/ *").encode("ascii", "backslashreplace").decode()
-
-
-def _distinct_parts(roles: Sequence[str]) -> list[str]:
-    """layer.0.attn.q, layer.0.attn.k: layer.0.attn.q and k."""
-    first, *rest = roles
-    stem = first.rsplit(".", 1)[0]
-    return [first, *(role.removeprefix(f"{stem}.") for role in rest)]
 
 
 def _wrapped(numbers: str) -> str:

@@ -1,4 +1,6 @@
 // RUN: hpcc-opt %s -p hpcc-partition --split-input-file | filecheck %s
+// RUN: hpcc-opt %s -p 'hpcc-partition{kind="cpu"}' --split-input-file | filecheck %s --check-prefix CPU
+// RUN: hpcc-opt %s -p 'hpcc-partition{kind="gpu"}' --split-input-file | filecheck %s --check-prefix CPU
 
 // What the accelerator has stays, under the names of its ONNX tensors; the tail runs on the host afterwards.
 // CHECK: builtin.module attributes {hpcc.host = [{when = "after", inputs = ["hidden"], outputs = ["y"], nodes = [{node = "hpcc_nn.unary", op = "sigmoid", reason = "no accelerator operation computes sigmoid", macs = 0 : i64}]}]}
@@ -34,6 +36,12 @@ func.func @main(%x: tensor<4x16xf32>) -> (tensor<4x12xf32>, tensor<4x16xf32>) at
 // CHECK: hpcc_nn.linear "head.0"
 // CHECK-NEXT: hpcc_nn.hand_over ["a"]
 // CHECK: hpcc_nn.linear "head.1"
+// Programs of CPUs and GPUs have one part: it does not return to the device, and its products are counted.
+// CPU: reason = "it follows a node that runs on the host", macs = 576 : i64
+// CPU: @main
+// CPU: hpcc_nn.linear "head.0"
+// CPU-NOT: hpcc_nn.linear "head.1"
+// CPU: return
 func.func @main(%x: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names = ["x"], output_names = ["y"]} {
   %w = hpcc_nn.weight "w" digest "1" : tensor<12x8xf32>
   %u = hpcc_nn.weight "u" digest "2" : tensor<12x12xf32>

@@ -1,0 +1,1 @@
+"""Programs for GPUs: loads and runs the Triton module of a compiled bundle. Never imports the compiler."""

@@ -1,0 +1,93 @@
+"""hpcc-run and hpcc-objdump for GPU bundles. Times are printed only where a GPU took them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hw_targets.errors import UsageError
+from runtime.cli import PERCENTILE, made_up, read_npz, write_npz
+from runtime.gpu.bundle import SOURCE, load_gpu_bundle
+from runtime.gpu.program import GpuProgram
+from runtime.memory import peak_rss_mb
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a program. Raises MissingToolError where neither a GPU nor the interpreter is there."""
+    if options.timing_only:
+        message = "--timing-only counts cycles of an accelerator"
+        raise UsageError("HPCC2609", message, hint="--repeat N measures a GPU program")
+    start = time.perf_counter()
+    program = GpuProgram.load(options.bundle, threads=options.threads)
+    _ = program.model
+    report: dict[str, Any] = {
+        "bundle": str(options.bundle),
+        "model": program.manifest.model.name,
+        "target": program.target.name,
+        "device": program.device,
+        "load_seconds": time.perf_counter() - start,
+        "inputs": "made up" if options.inputs is None else str(options.inputs),
+    }
+    if options.inputs is None:
+        random = np.random.default_rng(0)
+        limits = program.id_limits
+        inputs = {e.name: made_up(e, limits.get(e.name, 2), random) for e in program.manifest.model_inputs}
+        print(f"note: no --inputs: made up {', '.join(inputs)} from names and types", file=sys.stderr)
+    else:
+        inputs = read_npz(options.inputs)
+    results = [program.run(inputs) for _ in range(options.repeat)]
+    report["outputs"] = {name: list(array.shape) for name, array in results[0].outputs.items()}
+    report["batches"] = len(results[0].batch_ms)
+    if not program.interpreted:
+        times = sorted(ms for result in results for ms in result.batch_ms)
+        report["median_ms"] = statistics.median(times)
+        report["p90_ms"] = times[min(int(PERCENTILE * len(times)), len(times) - 1)]
+        report["host_ms"] = statistics.median(ms for result in results for ms in result.host_ms)
+    report["peak_rss_mb"] = peak_rss_mb()
+    if options.output is not None:
+        write_npz(options.output, results[0].outputs)
+        report["written"] = str(options.output)
+    print(json.dumps(report, indent=1) if options.json else _summary(report))
+
+
+def _summary(report: dict[str, Any]) -> str:
+    lines = [f"{report['model']} for {report['target']} on {report['device']}"]
+    if "median_ms" in report:
+        lines.append(
+            f"  median {report['median_ms']:.3f} ms, p90 {report['p90_ms']:.3f} ms per batch (measured, with copies of"
+            f" inputs and outputs; host {report['host_ms']:.3f})"
+        )
+    else:
+        lines.append("  interpreted: values only, no time of a GPU")
+    lines += [f"  output {name}: {'x'.join(map(str, shape))}" for name, shape in report["outputs"].items()]
+    if "written" in report:
+        lines.append(f"  outputs written to {report['written']}")
+    return "\n".join(lines)
+
+
+def sections(path: Path) -> str:
+    """Files, segments, tensors and steps of a GPU bundle as text; its instructions are the Triton of model.py."""
+    manifest = load_gpu_bundle(path).manifest
+    lines = [
+        f"model {manifest.model.name} ({manifest.model.pattern})",
+        f"target {manifest.target['name']} (compute capability {manifest.target['capability'] / 10}), {manifest.precision}",
+        f"{SOURCE}: {(path / SOURCE).stat().st_size:,} bytes",
+        f"weights.bin: {(path / 'weights.bin').stat().st_size:,} bytes",
+        f"at most {manifest.batch} samples of {manifest.tokens} tokens",
+        "segments:",
+        *(f"  {getattr(segment, 'file', SOURCE)}" for segment in manifest.segments),
+        "inputs:",
+        *(f"  {entry.name}: {entry.dtype}" for entry in manifest.inputs),
+        "outputs:",
+        *(f"  {entry.name}: {'x'.join(map(str, entry.shape))}" for entry in manifest.outputs),
+        "steps:",
+        *(f"  {number:3} {step.name:<28} {step.op:<10} {step.onnx_node}" for number, step in enumerate(manifest.steps)),
+    ]
+    return "\n".join(lines)
