@@ -119,7 +119,14 @@ def test_a_wide_head_is_cut_into_panels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("name", ["as torch writes it", "norms of heads", "GPT-2", "neighbours of a part"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "as torch writes it",
+        "GPT-2",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("norms of heads", "neighbours of a part")),
+    ],
+)
 def test_a_decoder_runs_on_this_cpu(name: str, precision: str, tmp_path: Path) -> None:
     host = load_any_target("cpu-host")
     assert isinstance(host, CpuTarget)

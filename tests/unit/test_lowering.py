@@ -88,7 +88,9 @@ def test_a_bias_of_any_shape(bias: tuple[int, ...], stored: bool, causal: bool) 
     assert_same_bits(2, 40, 24, 3, causal=causal, bias=bias, stored=stored)
 
 
-@pytest.mark.parametrize("bias", [(1, 2, 300, 300), (2, 1, 300)], ids=["rows", "one row"])
+@pytest.mark.parametrize(
+    "bias", [pytest.param((1, 2, 300, 300), marks=pytest.mark.slow), (2, 1, 300)], ids=["rows", "one row"]
+)
 def test_a_bias_of_keys_in_pieces(bias: tuple[int, ...], tmp_path: Path) -> None:
     """Maxima first, then probabilities: both read the piece's columns of the bias."""
     functions = Counter[str]()

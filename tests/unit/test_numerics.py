@@ -463,7 +463,9 @@ def test_coefficients_are_the_correctly_rounded_ones(name):
     assert_same_bits(table, scalar.coefficients(name))
 
 
-@pytest.mark.parametrize("name", PIECEWISE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("gelu", "silu") else pytest.mark.slow) for name in PIECEWISE]
+)
 def test_piecewise_form_against_the_table_exhaustively(name):
     """All 65,536 arguments: the scalar piecewise form in fractions gives the table, bit for bit."""
     function = getattr(scalar, name)
