@@ -201,7 +201,9 @@ FAULTS: dict[str, Mutation] = {
 }
 
 
-@pytest.mark.parametrize("name", list(FAULTS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name.endswith(": quantize") else ()) for name in FAULTS]
+)
 def test_a_fault_turns_a_check_red(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The command without the fault is that of the first spelling above, which succeeds."""
     model = write(BASE, tmp_path / "decoder.onnx")

@@ -130,6 +130,7 @@ def test_the_answer_says_what_was_asked_for(found: Explored) -> None:
     assert "https://" not in page
 
 
+@pytest.mark.slow
 def test_a_second_call_measures_nothing_again(
     small: SmallTask, found: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

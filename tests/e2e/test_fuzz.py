@@ -23,7 +23,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", cases.KINDS)
+FAST = ("targets", "arrays", "programs")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in FAST else pytest.mark.slow) for k in cases.KINDS])
 def test_damaged_files(shelf: Path, kind: str) -> None:
     for number in range(FIRST, FIRST + EACH):
         outcome = attempt(kind, number, shelf, None)

@@ -39,6 +39,8 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Session(Options(str(model), "fpga-u280", sparsity="nm:2:4", verify=False, dump_stages=str(folder))).compile()
     cpu = Options(str(model), "cpu-avx2", sparsity="nm:2:4", emit="tile", output=str(folder / "cpu.mlir"))
     assert open_session(cpu).run() == 0
+    gpu = Options(str(model), "gpu-sm90", sparsity="nm:2:4", emit="tile", output=str(folder / "gpu.mlir"))
+    assert open_session(gpu).run() == 0
     return folder
 
 
@@ -57,7 +59,7 @@ def test_stock_xdsl_opt_lists_every_pass() -> None:
 
 def test_stock_xdsl_opt_parses_every_dialect(stages: Path) -> None:
     seen: set[str] = set()
-    for name in ("2.sparsify", "4.encode", "5.tile", "7.emit", "cpu"):
+    for name in ("2.sparsify", "4.encode", "5.tile", "7.emit", "cpu", "gpu"):
         done = run("xdsl-opt", str(stages / f"{name}.mlir"))
         assert done.returncode == 0, f"{name}: {done.stderr}"
         seen |= {name for name in DIALECTS if f"{name}." in done.stdout}

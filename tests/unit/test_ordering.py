@@ -72,7 +72,7 @@ def test_the_estimate_is_what_the_simulator_counts(prepared: Prepared) -> None:
     assert prepared.on(SMALL).timing.total == pytest.approx(best.cycles, rel=0.02)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(act=st.integers(15, 19), acc=st.integers(13, 17), weights=st.integers(15, 18))
 def test_no_memory_is_overfilled(prepared: Prepared, act: int, acc: int, weights: int) -> None:
     """Whatever the memories are: what is placed fits, and the static checks of the machine hold."""
