@@ -5,8 +5,9 @@ An entry is immutable. A pass that changes values adds a new key; a tied weight 
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ def content_digest(array: Array) -> str:
     # Viewed as bytes first: bfloat16 arrays have no buffer interface of their own.
     hasher.update(row_major(array).reshape(-1).view(np.uint8).data if array.size else b"")
     return hasher.hexdigest()
+
+
+def save_arrays(arrays: Mapping[str, Array], path: Path) -> None:
+    """Write a safetensors file. Raises OSError, also for what the library has an error of its own."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(dict(arrays), str(path))
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error).split(" at path")[0].removeprefix("Error while serializing: ")) from error
 
 
 class WeightStore:
@@ -109,10 +121,8 @@ class WeightStore:
             self._digests.pop(key, None)
 
     def save(self, path: Path, keys: Iterable[str]) -> None:
-        """Write the named entries to a safetensors file."""
-        from safetensors.numpy import save_file
-
-        save_file({key: row_major(self.get(key)) for key in sorted(set(keys))}, str(path))
+        """Write the named entries to a safetensors file. Raises OSError."""
+        save_arrays({key: row_major(self.get(key)) for key in sorted(set(keys))}, path)
 
     @classmethod
     def open(cls, path: Path) -> WeightStore:

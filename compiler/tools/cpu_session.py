@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from compiler.backends.cpu.build import CCompiler, find_compiler
 from compiler.backends.cpu.printer import CModel, print_c
-from compiler.tools.baseline import COMPARISON, baseline_section, comparison_text, print_comparison
+from compiler.tools.baseline import COMPARISON, baseline_section, comparison_text
 from compiler.tools.compiled import raise_if_wrong
 from compiler.tools.cpu_packaging import add_library, write_bundle
 from compiler.tools.cpu_report import CpuReport, CpuRunReport
@@ -94,19 +94,11 @@ class CpuSession(StepsSession):
             self.compiler = find_compiler(self.cpu.instructions)  # before anything slow: it may be missing
         return super()._load()
 
-    def _produce(self, output: Path) -> int:
-        if self.options.emit == "c":
-            sys.stdout.write(self._print_c().source)
-            return 0
-        compiled = self._compiled_to(output, None)
-        self.progress.stop()
-        if self.options.json:
-            self._print_json(compiled.report, compiled.run_report)
-        elif not self.options.quiet:
-            print_cpu_summary(compiled.report, compiled.run_report, output, verbose=self.options.verbose)
-            print_comparison(compiled.comparison, self.options.baseline)
-        compiled.raise_if_wrong(output)
-        return 0
+    def _print_source(self) -> None:
+        sys.stdout.write(self._print_c().source)
+
+    def _print_summary(self, compiled: Any, output: Path) -> None:
+        print_cpu_summary(compiled.report, compiled.run_report, output, verbose=self.options.verbose)
 
     # ---- the bundle -------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.backends.gpu.printer import TritonModel, print_triton
-from compiler.tools.baseline import COMPARISON, baseline_section, comparison_text, print_comparison
+from compiler.tools.baseline import COMPARISON, baseline_section, comparison_text
 from compiler.tools.compiled import raise_if_wrong
 from compiler.tools.gpu_packaging import write_bundle
 from compiler.tools.gpu_report import GpuReport, GpuRunReport
@@ -86,19 +86,11 @@ class GpuSession(StepsSession):
     def _check_precision(self) -> None:
         """All precisions are there."""
 
-    def _produce(self, output: Path) -> int:
-        if self.options.emit == "triton":
-            sys.stdout.write(self._print_triton().source)
-            return 0
-        compiled = self._compiled_to(output, None)
-        self.progress.stop()
-        if self.options.json:
-            self._print_json(compiled.report, compiled.run_report)
-        elif not self.options.quiet:
-            print_gpu_summary(compiled.report, compiled.run_report, output, verbose=self.options.verbose)
-            print_comparison(compiled.comparison, self.options.baseline)
-        compiled.raise_if_wrong(output)
-        return 0
+    def _print_source(self) -> None:
+        sys.stdout.write(self._print_triton().source)
+
+    def _print_summary(self, compiled: Any, output: Path) -> None:
+        print_gpu_summary(compiled.report, compiled.run_report, output, verbose=self.options.verbose)
 
     # ---- the bundle -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from xdsl.dialects.builtin import ModuleOp, TensorType
 from compiler.module import main_function, names_of
 from compiler.passes.sparsify import PruningSummary, pruning_summary
 from compiler.pipelines import Stage
+from compiler.tools.baseline import print_comparison
 from compiler.tools.model_facts import NUMPY_DTYPES
 from compiler.tools.options import Options
 from compiler.tools.session import Session
@@ -36,6 +37,29 @@ class StepsSession(Session):
     @abstractmethod
     def _compiled_to(self, output: Path, scratch: Any) -> Any:
         """Write the bundle, run and verified unless the options stop before."""
+
+    @abstractmethod
+    def _print_source(self) -> None:
+        """The source code, on stdout."""
+
+    @abstractmethod
+    def _print_summary(self, compiled: Any, output: Path) -> None:
+        """What a person reads after a run."""
+
+    def _produce(self, output: Path) -> int:
+        """The source code, if that is asked for; else the bundle, and what came out."""
+        if self.options.emit == self.program_forms[0]:
+            self._print_source()
+            return 0
+        compiled = self._compiled_to(output, None)
+        self.progress.stop()
+        if self.options.json:
+            self._print_json(compiled.report, compiled.run_report)
+        elif not self.options.quiet:
+            self._print_summary(compiled, output)
+            print_comparison(compiled.comparison, self.options.baseline)
+        compiled.raise_if_wrong(output)
+        return 0
 
     def compile(self) -> Any:
         """The program with its reports, run and verified as the options ask; a bundle only where they name one.

@@ -22,7 +22,7 @@ from compiler.pipelines import upstream
 from compiler.sparsity.base import Pattern
 from compiler.tools.options import Options
 from compiler.tools.stages import StageRunner, cannot_write, mlir_path, module_text, new_context
-from compiler.weights import WeightStore, row_major
+from compiler.weights import WeightStore, row_major, save_arrays
 from hw_targets.errors import UsageError
 from hw_targets.load import load_any_target
 
@@ -74,8 +74,6 @@ def _patterns(module: ModuleOp, store: WeightStore) -> dict[str, Pattern]:
 def save(module: ModuleOp, store: WeightStore, patterns: Mapping[str, Pattern], path: Path) -> None:
     """Write `path` and, beside it, the safetensors file with every weight in the logical layout, those with a sparse type
     as their buffers KEY.positions, KEY.coordinates, KEY.values. Both or neither appear. Raises InputError."""
-    from safetensors.numpy import save_file
-
     arrays = {}
     for key in weight_keys(module):
         array = store.get(key)
@@ -87,7 +85,7 @@ def save(module: ModuleOp, store: WeightStore, patterns: Mapping[str, Pattern], 
     made = [place.with_name(f".{place.name}.{os.getpid()}") for place in places]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, str(made[0]))
+        save_arrays(arrays, made[0])
         made[1].write_text(module_text(module), encoding="utf-8")
         made[0].chmod(made[1].stat().st_mode)  # safetensors makes files for their owner alone
         for temporary, place in zip(made, places, strict=True):

@@ -108,6 +108,7 @@ CASES: dict[str, Case] = {
     "linalg of an unknown operator": opaque,
     "linalg with an option of programs": emitting("linalg", "--timing-only"),
     "linalg into no .mlir file": emitting("iree", "-o", "out.txt"),
+    "linalg where nothing can be written": emitting("linalg", "-q", "-o", "/proc/m.mlir"),
     "session of a model": session(lambda _: None, "model.onnx"),
     "session: unknown output": session(lambda s: s.run(["nothing"], {})),
     "session: unknown input": session(lambda s: s.run(None, {"nothing": 1})),

@@ -22,7 +22,7 @@ def system(root: Path, files: dict[str, str]) -> Path:
 
 
 MACHINE = {"proc/meminfo": f"MemTotal: {99 << 20} kB\nMemAvailable:   {16 << 20} kB\n"}
-V2 = {**MACHINE, "proc/self/cgroup": "0::/work/job\n"}
+V2 = {**MACHINE, "proc/self/cgroup": "0::/pod/job\n"}
 V1 = {**MACHINE, "proc/self/cgroup": "5:cpu,cpuacct:/\n4:memory:/job\n0::/\n"}
 
 
@@ -31,10 +31,10 @@ V1 = {**MACHINE, "proc/self/cgroup": "5:cpu,cpuacct:/\n4:memory:/job\n0::/\n"}
     [
         (MACHINE, 16),
         (V2, 16),
-        ({**V2, "sys/fs/cgroup/work/job/memory.max": "max\n", "sys/fs/cgroup/work/job/memory.current": "5\n"}, 16),
-        ({**V2, "sys/fs/cgroup/work/job/memory.max": f"{4 * GB}\n", "sys/fs/cgroup/work/job/memory.current": f"{GB}\n"}, 3),
-        ({**V2, "sys/fs/cgroup/work/memory.max": f"{8 * GB}\n", "sys/fs/cgroup/work/memory.current": f"{6 * GB}\n",
-          "sys/fs/cgroup/work/memory.stat": f"anon 5\ninactive_file {3 * GB}\n"}, 5),
+        ({**V2, "sys/fs/cgroup/pod/job/memory.max": "max\n", "sys/fs/cgroup/pod/job/memory.current": "5\n"}, 16),
+        ({**V2, "sys/fs/cgroup/pod/job/memory.max": f"{4 * GB}\n", "sys/fs/cgroup/pod/job/memory.current": f"{GB}\n"}, 3),
+        ({**V2, "sys/fs/cgroup/pod/memory.max": f"{8 * GB}\n", "sys/fs/cgroup/pod/memory.current": f"{6 * GB}\n",
+          "sys/fs/cgroup/pod/memory.stat": f"anon 5\ninactive_file {3 * GB}\n"}, 5),
         ({**V1, "sys/fs/cgroup/memory/job/memory.limit_in_bytes": f"{7 * GB}\n",
           "sys/fs/cgroup/memory/job/memory.usage_in_bytes": f"{6 * GB}\n"}, 1),
         ({**V2, "sys/fs/cgroup/memory.max": f"{GB}\n", "sys/fs/cgroup/memory.current": f"{2 * GB}\n"}, 0),

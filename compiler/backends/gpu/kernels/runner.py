@@ -42,7 +42,10 @@ class Model:
         self.shape = (batch, tokens)
         self.batch, self.tokens, self.count = batch, tokens, batch * tokens
         self.columns, self.samples = -(-self.count // 16) * 16, -(-batch // 16) * 16
-        make = lambda rows, columns, dtype: torch.zeros((rows, columns), dtype=dtype, device=self.device)  # noqa: E731
+
+        def make(rows, columns, dtype):
+            return torch.zeros((rows, columns), dtype=dtype, device=self.device)
+
         self.token_memory = make(TOKEN_ROWS, self.columns, ACTIVATIONS)
         self.sample_memory = make(SAMPLE_ROWS, self.samples, ACTIVATIONS)
         self.code_memory = make(CODE_ROWS, self.columns, torch.int8)
