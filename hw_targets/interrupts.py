@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Generator[None]:
     """Ctrl-C waits for the end of the block, which has to be short: some renames that belong together."""
     if threading.current_thread() is not threading.main_thread():  # Python interrupts no other
         yield

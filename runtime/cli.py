@@ -390,6 +390,8 @@ def _diff(options: argparse.Namespace) -> None:
 
 def _write_page(path: Path, page: str) -> None:
     """Write a page; an older file stays as it is until the new one is whole. Raises InputError."""
+    if not path.name:
+        raise InputError("HPCC1283", "cannot write the page: it has no name", where=str(path))
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:

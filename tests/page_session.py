@@ -25,7 +25,15 @@ from tests.graphs import Encoder, build, feeds
 from tests.pages import ROOT, Block, Page, printed_as_shown
 
 MODEL = Encoder(
-    hidden=64, heads=2, intermediate=128, layers=2, vocabulary=400, positions=128, position="sliced", head="classifier"
+    hidden=64,
+    heads=2,
+    intermediate=128,
+    layers=2,
+    vocabulary=400,
+    positions=128,
+    token_types="none",
+    position="sliced",
+    head="classifier",
 )
 TOKENS, SAMPLES, LABELS = 128, 64, 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -148,7 +149,8 @@ def write_pair(path: Path, text: str, save_weights: Callable[[Path], None]) -> N
         raise cannot_write(path, error) from error
     finally:
         for temporary in made:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be, nothing is
+                temporary.unlink()
 
 
 def load_dump(path: Path) -> tuple[Context, ModuleOp, WeightStore]:

@@ -191,6 +191,8 @@ DUMP: dict[str, tuple[str, ...]] = {
     "objdump: comparison with half a report": ("--diff", "older.hpcc", "cut.hpcc"),
     "objdump: comparison with a damaged report": ("--diff", "older.hpcc", "damaged.hpcc"),
     "objdump: comparison of different models": ("--diff", "older.hpcc", "other.hpcc"),
+    "objdump: comparison with a layer of no name": ("--diff", "older.hpcc", "nameless.hpcc"),
+    "objdump: page of no name": ("--diff", "older.hpcc", "older.hpcc", "--html", ""),
     "objdump: page below a file": ("--diff", "older.hpcc", "older.hpcc", "--html", "occupied/page.html"),
 }
 

@@ -115,12 +115,16 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = (folder / "good.npz").read_bytes()
     (folder / "truncated.npz").write_bytes(whole[: len(whole) // 2])
     assert hpcc(folder / "dynamic.onnx", "--target", TARGET, *SHAPE, "-q", "-o", folder / "older.hpcc").status == 0
-    for name in ("other", "damaged"):
+    changes = {
+        "other": ("layer.0.", "block.0."),
+        "damaged": ('"clock_mhz"', '"clock"'),
+        "nameless": ('"name": "layer.0.attn.q"', '"name": 7'),
+    }
+    for name, (old, new) in changes.items():
         (folder / f"{name}.hpcc").mkdir()
         for file in ("report.json", "run.json"):
             text = (folder / "older.hpcc" / file).read_text(encoding="utf-8")
-            changed = text.replace("layer.0.", "block.0.") if name == "other" else text.replace('"clock_mhz"', '"clock"')
-            (folder / f"{name}.hpcc" / file).write_text(changed, encoding="utf-8")
+            (folder / f"{name}.hpcc" / file).write_text(text.replace(old, new), encoding="utf-8")
     (folder / "cut.hpcc").mkdir()
     (folder / "cut.hpcc" / "report.json").write_text('{"model": ', encoding="utf-8")
     return folder
