@@ -95,11 +95,30 @@ def parse_manifest(text: str, where: str, form: type[M]) -> M:
         message = f"schema_version is {found!r}, this release reads {SCHEMA_VERSION}"
         raise InputError("HPCC1270", message, where=where, hint=hint)
     try:
-        return form.model_validate_json(text)
+        manifest = form.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError("HPCC1269", f"{place}: {first['msg']}", where=where) from error
+    _expect_made(manifest, where)
+    return manifest
+
+
+def _expect_made(manifest: StepsManifest, where: str) -> None:
+    """Raises InputError unless every tensor that a segment or the user reads has been made by then."""
+    made = {tensor.name for tensor in manifest.model_inputs}
+    for segment in manifest.segments:
+        host = isinstance(segment, HostEntry)
+        needs = segment.inputs if host else [tensor.name for tensor in manifest.inputs]
+        gives = segment.outputs if host else [tensor.name for tensor in manifest.outputs]
+        for name in needs:
+            if name not in made:
+                reader = segment.file if host else "the library"
+                raise InputError("HPCC1269", f"{reader} reads {name!r}, which nothing before it makes", where=where)
+        made.update(gives)
+    for tensor in manifest.model_outputs:
+        if tensor.name not in made:
+            raise InputError("HPCC1269", f"nothing makes the output {tensor.name!r}", where=where)
 
 
 def kind_of(path: Path) -> str:
