@@ -15,9 +15,10 @@ from compiler.interpreters import load_meanings
 from compiler.module import main_function
 from compiler.passes.fusion.activations import fuse_activations
 from compiler.passes.fusion.attention import fuse_attentions
-from compiler.passes.fusion.linear import fuse_linears, reorder_sums, simplify_movements, simplify_reshapes, sink_reshapes
+from compiler.passes.fusion.linear import fuse_linears, reorder_sums, sink_reshapes
 from compiler.passes.fusion.masks import MaskProver
 from compiler.passes.fusion.match import Scope
+from compiler.passes.fusion.movements import simplify_movements, simplify_reshapes, sink_transposes
 from compiler.passes.fusion.pointwise import fuse_layer_norms, fuse_rms_norms
 from compiler.passes.fusion.projections import split_projections
 from compiler.passes.fusion.roles import assign_roles
@@ -45,6 +46,7 @@ class FusePass(ModulePass):
         fuse_rms_norms(scope)
         fuse_activations(scope)
         fuse_linears(scope)
+        sink_transposes(scope)
         fuse_scaled_linears(scope)
         fuse_rotaries(scope)
         split_projections(scope)
