@@ -26,7 +26,7 @@ from compiler.passes.fusion.rotary import fuse_rotaries
 from compiler.passes.fusion.scaling import fuse_scaled_linears
 from compiler.passes.fusion.sequences import fuse_sequences
 from compiler.passes.fusion.stored import fuse_stored
-from compiler.passes.fusion.tokens import fuse_embeddings, fuse_mean_pools, fuse_take_tokens
+from compiler.passes.fusion.tokens import fuse_embeddings, fuse_mean_pools, fuse_stored_tokens, fuse_take_tokens
 from compiler.weights import store_of
 
 
@@ -56,6 +56,7 @@ class FusePass(ModulePass):
         sink_reshapes(scope)
         reorder_sums(scope)
         fuse_embeddings(scope)
+        fuse_stored_tokens(scope)
         fuse_sequences(scope)
         fuse_mean_pools(scope, prover)
         fuse_take_tokens(scope)

@@ -128,18 +128,30 @@ def _replace_product(scope: Scope, op: nn.MatMulOp | nn.GemmOp, x: SSAValue, mat
 
 
 def sink_reshapes(scope: Scope) -> None:
-    """linear(reshape(x)) -> reshape(linear(x)) where the reshape only regroups rows, as exporters of Gemm write it."""
+    """linear(reshape(x)) -> reshape(linear(x)) where the reshape only regroups rows, as exporters of Gemm write it, and the
+    same for tokens in front of samples, as torch's MultiheadAttention has them."""
     for op in scope.each(nn.LinearOp):
-        reshape = made_by(op.x, nn.ReshapeOp)
-        if reshape is None:
+        movement = op.x.owner
+        if not isinstance(movement, nn.ReshapeOp | nn.TransposeOp) or not _regroups_rows(movement):
             continue
-        source, taken = nn.shape_of(reshape.x), nn.shape_of(op.x)
-        if len(source) <= len(taken) or len(source) < 2 or source[-1] != taken[-1]:
-            continue
-        type = TensorType(nn.element_type_of(op.result), [*source[:-1], nn.shape_of(op.result)[-1]])
-        moved = nn.LinearOp(op.role.data, reshape.x, op.weight, op.bias, type)
-        scope.replace(op, [moved, nn.ReshapeOp(moved.result, type_of(op.result))])
+        x, width = movement.x, nn.shape_of(op.result)[-1]
+        type = TensorType(nn.element_type_of(op.result), [*nn.shape_of(x)[:-1], width])
+        moved = nn.LinearOp(op.role.data, x, op.weight, op.bias, type)
+        after = (
+            nn.ReshapeOp(moved.result, type_of(op.result))
+            if isinstance(movement, nn.ReshapeOp)
+            else nn.TransposeOp(moved.result, movement.permutation, type_of(op.result))
+        )
+        scope.replace(op, [moved, after])
     simplify_reshapes(scope)
+
+
+def _regroups_rows(op: nn.ReshapeOp | nn.TransposeOp) -> bool:
+    source, taken = nn.shape_of(op.x), nn.shape_of(op.result)
+    if isinstance(op, nn.TransposeOp):
+        return op.permutation == (1, 0, 2)
+    turns = len(source) == len(taken) == 3 and source[:2] == taken[1::-1] and 1 in source[:2]
+    return source[-1] == taken[-1] and len(source) >= 2 and (len(source) > len(taken) or turns)
 
 
 def reorder_sums(scope: Scope) -> None:
