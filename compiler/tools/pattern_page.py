@@ -155,6 +155,7 @@ OWN = """## A pattern of one's own
 
 A pattern is a subclass of `compiler.sparsity.base.Pattern` with a `name`, and an entry point of its package:
 
+<!-- not run: tests/packages has one that is installed by a test -->
 ```toml
 [project.entry-points."hpcc.patterns"]
 diagonal = "my_package:Diagonal"

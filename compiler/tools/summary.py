@@ -218,5 +218,5 @@ def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
         console.print(f"  [dim]{reason.value}: {EXPLANATIONS[reason]}[/]")
     for help, cycles in sorted(helps.items(), key=lambda item: -item[1])[:HELPS_TOLD]:
         share = cycles / max(report.cycles, 1)
-        console.print(f"  [dim]{help.value} would help where {share:.0%} of the cycles go: {HELPS[help]}[/]")
+        console.print(f"  [dim]{help.value} would help where {share:.0%} of the cycles go: {HELPS[help]}[/]", soft_wrap=True)
     console.print()
