@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.decoder import Decoder
@@ -144,6 +145,8 @@ def interpreted(*arguments: object, folder: Path) -> dict[str, Any]:
     run = read_json(folder / "run.json")
     assert run["device"] == "Triton's interpreter on the CPU"
     assert {entry["source"] for entry in run["latency"].values()} == {"not run"}
+    halved = any(layer["kernel"] == "sparse" for layer in read_json(folder / "report.json")["layers"])
+    assert run["by_marks"] == ("not on a GPU" if halved else "")
     assert run["verify"]["outputs"]
     assert all(output["passed"] for output in run["verify"]["outputs"])
     return run
@@ -201,3 +204,17 @@ def test_larger_models(name: str, precision: str, spec: str, l6_export: Models, 
     model = l6_export() if name == "l6" else generated(name)
     options = ("--target", "gpu-sm90", "--shape", "input_ids:1x8", "--precision", precision, "--sparsity", spec)
     interpreted(model, *options, folder=tmp_path / "out.hpcc")
+
+
+@needs_triton
+@pytest.mark.slow
+def test_the_example(bundle: Path, tmp_path: Path) -> None:
+    """A bundle's module from a script that knows nothing of hpcc."""
+    ids = np.arange(18).reshape(2, 9)
+    np.savez(tmp_path / "in.npz", input_ids=ids, attention_mask=np.ones_like(ids), token_type_ids=np.zeros_like(ids))
+    command = [sys.executable, str(ROOT / "examples" / "gpu" / "run_model.py"), str(bundle), str(tmp_path / "in.npz")]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert ": (2, 9, 42), rms " in done.stdout
+    assert ": (2, 42), rms " in done.stdout
