@@ -1,15 +1,14 @@
 """`report.json` and `run.json`: what the model, the target and the simulator determine, and what a clock decides.
 
-The pydantic models are the schemas (exported by `python -m compiler.tools.report`). The reasons of the ledger are a
+The pydantic models are the schemas (docs/schemas). The reasons of the ledger are a
 closed list; each has a sentence for people.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -304,15 +303,3 @@ NOT_MODELLED = (
 
 def text_of(form: Form) -> str:
     return json.dumps(form.model_dump(mode="json"), indent=1) + "\n"
-
-
-def schemas() -> dict[str, Any]:
-    """JSON Schemas of both files, as written."""
-    return {
-        "report.json": Report.model_json_schema(mode="serialization"),
-        "run.json": RunReport.model_json_schema(mode="serialization"),
-    }
-
-
-if __name__ == "__main__":
-    json.dump(schemas(), sys.stdout, indent=1)
