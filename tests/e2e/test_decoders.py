@@ -20,7 +20,7 @@ from hw_targets.cpu import CpuTarget
 from hw_targets.load import load_any_target
 from runtime.simulator import functional
 from tests.e2e.harness import TARGET, hpcc, read_json
-from tests.e2e.test_mutations import BITS, ONNX_RUNTIME, PARAMETERS, Mutation, after, altered, ops, swap_out
+from tests.e2e.mutations import BITS, ONNX_RUNTIME, PARAMETERS, Mutation, after, altered, ops, swap_out
 
 TOKENS = 10
 BASE = Decoder()
