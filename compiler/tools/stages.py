@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -54,6 +54,8 @@ class StageRunner:
     precision: str = "fp32"
     storage: str = "auto"
     streaming: int | None = None
+    passes_after: Mapping[str, str] = field(default_factory=dict[str, str])
+    """More passes at the end of a stage, by its name; its verifier sees what they leave."""
 
     def run(self, module: ModuleOp, stages: Sequence[Stage]) -> ModuleOp:
         for stage in stages:
@@ -79,6 +81,7 @@ class StageRunner:
             kind=self.kind,
             streaming=self.streaming,
         )
+        text = ",".join(filter(None, (text, self.passes_after.get(stage.name))))
         if not text:
             return
         try:
