@@ -17,8 +17,9 @@ import pytest
 from compiler.dialects import nn
 from compiler.interpreters.evaluate import evaluate
 from compiler.tools import parameters
+from compiler.tools.fpga_session import FpgaSession
 from compiler.tools.options import Options
-from compiler.tools.session import Session
+from compiler.tools.session import open_session
 from compiler.tools.stepwise import FLOAT_LIMIT, StepwiseCheck, relative_error
 from hw_targets.errors import VerificationError
 from tests.e2e import mutation_cases_graph, mutation_cases_machine, mutation_cases_program
@@ -92,7 +93,8 @@ def test_every_bias_of_l3_is_missed(l3_model: Path) -> None:
     A bias of the keys adds the same to all scores of a row, which softmax does not see: no output can tell, and only
     the comparison of parameters does.
     """
-    session = Session(Options(model=str(l3_model), target="fpga-u280", shapes={"input_ids": (1, 24)}, quiet=True))
+    session = open_session(Options(model=str(l3_model), target="fpga-u280", shapes={"input_ids": (1, 24)}, quiet=True))
+    assert isinstance(session, FpgaSession)
     session._load()
     session._stages("import", "quantize")
     assert session.imported is not None
