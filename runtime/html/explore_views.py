@@ -26,7 +26,9 @@ def explore_page(answer: Document) -> str:
     limits = answer["limits"]
     asked = f"at most {limits['max_latency_ms']:g} ms, {answer['task']['metric']} at least {limits['min_accuracy']:g}"
     winner = answer["winner"]
-    if winner is None:
+    if not answer["complete"]:
+        title, verdict = "Interrupted", "What was found until then; nothing is chosen yet. The same command goes on."
+    elif winner is None:
         title, verdict = "No device meets both limits", _relaxed(answer)
     else:
         trial = winner["trial"]
@@ -50,6 +52,11 @@ def _name(device: str) -> str:
 
 def _facts(answer: Document) -> list[Fact]:
     winner = answer["winner"]
+    if not answer["complete"]:
+        return [
+            Fact("candidates timed", str(answer["counts"]["timed"])),
+            Fact("prunings on dev", str(answer["counts"]["dev"])),
+        ]
     if winner is None:
         relaxed = answer["relaxation"]
         latency, accuracy = relaxed["latency_ms"], relaxed["accuracy"]

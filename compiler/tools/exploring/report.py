@@ -136,10 +136,11 @@ class CountsPart(Form):
 
 
 class Exploration(Form):
-    """explore.json."""
+    """explore.json. A search that was interrupted is not `complete`: nothing is chosen yet, the rest is what was found."""
 
     schema_version: int = 1
     hpcc_version: str
+    complete: bool
     found: bool
     model: ModelPart
     shapes: dict[str, tuple[int, ...]]

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -181,7 +182,11 @@ class Exploring:
                 self._sensitivity,
                 self.course,
             )
-            chosen = search.run()
+            try:
+                chosen = search.run()
+            except KeyboardInterrupt:
+                self._write(self._answer(search, ledger, None, None, complete=False))
+                raise
             built = None
             while chosen is not None and built is None:
                 built, chosen = self._built(search, chosen, host_ms)
@@ -198,6 +203,8 @@ class Exploring:
         """Make the folder; take it away again if nothing was put into it."""
         made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob("candidate-*"):  # of a search that was killed
+            shutil.rmtree(left, ignore_errors=True)
         try:
             yield
         finally:
@@ -296,8 +303,15 @@ class Exploring:
     # ---- the answer -------------------------------------------------------------------------------------------------
 
     def _answer(
-        self, search: Search, ledger: Ledger, chosen: Point | None, built: winners.Winner | None
+        self,
+        search: Search,
+        ledger: Ledger,
+        chosen: Point | None,
+        built: winners.Winner | None,
+        *,
+        complete: bool = True,
     ) -> forms.Exploration:
+        """`complete`: whether the search came to its end; else it holds what was found until then."""
         points, limits, options = search.points(), search.limits, self.options
         best = pareto(points)
         labels = {point.candidate.label for point in best}
@@ -328,6 +342,7 @@ class Exploring:
         found = rejections(points, limits, chosen, self.objective)
         return forms.Exploration(
             hpcc_version=installed_version(),
+            complete=complete,
             found=own is not None,
             model=forms.ModelPart(name=self.model.stem, sha256=self.sha256),
             shapes=self.bench.compiled_shapes,
@@ -357,7 +372,7 @@ class Exploring:
             dense=None if dense is None else forms.score_part(dense.score),
             zeroed=zeroed,
             winner=own,
-            relaxation=None if own is not None else forms.relaxation_part(relaxation(points, limits)),
+            relaxation=None if own is not None or not complete else forms.relaxation_part(relaxation(points, limits)),
             front=tuple(part(point) for point in best),
             rejected=forms.rejected_parts(found),
             trials=tuple(part(point) for point in points),
