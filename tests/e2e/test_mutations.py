@@ -63,6 +63,8 @@ Patch = pytest.MonkeyPatch
 
 MODEL = Encoder(hidden=72, heads=4, intermediate=84, layers=1, vocabulary=50, positions=11)
 """84 inputs are two windows of 32 and a tail; 9 rows of tokens are two tiles of 4 and a tail."""
+BIASED = replace(MODEL, mask="relative", gelu="softplus")
+"""With numbers added to its scores, and in two parts: the host computes the activation between them."""
 BATCH, TOKENS = 1, 9
 BOARD = {
     "cores": 1,
@@ -93,6 +95,8 @@ class Mutation:
     pattern: str = "dense"
     each: str = ""
     """What --verify-each says of it, where it says something else: it names the stage."""
+    biased: bool = False
+    """Whether it is a fault in what only the biased model in two parts has."""
 
 
 # ---- how to break things --------------------------------------------------------------------------------------------
@@ -246,6 +250,59 @@ def softmax_without_mask(patch: Patch) -> None:
         return prepare(simulator, replace(instruction, operands=operands))
 
     patch.setitem(functional.PREPARE, "vector.softmax", broken)  # type: ignore[arg-type]
+
+
+# ---- numbers added to scores are lost, parts of a program mixed up ---------------------------------------------------
+
+
+def drop_the_bias_of_scores(module: ModuleOp) -> None:
+    op = ops(module, nn.AttentionOp)[0]
+    assert op.bias is not None
+    fields: dict[str, Any] = {"heads": op.heads.value.data, "scale": op.scale.value.data}
+    swap_out(op, nn.AttentionOp(op.role.data, op.q, op.k, op.v, op.mask, **fields, type=op.result.type))
+
+
+def drop_the_integer_bias_of_scores(module: ModuleOp) -> None:
+    op = ops(module, nn.QAttentionOp)[0]
+    assert op.bias is not None
+    fields: dict[str, Any] = {"heads": op.heads.value.data, "scale": op.scale.value.data}
+    q, k, v = (op.q, op.q_scale), (op.k, op.k_scale), (op.v, op.v_scale)
+    swap_out(op, nn.QAttentionOp(op.role.data, q, k, v, op.mask, **fields, type=op.result.type))
+
+
+def softmax_with_the_first_row_of_the_bias(patch: Patch) -> None:
+    """The simulator alone adds the bias of the first query to all of them."""
+    prepare = functional.PREPARE["vector.softmax"]
+
+    def broken(simulator: Any, instruction: Any) -> Any:
+        assert "bias" in instruction.operands
+        return prepare(simulator, replace(instruction, immediates={**instruction.immediates, "bias_rows": 1}))
+
+    patch.setitem(functional.PREPARE, "vector.softmax", broken)  # type: ignore[arg-type]
+
+
+def forget_what_the_host_made(patch: Patch) -> None:
+    """The second part reads what lay at its border before the host had run."""
+    true = runtime_program.Program._run_device
+
+    def broken(self: Any, values: Any, part: int, watch: Any = None) -> Any:
+        early = {border.name for border in self.manifest.inputs if border.part}
+        zeros = {name: np.zeros_like(value) if name in early else value for name, value in values.items()}
+        return true(self, zeros, part, watch)
+
+    patch.setattr(runtime_program.Program, "_run_device", broken)
+
+
+def start_anew_behind_the_pause(patch: Patch) -> None:
+    """What the first part keeps on the chip for the second is lost."""
+    true = functional.Simulator.run
+
+    def broken(self: Any, watch: Any = None, part: int | None = None) -> None:
+        if part:
+            self.memories.fill(functional.POISON)
+        true(self, watch, part)
+
+    patch.setattr(functional.Simulator, "run", broken)
 
 
 # ---- groups along the wrong axis ------------------------------------------------------------------------------------
@@ -467,6 +524,20 @@ MUTATIONS: dict[str, Mutation] = {
         each=PARAMETERS + r"the mask of layer\.0\.attn",
     ),
     "ignore a mask: simulator": Mutation(softmax_without_mask, BITS),
+    "drop a bias: scores, fuse": Mutation(
+        lambda patch: after(patch, FusePass, drop_the_bias_of_scores),
+        rf"{GRAPH}|{ONNX_RUNTIME}",
+        each=r"stage 'fuse': output",
+        biased=True,
+    ),
+    "drop a bias: scores, quantize": Mutation(
+        lambda patch: after(patch, QuantizePass, drop_the_integer_bias_of_scores),
+        rf"{PARAMETERS}|{ONNX_RUNTIME}",
+        biased=True,
+    ),
+    "drop a bias: scores, simulator": Mutation(softmax_with_the_first_row_of_the_bias, BITS, biased=True),
+    "mix parts up: border": Mutation(forget_what_the_host_made, rf"{BITS}|{ONNX_RUNTIME}", biased=True),
+    "mix parts up: memory": Mutation(start_anew_behind_the_pause, rf"{BITS}|{ONNX_RUNTIME}", biased=True),
     "wrong N:M axis: mask": Mutation(prune_along_the_wrong_axis, PATTERN, 1, "nm:2:4"),
     "wrong N:M axis: storage": Mutation(take_a_stored_matrix_for_the_logical_one, PATTERN, 1, "nm:2:4"),
     "drop a tail: tokens": Mutation(no_tail_of_tokens, BITS, each=TILED),
@@ -506,13 +577,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model and the board."""
     folder = tmp_path_factory.mktemp("mutations")
     write(MODEL, folder / "model.onnx", BATCH, TOKENS)
+    write(BIASED, folder / "biased.onnx", BATCH, TOKENS)
     board_file(folder, BOARD)
     return folder
 
 
-def run(place: Path, pattern: str, *more: str) -> Done:
+def run(place: Path, pattern: str, *more: str, biased: bool = False) -> Done:
     """The ordinary command: nothing but a model, a board and a pattern."""
-    command = (place / "model.onnx", "--target", place / "board.toml", "--sparsity", pattern, "-q", "-o", place / "out.hpcc")
+    model = place / ("biased.onnx" if biased else "model.onnx")
+    command = (model, "--target", place / "board.toml", "--sparsity", pattern, "-q", "-o", place / "out.hpcc")
     return hpcc(*command, *more)
 
 
@@ -523,15 +596,23 @@ def test_without_a_mutation_the_run_succeeds(place: Path, pattern: str, more: tu
     assert (done.status, done.err) == (0, "")
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.slow
+def test_without_a_mutation_the_biased_model_succeeds(place: Path) -> None:
+    done = run(place, "dense", "--verify-each", biased=True)
+    assert (done.status, done.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if m.biased else ()) for name, m in MUTATIONS.items()]
+)
 def test_a_mutation_turns_its_check_red(place: Path, monkeypatch: Patch, name: str) -> None:
     mutation = MUTATIONS[name]
     mutation.make(monkeypatch)
-    done = run(place, mutation.pattern)
+    done = run(place, mutation.pattern, biased=mutation.biased)
     assert done.status == mutation.status, done
     assert re.search(mutation.says, done.line), done.line
     if mutation.each:
-        done = run(place, mutation.pattern, "--verify-each")
+        done = run(place, mutation.pattern, "--verify-each", biased=mutation.biased)
         assert re.search(mutation.each, done.line), done.line
 
 
@@ -544,6 +625,7 @@ def test_every_kind_of_fault_is_made() -> None:
         "ignore a mask",
         "wrong N:M axis",
         "drop a tail",
+        "mix parts up",
         "wrong semaphore",
         "wrong index",
         "lose a cycle",
