@@ -207,7 +207,7 @@ def attempt(case: Case) -> None:
             event("the pattern applies to no layer")
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_every_stage_gives_the_same_bits(case: Case) -> None:
     attempt(case)

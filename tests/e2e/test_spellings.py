@@ -58,10 +58,11 @@ def session(level: ort.GraphOptimizationLevel) -> Callable[[Path, Path], None]:
 
 
 def transformers(source: Path, path: Path) -> None:
+    from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
 
     model = BertOnnxModel(onnx.load(str(source)), num_heads=4, hidden_size=32)
-    model.optimize()
+    model.optimize(FusionOptions("bert"))
     model.save_model_to_file(str(path))
 
 
