@@ -70,7 +70,7 @@ def test_a_pattern_on_an_accelerator(spec: str, model: Path, tmp_path: Path) -> 
         assert row["density"] == pytest.approx(1 - simple.sparsity, abs=0.02)
 
 
-@pytest.mark.parametrize("spec", SOME_FAST)
+@pytest.mark.parametrize("spec", [*SOME_FAST, "monarch:4:0.5"])
 def test_a_pattern_on_a_cpu(spec: str, model: Path, tmp_path: Path) -> None:
     done = hpcc(model, "--target", "cpu-host", "--sparsity", spec, "-o", tmp_path / "out.hpcc", "--verify-each")
     assert (done.status, done.err) == (0, "")
@@ -132,7 +132,7 @@ EVERYWHERE = [*PATTERNS, *FACTORED, "nm:2:4", "hp:0.75", "block:32x32:0.75", "un
 @pytest.mark.parametrize("target", ["fpga-u280", "fpga-zcu104", "fpga-pynq-z2", "cpu-host"])
 @pytest.mark.parametrize("spec", EVERYWHERE)
 def test_every_pattern_on_every_kind_of_target(spec: str, target: str, tmp_path: Path) -> None:
-    shape = ("--shape", "input_ids:1x128") if target.startswith("fpga") else ()
+    shape = ("--shape", "input_ids:1x128")
     done = hpcc(l3_model(), "--target", target, *shape, "--sparsity", spec, "-o", tmp_path / "out.hpcc")
     assert (done.status, done.err) == (0, "")
     run = read_json(tmp_path / "out.hpcc" / "run.json")
