@@ -27,7 +27,14 @@ class SmallTask:
 
 
 def small_task(
-    folder: Path, *, head: str = "file", labels: bool = True, extra: str = "", metric: str = "accuracy"
+    folder: Path,
+    *,
+    head: str = "file",
+    labels: bool = True,
+    extra: str = "",
+    metric: str = "accuracy",
+    tables: str = "",
+    train: int = 16,
 ) -> SmallTask:
     """Model, samples and task file in a folder."""
     model = write(SPEC, folder / "model.onnx", 16, TOKENS, symbolic=True)
@@ -35,7 +42,7 @@ def small_task(
     random = np.random.default_rng(7)
     weight = random.standard_normal((4, SPEC.hidden))
     np.savez(folder / "head.npz", weight=weight, bias=np.zeros(4))
-    for number, (name, count) in enumerate(SIZES.items()):
+    for number, (name, count) in enumerate((SIZES | {"train": train}).items()):
         arrays = feeds(SPEC, count, TOKENS, seed=number + 1)
         rows = np.concatenate(
             [_rows(prepared, {k: v[at : at + 16] for k, v in arrays.items()}) for at in range(0, count, 16)]
@@ -49,6 +56,7 @@ def small_task(
     elif head == "logistic":
         lines.append('[head]\nkind = "logistic"')
     task = folder / "task.toml"
+    lines.append(tables)
     task.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return SmallTask(folder, model, task)
 

@@ -22,3 +22,5 @@ CLASSES: Mapping[str, float] = {
     "fpga-vcu118": 5,
     "fpga-vu13p": 6,
 }
+CPU = 0.0
+"""The class of every CPU: the machine is there already, no board has to be bought."""

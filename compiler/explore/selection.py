@@ -32,7 +32,10 @@ class Objective(StrEnum):
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the device says. Milliseconds of one batch, bytes of all constants; `problem` where the model does not fit."""
+    """What the device says. Milliseconds of one batch, bytes of all constants; `problem` where the model does not fit.
+
+    `measured`: the latency is the median of runs on this machine, between whose quartiles lie `spread_ms`; else simulated.
+    """
 
     accelerator_ms: float = 0.0
     transfer_ms: float = 0.0
@@ -40,6 +43,8 @@ class Hardware:
     bytes: int = 0
     resources: Mapping[str, float] | None = None
     problem: str = ""
+    measured: bool = False
+    spread_ms: float = 0.0
 
     @property
     def latency_ms(self) -> float:
@@ -77,7 +82,10 @@ class Limits:
     floor: float = float("-inf")
 
     def latency_met(self, point: Point) -> bool:
-        return point.fits and point.hardware.latency_ms <= self.latency_ms
+        return point.fits and self.latency_met_by(point.hardware)
+
+    def latency_met_by(self, hardware: Hardware) -> bool:
+        return hardware.latency_ms <= self.latency_ms
 
     def accuracy_met(self, point: Point) -> bool:
         score = point.score
@@ -127,7 +135,8 @@ def relaxation(points: Sequence[Point], limits: Limits) -> Relaxation:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a device was not chosen: the limit that failed (`latency`, `accuracy`, `capacity`), or `objective` where it fits.
+    """Why a device was not chosen: the limit that failed (`latency`, `accuracy`, `capacity`; `machine` where this
+    one cannot run what has to be measured), or `objective` where it fits.
 
     `by` is how far its nearest candidate is beyond the limit, in the limit's unit; `needs` what that candidate has.
     """
@@ -153,7 +162,8 @@ def rejections(points: Sequence[Point], limits: Limits, winner: Point | None, ob
 def _rejection(device: str, points: Sequence[Point], limits: Limits, objective: Objective) -> Rejection:
     fitting = [point for point in points if point.fits]
     if not fitting:
-        return Rejection(device, "capacity", None, None, points[0].candidate.algorithm.label, points[0].hardware.problem)
+        failed = "machine" if points[0].hardware.measured else "capacity"
+        return Rejection(device, failed, None, None, points[0].candidate.algorithm.label, points[0].hardware.problem)
     good = choose(fitting, limits, objective)
     if good is not None:
         return Rejection(device, "objective", None, None, good.candidate.algorithm.label)

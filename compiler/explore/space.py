@@ -62,27 +62,44 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Space:
-    """Devices and, by the family of patterns, its members from dense to sparse; `mixed` lets the two groups of matrices
-    differ inside a family. `precisions` are the arithmetics of the devices."""
+class Part:
+    """Devices of one kind and, by the family of patterns, its members from dense to sparse; `mixed` lets the two groups of
+    matrices differ inside a family. `precision` is the arithmetic of the devices."""
 
     devices: Sequence[str]
     families: Mapping[str, Sequence[str]]
     mixed: bool = False
-    precisions: Sequence[str] = ("int8",)
+    precision: str = "int8"
 
     def algorithms(self) -> list[Algorithm]:
         """Each once, in the order of the families; dense first."""
         found: dict[Algorithm, None] = {}
-        for precision in self.precisions:
-            for members in self.families.values():
-                choices = (DENSE, *members)
-                pairs = product(choices, choices) if self.mixed else ((choice, choice) for choice in choices)
-                found.update((Algorithm(attention, forward, precision), None) for attention, forward in pairs)
+        for members in self.families.values():
+            choices = (DENSE, *members)
+            pairs = product(choices, choices) if self.mixed else ((choice, choice) for choice in choices)
+            found.update((Algorithm(attention, forward, self.precision), None) for attention, forward in pairs)
         return list(found)
-
-    def __iter__(self) -> Iterator[Candidate]:
-        return (Candidate(device, algorithm) for algorithm in self.algorithms() for device in self.devices)
 
     def __len__(self) -> int:
         return len(self.devices) * len(self.algorithms())
+
+
+@dataclass(frozen=True)
+class Space:
+    """All candidates, by kind of device: each kind has patterns and an arithmetic of its own."""
+
+    parts: Mapping[str, Part]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(device for part in self.parts.values() for device in part.devices)
+
+    def algorithms(self) -> list[Algorithm]:
+        """Each once, kind by kind."""
+        return list(dict.fromkeys(algorithm for part in self.parts.values() for algorithm in part.algorithms()))
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return (Candidate(d, a) for part in self.parts.values() for a in part.algorithms() for d in part.devices)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts.values()))

@@ -24,7 +24,7 @@ from hw_targets.command_line import Parser, guarded
 from hw_targets.errors import UsageError
 
 if TYPE_CHECKING:
-    from compiler.tools.exploring.report import Exploration, RejectedPart
+    from compiler.tools.exploring.report import Exploration, RejectedPart, TrialPart
 
 
 def build_parser() -> Parser:
@@ -47,7 +47,9 @@ def build_parser() -> Parser:
         "--objective", default=Objective.CHEAPEST.value, metavar="O", help=f"{', '.join(Objective)} (default: cheapest)"
     )
     what = parser.add_argument_group("what may be tried")
-    what.add_argument("--targets", default="fpga-*", metavar="LIST", help="names, globs, .toml files, or all (default)")
+    what.add_argument(
+        "--targets", default="fpga-*", metavar="LIST", help="names, globs, .toml files, or all (default: fpga-*)"
+    )
     what.add_argument(
         "--patterns", default="hp,nm", metavar="LIST", help=f"families ({', '.join(FAMILIES)}) or patterns (default: hp,nm)"
     )
@@ -56,6 +58,9 @@ def build_parser() -> Parser:
     )
     what.add_argument("--cost", action="append", default=[], metavar="NAME=CLASS", help="overrule a device's cost class")
     what.add_argument("--method", metavar="M", help=f"{', '.join(METHODS)} (default: second-order with a train split)")
+    what.add_argument(
+        "--train-steps", type=int, metavar="N", help="fine-tune what may win, N steps a rung (default: the task's; else 0)"
+    )
     what.add_argument("--controls", action="store_true", help="try random zeros too; they are reported, never chosen")
     what.add_argument(
         "--shape", action="append", default=[], metavar="NAME:AxB", help="bind an input (default: one text of the task)"
@@ -118,22 +123,23 @@ def _print_summary(answer: Exploration, folder: str) -> None:
     counts, winner = answer.counts, answer.winner
     print(f"{answer.model.name}, {answer.task.name}: {answer.task.metric} on {answer.task.dev} dev samples")
     looked = f"{counts.dev} prunings on dev, {counts.subset} ruled out on a subset, {counts.estimate} by the estimate"
+    looked += f", {counts.trained} trained" if answer.training is not None else ""
     print(f"  tried      {counts.timed} candidates on {len(answer.space.devices)} devices; {looked}")
     for problem in answer.problems:
         print(f"  failed     {problem}")
     if winner is not None and winner.trial.accuracy is not None:
         trial, score, test = winner.trial, winner.trial.accuracy, winner.test
         print(f"  chosen     {_short(trial.device)} with {trial.pattern}: the {answer.objective}, cost class {trial.cost:g}")
-        print(
-            f"  latency    {trial.latency_ms:.3f} ms (accelerator {trial.accelerator_ms:.3f}, transfer"
-            f" {trial.transfer_ms:.3f}, host {trial.host_ms:.3f}), {winner.latency_margin_ms:.3f} ms below the limit"
-        )
-        print(f"  dev        {score.value:.4f}, at least {score.low:.4f}: {winner.accuracy_margin:.4f} above the limit")
+        print(f"  latency    {trial.latency_ms:.3f} ms ({_parts(trial)}), {winner.latency_margin_ms:.3f} ms below the limit")
+        how = f", trained; {trial.one_shot.value:.4f} before" if trial.one_shot is not None else ""
+        print(f"  dev        {score.value:.4f}, at least {score.low:.4f}: {winner.accuracy_margin:.4f} above the limit{how}")
         print(f"  test       {test.value:.4f}, at least {test.low:.4f}; read once ({test.count} samples)")
     print("\n  front (latency, accuracy, cost class, bytes)")
     for trial in answer.front:
         value = trial.accuracy.value if trial.accuracy is not None else float("nan")
-        figures = f"{trial.latency_ms:9.3f} ms  {value:.4f}  {trial.cost:g}  {(trial.bytes or 0) / 1e6:7.2f} MB"
+        figures = (
+            f"{trial.latency_ms:9.3f} ms {trial.latency_is}  {value:.4f}  {trial.cost:g}  {(trial.bytes or 0) / 1e6:7.2f} MB"
+        )
         print(f"    {figures}  {_short(trial.device)} {trial.pattern}")
     if answer.rejected:
         print("\n  other devices")
@@ -145,6 +151,14 @@ def _print_summary(answer: Exploration, folder: str) -> None:
         for command in winner.commands:
             print(f"    {command}")
     print(f"\n  written    {folder}: explore.html, explore.json" + (", winner.hpcc" if winner is not None else ""))
+
+
+def _parts(trial: TrialPart) -> str:
+    """Where a latency comes from."""
+    if trial.latency_is == "measured":
+        return f"measured on this machine, its quartiles {trial.spread_ms:.3f} apart"
+    parts = f"accelerator {trial.accelerator_ms:.3f} simulated, transfer {trial.transfer_ms:.3f}"
+    return f"{parts}, host {trial.host_ms:.3f}" + (" measured" if trial.host_ms else "")
 
 
 def _short(device: str) -> str:

@@ -226,8 +226,10 @@ class Trainer:
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def _checkpoint(self, step: int) -> Checkpoint:
+        """Where a rung ends there are no moments: the next one begins with new ones."""
         arrays = {f"weight/{key}": array for key, array in self.student.arrays().items()}
-        for key, parameter in self.student.parameters.items():
+        ends = any(rung.end == step for rung in self.plan.rungs)
+        for key, parameter in () if ends else self.student.parameters.items():
             state = self._optimizer.state.get(parameter, {})
             for group, name in _MOMENTS.items():
                 if name in state:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,19 @@ class RunFolder:
             raise InputError("HPCC1552", "the checkpoint is damaged", where=str(path), hint=hint) from error
         self._require_same(run, path)
         return Checkpoint(step, arrays, score, chosen)
+
+    def adopt(self, before: RunFolder) -> None:
+        """Begin where another run has ended, unless this one has begun: its finished rungs and its last checkpoint. Raises
+        InputError where it has none, or is another than `before` describes."""
+        if self.load() is not None:
+            return
+        found = before.load()
+        if found is None:
+            raise InputError("HPCC1552", "the checkpoint is gone", where=str(before.path), hint="delete it to start over")
+        self.path.mkdir(parents=True, exist_ok=True)
+        for rung in sorted(before.path.glob("rung-*.safetensors")):
+            shutil.copyfile(rung, self.path / rung.name)
+        self.save(found)
 
     def _require_same(self, run: Any, path: Path) -> None:
         for name, value in self.run.items():

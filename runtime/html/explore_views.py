@@ -26,7 +26,9 @@ def explore_page(answer: Document) -> str:
     limits = answer["limits"]
     asked = f"at most {limits['max_latency_ms']:g} ms, {answer['task']['metric']} at least {limits['min_accuracy']:g}"
     winner = answer["winner"]
-    if winner is None:
+    if not answer["complete"]:
+        title, verdict = "Interrupted", "What was found until then; nothing is chosen yet. The same command goes on."
+    elif winner is None:
         title, verdict = "No device meets both limits", _relaxed(answer)
     else:
         trial = winner["trial"]
@@ -50,6 +52,11 @@ def _name(device: str) -> str:
 
 def _facts(answer: Document) -> list[Fact]:
     winner = answer["winner"]
+    if not answer["complete"]:
+        return [
+            Fact("candidates timed", str(answer["counts"]["timed"])),
+            Fact("prunings on dev", str(answer["counts"]["dev"])),
+        ]
     if winner is None:
         relaxed = answer["relaxation"]
         latency, accuracy = relaxed["latency_ms"], relaxed["accuracy"]
@@ -61,7 +68,7 @@ def _facts(answer: Document) -> list[Fact]:
     score = trial["accuracy"]
     note = f"{winner['latency_margin_ms']:.3f} ms below the limit"
     return [
-        Fact("latency", f"{trial['latency_ms']:.3f}", "ms", "simulated", note),
+        Fact("latency", f"{trial['latency_ms']:.3f}", "ms", trial["latency_is"], note),
         Fact("on dev", f"{score['value']:.4f}", "", "measured", f"lower bound {score['low']:.4f}"),
         Fact("on test, once", f"{test['value']:.4f}", "", "measured", f"lower bound {test['low']:.4f}"),
         Fact("cost class", f"{trial['cost']:g}"),
@@ -89,7 +96,7 @@ def _front(answer: Document) -> Section:
         Dot(
             t["latency_ms"],
             t["accuracy"]["value"],
-            f"{_name(t['device'])} {t['pattern']}: {t['latency_ms']:.3f} ms, {t['accuracy']['value']:.4f}",
+            f"{_name(t['device'])} {t['pattern']}: {t['latency_ms']:.3f} ms {t['latency_is']}, {t['accuracy']['value']:.4f}",
             _tone(t),
             (t["device"], t["pattern"]) == own,
         )
@@ -138,6 +145,7 @@ COLUMNS = (
     Column("pattern", mono=True, wrap=True),
     Column("cost", right=True),
     Column("ms", right=True),
+    Column("time is"),
     Column("constants", right=True),
     Column("accuracy", right=True),
     Column("lower bound", right=True),
@@ -159,6 +167,7 @@ def _row(trial: Document) -> Row:
             trial["pattern"],
             f"{trial['cost']:g}",
             "-" if trial["latency_ms"] is None else f"{trial['latency_ms']:.3f}",
+            "-" if trial["latency_ms"] is None else trial["latency_is"],
             "-" if trial["bytes"] is None else size_text(trial["bytes"]),
             "-" if score is None else f"{score['value']:.4f}",
             "-" if score is None else f"{score['low']:.4f}",
@@ -201,6 +210,17 @@ def _rebuild(answer: Document) -> list[Section]:
     ]
 
 
+def _training(answer: Document) -> list[str]:
+    course = answer["training"]
+    if course is None:
+        return []
+    return [
+        f"{answer['counts']['trained']} prunings were trained, {course['steps']} steps of {course['batch']} samples for each"
+        f" rung of a ladder, peak rate {course['rate']:g}, loss {course['loss']}, seed {course['seed']}; a rung inherits the"
+        " weights of the one before."
+    ]
+
+
 def _method(answer: Document) -> Section:
     task, space, counts, zeroed = answer["task"], answer["space"], answer["counts"], answer["zeroed"]
     how = "each was tried" if space["exhaustive"] else f"{space['budget']} of them were sampled ({space['sampler']})"
@@ -209,12 +229,14 @@ def _method(answer: Document) -> Section:
         f" seed {space['seed']}. {counts['timed']} were timed; of the prunings {counts['dev']} went through the dev set,"
         f" {counts['subset']} were ruled out on a subset, {counts['estimate']} by the sensitivity estimate,"
         f" {counts['failed']} failed.",
-        f"Accuracy is that of the integers which the accelerators compute, on {task['dev']} dev samples; pruning is"
-        f" {answer['method']} in one shot. Bounds are one-sided with {task['confidence']:.0%} confidence for all"
-        f" {task['comparisons']} prunings at once; the lower one must meet the limit. The {task['test']} test samples were"
-        " read once, for the winner.",
+        f"Accuracy is that of the integers which the accelerators compute, or of the fp32 of CPUs, on {task['dev']} dev"
+        f" samples; pruning is {answer['method']} in one shot. Bounds are one-sided with {task['confidence']:.0%} confidence"
+        f" for all {task['comparisons']} prunings at once; the lower one must meet the limit. The {task['test']} test"
+        " samples were read once, for the winner.",
         f"An encoder of zeros scores {zeroed['value']:.4f}; what is not above it is never chosen.",
-        "Latency is accelerator (simulated) plus transfer (estimated) plus host (measured on the machine of the search).",
+        "Latency is accelerator (simulated) plus transfer (estimated) plus host (measured on the machine of the search); of"
+        " a CPU it is measured: the median of runs in a process of its own on that machine.",
+        *_training(answer),
     ]
     parts: list[Part] = [Text(lines)]
     if answer["problems"]:

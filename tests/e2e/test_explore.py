@@ -23,6 +23,7 @@ from compiler.tools.exploring.accuracy import Judged, judge
 from compiler.tools.exploring.hardware import time_on
 from compiler.tools.exploring.options import ExploreOptions
 from compiler.tools.exploring.run import Explored, Exploring, explore
+from compiler.tools.exploring.workers import LOCAL
 from compiler.tools.hpcc import main as hpcc_main
 from compiler.tools.hpcc_explore import main
 from compiler.tools.hpcc_prune import main as prune_main
@@ -185,12 +186,13 @@ def test_an_evaluation_that_crashes_is_told_and_the_search_goes_on(
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_samplers_find_the_winner_of_a_mixed_space(small: SmallTask, tmp_path: Path, sampler: str) -> None:
-    """With most of the space as their budget; and the same again from the same seed."""
-    wanted = explore(options(small, tmp_path / "all", mixed=True, patterns=("nm",)))
-    sampled = [
-        explore(options(small, tmp_path / f"{sampler}{n}", mixed=True, patterns=("nm",), budget=46, sampler=sampler))
-        for n in range(2)
-    ]
+    """With most of the space as their budget; and the same again from the same seed. What was measured serves them."""
+    what: dict[str, Any] = {"mixed": True, "patterns": ("block",)}
+    wanted = explore(options(small, tmp_path / "all", **what))
+    sampled: list[Explored] = []
+    for number in range(2):
+        shutil.copytree(tmp_path / "all", tmp_path / str(number))
+        sampled.append(explore(options(small, tmp_path / str(number), budget=28, sampler=sampler, **what)))
     assert sampled[0].exploration.trials == sampled[1].exploration.trials
     assert not sampled[0].exploration.space.exhaustive
     assert wanted.exploration.winner is not None
@@ -220,6 +222,63 @@ def test_a_search_that_was_killed_goes_on_to_the_same_answer(small: SmallTask, f
     assert explored.exploration.winner is not None
     assert found.exploration.winner is not None
     assert explored.exploration.winner.digest == found.exploration.winner.digest
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_writes_what_it_has_and_goes_on(
+    small: SmallTask, found: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(bench: Any, algorithm: Algorithm, limit: float | None) -> Judged:
+        if algorithm.attention == "nm:1:4":
+            raise KeyboardInterrupt
+        return judge(bench, algorithm, limit)
+
+    asked = options(small, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(searching, "judge", interrupted)
+        done = call(main, *command_of(asked)[3:])
+    assert (done.status, done.line, done.out) == (130, "interrupted", "")
+    said = read_json(tmp_path / "out" / "explore.json")
+    assert (said["complete"], said["found"], said["winner"], said["relaxation"]) == (False, False, None, None)
+    assert {t["pattern"] for t in said["trials"] if t["fidelity"] == "dev"} == {"dense", "nm:2:4"}
+    assert all(t["latency_ms"] is not None for t in said["trials"])
+    assert "Interrupted" in (tmp_path / "out" / "explore.html").read_text(encoding="utf-8")
+    explored = explore(asked)
+    assert explored.exploration.complete
+    assert explored.exploration.winner is not None
+    assert found.exploration.winner is not None
+    assert explored.exploration.winner.digest == found.exploration.winner.digest
+
+
+@pytest.mark.slow
+def test_a_cluster_finds_the_same_and_a_killed_worker_is_replaced(
+    small: SmallTask, found: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--dask ADDRESS`: a scheduler that is there already, two workers, one of which dies of the first evaluation."""
+    from distributed import LocalCluster  # pyright: ignore[reportMissingImports]
+
+    marker = tmp_path / "died"
+    monkeypatch.setenv("HPCC_TEST_DIES_ONCE", str(marker))
+    with LocalCluster(**LOCAL, n_workers=2) as cluster:
+        monkeypatch.setattr(searching, "judge", dies_once)
+        explored = explore(options(small, tmp_path / "out", dask=cluster.scheduler_address))
+    assert marker.is_file(), "no worker died"
+    assert explored.exploration.problems == ()
+    assert explored.exploration.winner is not None
+    assert found.exploration.winner is not None
+    assert explored.exploration.winner.digest == found.exploration.winner.digest
+    names = [line for line in (tmp_path / "out" / "journal.log").read_text().splitlines() if '"hardware ' in line]
+    assert len(names) == len(DEVICES) * (1 + len(PATTERNS)), "counted twice"
+
+
+def dies_once(bench: Any, algorithm: Algorithm, limit: float | None) -> Judged:
+    """The first call of all kills its process."""
+    try:
+        Path(os.environ["HPCC_TEST_DIES_ONCE"]).touch(exist_ok=False)
+    except FileExistsError:
+        return judge(bench, algorithm, limit)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compiler import training
 from compiler.tools.hpcc_explore import main
 from tests.e2e.golden_errors import GOLDEN, matches
 from tests.e2e.harness import ROOT, call
@@ -83,7 +84,7 @@ def other_search(place: Path) -> None:
     options = ExploreOptions("model.onnx", "task.toml", 1.0, 0.5, output="out", shapes={"input_ids": (1, TOKENS)})
     identity = Exploring(options)._identity() | {"method": "second-order"}  # pyright: ignore[reportPrivateUsage]
     (place / "out").mkdir()
-    Ledger(place / "out", Space((), {}), identity, {}, "search", "tpe", 0)
+    Ledger(place / "out", Space({}), identity, {}, "search", "tpe", 0)
 
 
 def board(place: Path) -> None:
@@ -102,6 +103,10 @@ CASES: dict[str, tuple[Change | None, tuple[str, ...]]] = {
     "no such targets": (None, (*USUAL, "--targets", "gpu-*")),
     "no such patterns": (None, (*USUAL, "--patterns", "np")),
     "board without a cost": (board, (*USUAL, "--targets", "board.toml")),
+    "too few steps": (None, (*USUAL, "--train-steps", "3")),
+    "nothing to train on": (None, (*USUAL, "--train-steps", "10")),
+    "no torch": (task('dev = "dev.npz"', 'train = "dev.npz"\ndev = "dev.npz"'), (*USUAL, "--train-steps", "10")),
+    "a target that is not timed": (None, (*USUAL, "--targets", "gpu-sm80")),
     "task is no TOML": (text("task.toml", "name = "), USUAL),
     "unknown key": (task("metric", "metrik"), USUAL),
     "unknown metric": (task('"accuracy"', '"acuracy"'), USUAL),
@@ -131,6 +136,7 @@ def test_the_line(name: str, shelf: Path, tmp_path: Path, monkeypatch: pytest.Mo
     for path in shelf.iterdir():
         shutil.copyfile(path, tmp_path / path.name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
     change, arguments = CASES[name]
     if change is not None:
         change(tmp_path)

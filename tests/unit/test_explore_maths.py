@@ -25,7 +25,7 @@ from compiler.explore.selection import (
     rejections,
     relaxation,
 )
-from compiler.explore.space import DENSE, RANDOM, ZEROED, Algorithm, Candidate, Space
+from compiler.explore.space import DENSE, RANDOM, ZEROED, Algorithm, Candidate, Part, Space
 from compiler.explore.statistics import Score
 
 DEVICES, PATTERNS = ("a", "b", "c"), (DENSE, "nm:2:4", "nm:2:8")
@@ -170,7 +170,7 @@ def test_perplexity_is_better_when_larger_since_it_is_negative() -> None:
 @settings(max_examples=30)
 @given(st.booleans())
 def test_a_space_has_each_algorithm_once(mixed: bool) -> None:
-    space = Space(("a", "b"), {"nm": ("nm:2:4", "nm:2:8"), "hp": ("hp:0.75",)}, mixed)
+    space = Space({"fpga": Part(("a", "b"), {"nm": ("nm:2:4", "nm:2:8"), "hp": ("hp:0.75",)}, mixed)})
     algorithms = space.algorithms()
     assert len(set(algorithms)) == len(algorithms) == (9 + 3 if mixed else 4)
     assert len(list(space)) == len(space) == 2 * len(algorithms)

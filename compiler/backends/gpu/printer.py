@@ -22,7 +22,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from compiler.backends.gpu.lowering import rows_of
 from compiler.backends.gpu.packing import Packed, pack
-from compiler.backends.image import ALIGNMENT, Image, LinearFacts, StepFacts, distinct_parts, maker_of
+from compiler.backends.image import ALIGNMENT, Image, LinearFacts, StepFacts, StepsModel, distinct_parts, maker_of
 from compiler.backends.lowering import matrix_of, memory_sizes, stored_array
 from compiler.dialects import gpu, nn
 from compiler.dialects.sparsity import pattern_of
@@ -40,27 +40,12 @@ _TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "flo
 _NUMPY = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "int8": "int8", "int32": "int32"}
 
 
-@dataclass(frozen=True)
-class TritonModel:
-    """The Triton source of a model and what its steps are. `moved_bytes` are what each step reads and writes at the compiled
-    shape: every input, weight and output once."""
+@dataclass(frozen=True, kw_only=True)
+class TritonModel(StepsModel[Packed]):
+    """The Triton of a model. `moved_bytes` are what each step reads and writes at the compiled shape: every input, weight
+    and output once."""
 
-    source: str
-    weights: NDArray[np.uint8]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    output_shapes: tuple[tuple[int, ...], ...]
-    batch: int
-    tokens: int
-    steps: tuple[StepFacts, ...]
-    linears: tuple[LinearFacts[Packed], ...]
     moved_bytes: tuple[int, ...]
-    id_limits: tuple[tuple[str, int], ...]
-    activation_bytes: int
-
-    def layers_of(self, step: int) -> tuple[str, ...]:
-        """The linears that a step computes, by role."""
-        return tuple(linear.role for linear in self.linears if linear.step == step)
 
 
 @dataclass
@@ -94,18 +79,20 @@ class TritonPrinter:
         sizes = memory_sizes(block, rows_of)
         batch, tokens = self.batch, self.tokens
         return TritonModel(
-            self._source(sizes),
-            self.image.bytes,
-            tuple(self.inputs),
-            tuple(self.outputs),
-            tuple((batch, tokens, features) if per else (batch, features) for per, _, features in self.results),
-            batch,
-            tokens,
-            tuple(self.steps),
-            tuple(self.linears),
-            tuple(self.moved),
-            tuple(self.rows_of_ids.items()),
-            (sizes[TOKENS] * self.element.itemsize + sizes[CODES]) * batch * tokens,
+            source=self._source(sizes),
+            weights=self.image.bytes,
+            inputs=tuple(self.inputs),
+            outputs=tuple(self.outputs),
+            output_shapes=tuple(
+                (batch, tokens, features) if per else (batch, features) for per, _, features in self.results
+            ),
+            batch=batch,
+            tokens=tokens,
+            steps=tuple(self.steps),
+            linears=tuple(self.linears),
+            moved_bytes=tuple(self.moved),
+            id_limits=tuple(self.rows_of_ids.items()),
+            activation_bytes=(sizes[TOKENS] * self.element.itemsize + sizes[CODES]) * batch * tokens,
         )
 
     # ---- steps ------------------------------------------------------------------------------------------------------
@@ -161,24 +148,22 @@ class TritonPrinter:
             "activation": repr(first.activation.data.value),
             "rows": str(rows),
             "tokens": str(first.tokens.value.data),
+            "inputs": str(inputs),
             "stages": str(first.stages.value.data),
         }
         data = self._put(np.concatenate([packed.values for packed in packs]))
         memory = "m.token_memory" if buffer_of(first.result).per.data == TOKENS else "m.sample_memory"
-        kernel = first.kernel.data
-        if kernel in (gpu.Kernel.MARKS, gpu.Kernel.SPARSE):
-            self.kernels["marks"] = None
-            arguments |= {
-                "marks": self._put(np.concatenate([packed.marks for packed in packs])),
-                "begins": self._put(np.concatenate(begins)),
-            }
-            out = f" {_buffer(first.result)}," if kernel is gpu.Kernel.SPARSE else ""
-            call = f"{'run_sparse' if out else 'run_marked'}(m, {_buffer(first.x)},{out} {memory}, {data},"
-        else:
-            arguments["inputs"] = str(inputs)
-            if kernel is gpu.Kernel.GATHER:
-                arguments["kept"] = self._put(np.concatenate([packed.kept for packed in packs]))
-            call = f"run_linear(m, {_buffer(first.x)}, {memory}, {data},"
+        kernel, halved = first.kernel.data, ""
+        if kernel is gpu.Kernel.SPARSE:
+            halved = f" {_buffer(first.result)},"
+        elif kernel is not gpu.Kernel.DENSE:
+            arguments["layout"] = repr(kernel.value)
+        if kernel is gpu.Kernel.GATHER:
+            arguments["index"] = self._put(np.concatenate([packed.kept for packed in packs]))
+        elif kernel is not gpu.Kernel.DENSE:
+            arguments["index"] = self._put(np.concatenate([packed.marks for packed in packs]))
+            arguments["begins"] = self._put(np.concatenate(begins))
+        call = f"{'run_sparse' if halved else 'run_linear'}(m, {_buffer(first.x)},{halved} {memory}, {data},"
         told = ",\n        ".join(f"{name}={value}" for name, value in arguments.items())
         moved = sum(packed.value_bytes + packed.index_bytes for packed in packs) + self._bytes(first.x)
         moved += sum(self._bytes(op.result) for op in ops) + (0 if first.residual is None else self._bytes(first.residual))
@@ -351,7 +336,7 @@ class TritonPrinter:
         lines += "# Outputs by name: whether they are per token, their first row in the activation memory, their features.\n"
         lines += _table("OUTPUTS", "{", [f"{name!r}: {place}" for name, place in outputs.items()], "}")
         steps = _table("STEPS", "(", [step.function for step in self.steps], ")")
-        order = ("linear", "marks", "bytes", "attention", "rows", "embedding", "elementwise")
+        order = ("linear", "bytes", "attention", "rows", "embedding", "elementwise")
         kernels = {**dict.fromkeys(("linear", "rows", "elementwise")), **self.kernels}
         return "".join(
             [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from compiler.explore.statistics import Score
 from compiler.passes.sparsify import AUTO, PRUNABLE
 from compiler.sparsity.base import Dense
 from compiler.sparsity.patterns import parse_pattern
-from compiler.tools.exploring.bench import Bench, Opened, opened, reduced
+from compiler.tools.exploring.bench import Bench, Opened, float_reference, opened, reduced, save_rows
 from compiler.tools.exploring.models import CALIBRATION, Shapes, lower, pruned_file
 from compiler.tools.inputs import read_npz
 from compiler.tools.pruning.calibration import Calibration
@@ -47,22 +48,22 @@ class Judged:
 
 def judge(bench: Bench, algorithm: Algorithm, limit: float | None) -> Judged:
     """One-shot pruning, then the subset, then, unless that rules it out under `limit`, the rest of the dev set."""
-    known = opened(bench)
+    known, kept = opened(bench), bench.rows_of(json.dumps(asdict(algorithm)))
+    if kept.is_file():
+        return _scored(known, np.load(kept))
     with tempfile.TemporaryDirectory(dir=bench.folder, prefix="candidate-") as name:
         file = pruned_file(
             bench.model, algorithm, bench.data, bench.method, bench.compiled_shapes, Path(name) / "pruned.onnx"
         )
-        return judge_file(known, file, DENSE if algorithm.is_dense else AUTO, limit)
+        return judge_file(known, file, DENSE if algorithm.is_dense else AUTO, algorithm.precision, limit, kept)
 
 
-def judge_file(known: Opened, file: Path, spec: str, limit: float | None) -> Judged:
-    """The same for a file that is there. It runs in the shapes that are compiled: exporters' graphs of other batches may be
-    fused, and rounded, otherwise. Subset and rest are run once each."""
-    lowered = lower(file, known.bench.compiled_shapes, spec)
-    size = lowered.facts.inputs[0].shape[0]
+def judge_file(known: Opened, file: Path, spec: str, precision: str, limit: float | None, kept: Path) -> Judged:
+    """The same for a file that is there; the rows of the whole dev set are `kept`. Subset and rest are run once each."""
+    run, size = runner(known, file, spec, precision)
 
     def rows(chosen: Array) -> Array:
-        return reduced(known.meter, lowered.run, known.dev, chosen, size)
+        return reduced(known.meter, run, known.dev, chosen, size)
 
     first = rows(known.order[: known.subset]) if known.subset else None
     if first is not None and limit is not None:
@@ -74,7 +75,21 @@ def judge_file(known: Opened, file: Path, spec: str, limit: float | None) -> Jud
     found = np.concatenate([part for part in (first, rest) if part is not None])
     ordered = np.empty_like(found)
     ordered[known.order] = found
-    return Judged(Fidelity.DEV, known.meter.score(ordered, known.dev, known.dense, known.bench.z))
+    save_rows(kept, ordered)
+    return _scored(known, ordered)
+
+
+def _scored(known: Opened, rows: Array) -> Judged:
+    return Judged(Fidelity.DEV, known.meter.score(rows, known.dev, known.dense, known.bench.z))
+
+
+def runner(known: Opened, file: Path, spec: str, precision: str) -> tuple[Callable[[Mapping[str, Array]], Any], int]:
+    """What computes a batch of a file, and its size: the integers that every accelerator computes, in the shapes that are
+    compiled (exporters' graphs of other batches may be fused, and rounded, otherwise); or fp32, which CPUs compute."""
+    if precision == "fp32":
+        return float_reference(file, known.float_shapes).run, known.float_batch
+    lowered = lower(file, known.bench.compiled_shapes, spec)
+    return lowered.run, lowered.facts.inputs[0].shape[0]
 
 
 class Sensitivity:

@@ -5,6 +5,8 @@ It is on disk, so that a worker process opens it by the path of its folder.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +28,9 @@ from hw_targets.errors import InputError
 Array = NDArray[Any]
 SEED = 0
 HOST_RUNS = 3
+TRAIN = "train.npz"
+SAMPLES, TIMED = "latency.npz", 16
+"""What measured devices run, in turn: that many batches of the dev set."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ class Bench:
         """The folder of the task's arrays and of the calibration data."""
         return self.folder / "task"
 
+    def rows_of(self, what: str) -> Path:
+        """Where the rows of the dev set are kept that something gives: bounds at other confidences need no second run."""
+        return self.folder / "rows" / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.npy"
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -60,8 +69,12 @@ class Opened:
     dev: Split
     dense: Array
     order: Array
-    dense_shapes: Shapes
-    """Of runs of the dense model in fp32: the compiled ones with the task's batch."""
+    float_shapes: Shapes
+    """Of runs in fp32: the compiled ones with the task's batch."""
+
+    @property
+    def float_batch(self) -> int:
+        return _first_axis(self.float_shapes, self.task.batch)
 
     @property
     def subset(self) -> int:
@@ -79,7 +92,7 @@ def opened(bench: Bench) -> Opened:
     meter = Meter(task, bench.task_file.parent, Head.load(head) if head.is_file() else None)
     dev = load_split(bench.data / "dev.npz")
     order = np.random.default_rng(SEED).permutation(dev.count)
-    shapes = dense_shapes(bench.model, bench.compiled_shapes, task.batch)
+    shapes = float_shapes(bench.model, bench.compiled_shapes, task.batch)
     return Opened(bench, task, meter, dev, np.load(bench.data / "dense.npy"), order, shapes)
 
 
@@ -100,11 +113,24 @@ def load_split(path: Path) -> Split:
         raise InputError("HPCC1583", f"cannot read the search's samples: {error}", where=str(path), hint=hint) from error
 
 
-def dense_shapes(model: Path, shapes: Shapes, batch: int) -> dict[str, tuple[int, ...]]:
+def float_shapes(model: Path, shapes: Shapes, batch: int) -> dict[str, tuple[int, ...]]:
     """The shapes with another batch, unless the model fixes its own."""
     inputs = [value for value in open_onnx(model).model.graph.inputs if not value.is_initializer()]
     fixed = any(value.shape is not None and isinstance(value.shape[0], int) for value in inputs if value.shape)
     return dict(shapes) if fixed else {name: (batch, *shape[1:]) for name, shape in shapes.items()}
+
+
+def _first_axis(shapes: Shapes, otherwise: int) -> int:
+    return next(iter(shapes.values()))[0] if shapes else otherwise
+
+
+def save_rows(path: Path, rows: Array) -> None:
+    """Whole or not at all: workers share the folder."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.save(file, rows)
+    part.replace(path)
 
 
 def batches(split: Split, rows: Array, size: int) -> Iterator[tuple[dict[str, Array], Array]]:
@@ -126,13 +152,13 @@ def reduced(meter: Meter, run: Any, split: Split, rows: Array, size: int) -> Arr
     return np.concatenate(found)
 
 
-def dense_reference(model: Path, shapes: Shapes) -> Reference:
-    """ONNX Runtime in fp32 on one thread: the model as it is."""
+def float_reference(model: Path, shapes: Shapes) -> Reference:
+    """ONNX Runtime in fp32 on one thread: a file as it is."""
     imported = import_onnx(model, dict(shapes))
     return Reference(imported.model, imported.store, {}, threads=1)
 
 
-def fill(bench: Bench, task: Task, splits: Mapping[str, Split]) -> None:
+def fill(bench: Bench, task: Task, splits: Mapping[str, Split], *, trained: bool = False) -> None:
     """Write what evaluations need: samples, calibration data, head, dense results. Parts that are there stay."""
     bench.data.mkdir(parents=True, exist_ok=True)
     for name in ("dev", "test"):
@@ -140,9 +166,15 @@ def fill(bench: Bench, task: Task, splits: Mapping[str, Split]) -> None:
     train = splits.get("train")
     if train is not None and bench.method != "magnitude":
         np.savez(bench.data / CALIBRATION, **_calibration(train, task.calibration))  # pyright: ignore[reportArgumentType]
-    shapes = dense_shapes(bench.model, bench.compiled_shapes, task.batch)
-    size = next(iter(shapes.values()))[0] if shapes else task.batch
-    reference = dense_reference(bench.model, shapes)
+    if train is not None and trained:
+        labels = {} if train.labels is None else {"labels": train.labels}
+        np.savez(bench.data / TRAIN, **train.inputs, **labels)  # pyright: ignore[reportArgumentType]
+    batch = _first_axis(bench.compiled_shapes, 1)
+    few = {name: array[: TIMED * batch] for name, array in splits["dev"].inputs.items()}
+    np.savez(bench.data / SAMPLES, **few)  # pyright: ignore[reportArgumentType]
+    shapes = float_shapes(bench.model, bench.compiled_shapes, task.batch)
+    size = _first_axis(shapes, task.batch)
+    reference = float_reference(bench.model, shapes)
     meter = Meter(task, bench.task_file.parent)
     if task.head is not None:
         meter = Meter(task, bench.task_file.parent, _head(task, bench, meter, reference, train, size))

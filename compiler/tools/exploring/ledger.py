@@ -23,6 +23,7 @@ GENERATION = 16
 MOST_ASKED = 8
 """Times the size of the space after which a sampler is taken to have nothing new."""
 CANDIDATE, HARDWARE, JUDGED, PROBLEM, ESTIMATE = "candidate", "hardware ", "judged ", "problem ", "estimate "
+TRAINED, UNTRAINED, LESSONS = "trained ", "untrained ", "lessons "
 
 
 def import_optuna() -> Any:
@@ -42,7 +43,8 @@ class Ledger:
     """What was measured, and the trials of one search.
 
     `identity` is what measurements depend on: they serve every search of the folder. `search` names the limits and what else
-    decides what is tried: each has a study of its own. `digests` are the devices'. Raises InputError, UsageError.
+    decides what is tried: each has a study of its own. `digests` are the devices'. `judging` is what scores depend on
+    besides, `training` what trained prunings do. Raises InputError, UsageError.
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class Ledger:
         search: str,
         sampler: str,
         seed: int,
+        judging: str = "",
+        training: str = "",
     ) -> None:
         self._optuna = import_optuna()
         self._space, self._digests, self._sampler, self._seed = space, digests, sampler, seed
+        self._judged_name, self._trained_name = f"{JUDGED}{judging} ", f"{TRAINED}{judging} {training} "
         self._path = folder / JOURNAL
         self._measured, self.study = self._open(search)
         known = self.fact("identity")
@@ -69,7 +74,10 @@ class Ledger:
         self.done: set[Candidate] = set()
         self.hardware: dict[Candidate, Hardware] = {}
         self.judged: dict[Algorithm, Judged] = {}
+        self.trained: dict[Algorithm, Judged] = {}
         self.problems: dict[Algorithm, str] = {}
+        self.untrained: dict[Algorithm, str] = {}
+        """Why the training of some came to nothing."""
         self.estimates: dict[Algorithm, float] = {}
         self.waiting: dict[Candidate, list[Any]] = {}
         """Candidates that were asked for and are not finished, with their trials: a sampler may ask for one twice."""
@@ -117,15 +125,19 @@ class Ledger:
                 candidate = _candidate(json.loads(text))
                 if self._digests.get(candidate.device) == digest:
                     self.hardware[candidate] = Hardware(**data)
-            elif name.startswith(JUDGED):
-                self.judged[_algorithm(name.removeprefix(JUDGED))] = Judged.of(data)
+            elif name.startswith(self._judged_name):
+                self.judged[_algorithm(name.removeprefix(self._judged_name))] = Judged.of(data)
+            elif name.startswith(self._trained_name):
+                self.trained[_algorithm(name.removeprefix(self._trained_name))] = Judged.of(data)
             elif name.startswith(ESTIMATE):
                 self.estimates[_algorithm(name.removeprefix(ESTIMATE))] = data
         for name, data in self.study.user_attrs.items():
-            if name.startswith(JUDGED):
-                self.judged.setdefault(_algorithm(name.removeprefix(JUDGED)), Judged.of(data))
+            if name.startswith(self._judged_name):
+                self.judged.setdefault(_algorithm(name.removeprefix(self._judged_name)), Judged.of(data))
             elif name.startswith(PROBLEM):
                 self.problems[_algorithm(name.removeprefix(PROBLEM))] = data
+            elif name.startswith(UNTRAINED):
+                self.untrained[_algorithm(name.removeprefix(UNTRAINED))] = data
 
     # ---- asking -----------------------------------------------------------------------------------------------------
 
@@ -157,15 +169,15 @@ class Ledger:
         return samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, group=True)
 
     def _suggested(self, trial: Any) -> Candidate:
-        space = self._space
-        device = trial.suggest_categorical("device", list(space.devices))
-        precision = trial.suggest_categorical("precision", list(space.precisions))
-        family = trial.suggest_categorical("family", list(space.families))
-        choices = (DENSE, *space.families[family])
-        attention = forward = choices[trial.suggest_int(f"{family} level", 0, len(choices) - 1)]
-        if space.mixed:
-            forward = choices[trial.suggest_int(f"{family} level of the feed-forward", 0, len(choices) - 1)]
-        return Candidate(device, Algorithm(attention, forward, precision))
+        kind = trial.suggest_categorical("kind of device", list(self._space.parts))
+        part = self._space.parts[kind]
+        device = trial.suggest_categorical(kind, list(part.devices))
+        family = trial.suggest_categorical(f"{kind} family", list(part.families))
+        choices = (DENSE, *part.families[family])
+        attention = forward = choices[trial.suggest_int(f"{kind} {family} level", 0, len(choices) - 1)]
+        if part.mixed:
+            forward = choices[trial.suggest_int(f"{kind} {family} level of the feed-forward", 0, len(choices) - 1)]
+        return Candidate(device, Algorithm(attention, forward, part.precision))
 
     # ---- noting -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +194,24 @@ class Ledger:
         """The accuracy of an algorithm, whatever the device. What was only ruled out holds for this search's limit alone."""
         self.judged[algorithm] = judged
         study = self._measured if judged.fidelity in FINAL else self.study
-        study.set_user_attr(JUDGED + _name(algorithm), judged.as_dict())
+        study.set_user_attr(self._judged_name + _name(algorithm), judged.as_dict())
+
+    def note_trained(self, algorithm: Algorithm, judged: Judged) -> None:
+        """The accuracy of a trained pruning."""
+        self.trained[algorithm] = judged
+        self._measured.set_user_attr(self._trained_name + _name(algorithm), judged.as_dict())
+
+    def note_untrained(self, algorithm: Algorithm, text: str) -> None:
+        self.untrained[algorithm] = text
+        self.study.set_user_attr(UNTRAINED + _name(algorithm), text)
+
+    def lessons(self, level: int) -> list[Algorithm] | None:
+        """What was decided to be trained as the rungs of a height, None if nothing was decided."""
+        noted = self.study.user_attrs.get(f"{LESSONS}{level}")
+        return None if noted is None else [_algorithm(name) for name in noted]
+
+    def note_lessons(self, level: int, algorithms: Sequence[Algorithm]) -> None:
+        self.study.set_user_attr(f"{LESSONS}{level}", [_name(algorithm) for algorithm in algorithms])
 
     def note_problem(self, algorithm: Algorithm, text: str) -> None:
         self.problems[algorithm] = text

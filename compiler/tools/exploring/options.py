@@ -19,6 +19,8 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 """Patterns by the names that --patterns takes, from dense to sparse."""
 SAMPLERS = ("tpe", "nsga2")
 METHODS = ("magnitude", "activation", "second-order")
+FEWEST_STEPS = 5
+"""Of a rung: the masks of its last fifth stand still."""
 TIME = re.compile(r"(?P<number>[0-9]*\.?[0-9]+)\s*(?P<unit>ms|us|s)?")
 UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, None: 1.0}
 
@@ -45,6 +47,8 @@ class ExploreOptions:
     sampler: str = "tpe"
     seed: int = 0
     controls: bool = False
+    train_steps: int | None = None
+    """Of each rung; 0: nothing is trained; None: what the task says."""
     workers: int = 1
     dask: str | None = None
     json: bool = False
@@ -64,6 +68,8 @@ class ExploreOptions:
         for name, value, least in (("budget", self.budget, 1), ("workers", self.workers, 1), ("seed", self.seed, 0)):
             if value < least:
                 raise UsageError("HPCC2284", f"--{name} {value} is less than {least}")
+        if self.train_steps is not None and 0 != self.train_steps < FEWEST_STEPS:
+            raise UsageError("HPCC2284", f"--train-steps {self.train_steps} is less than {FEWEST_STEPS}", hint="or 0: none")
         if self.dask is not None and self.workers != 1:
             raise UsageError("HPCC2284", "--dask and --workers exclude each other", hint="the cluster has its own workers")
 

@@ -20,7 +20,9 @@ class ScorePart(Form):
 
 class TrialPart(Form):
     """A candidate. `fidelity` says how well its accuracy is known: not at all, by the sensitivity estimate (no figure), on
-    the subset, on the dev set. `cost` is the device's class. `problem`: why it does not fit, or could not be measured."""
+    the subset, on the dev set, there after training. `one_shot` is the accuracy before that. `latency_is` says where the
+    latency is from: the accelerator's cycles simulated, or the median of runs on this machine, whose quartiles are
+    `spread_ms` apart. `cost` is the device's class. `problem`: why it does not fit, or could not be measured."""
 
     device: str
     pattern: str
@@ -33,10 +35,13 @@ class TrialPart(Form):
     accelerator_ms: float | None
     transfer_ms: float | None
     host_ms: float | None
+    latency_is: Literal["simulated", "measured"]
+    spread_ms: float | None
     bytes: int | None
     resources: dict[str, float]
     fidelity: str
     accuracy: ScorePart | None
+    one_shot: ScorePart | None
     estimated_damage: float | None
     meets_latency: bool
     meets_accuracy: bool
@@ -45,11 +50,12 @@ class TrialPart(Form):
 
 
 class RejectedPart(Form):
-    """`failed` is latency, accuracy or capacity, or objective for a device that meets both limits but is not the best; `by`
-    says how far the nearest candidate is beyond the limit, `needs` what it has, in the limit's unit."""
+    """`failed` is latency, accuracy or capacity, machine where this one cannot run what has to be measured, or objective
+    for a device that meets both limits but is not the best; `by` says how far the nearest candidate is beyond the limit,
+    `needs` what it has, in the limit's unit."""
 
     device: str
-    failed: Literal["latency", "accuracy", "capacity", "objective"]
+    failed: Literal["latency", "accuracy", "capacity", "machine", "objective"]
     by: float | None
     needs: float | None
     nearest: str
@@ -91,6 +97,17 @@ class TaskPart(Form):
     test: int
 
 
+class TrainingPart(Form):
+    """How prunings were trained: `steps` for each rung of a ladder."""
+
+    steps: int
+    batch: int
+    rate: float
+    loss: str
+    logits: str | None
+    seed: int
+
+
 class LimitsPart(Form):
     max_latency_ms: float
     min_accuracy: float
@@ -108,20 +125,22 @@ class SpacePart(Form):
 
 
 class CountsPart(Form):
-    """Candidates timed; algorithms by the last look that was taken at them."""
+    """Candidates timed; prunings by the last look that was taken at them before training, and those that were trained."""
 
     timed: int
     dev: int
     subset: int
     estimate: int
+    trained: int
     failed: int
 
 
 class Exploration(Form):
-    """explore.json."""
+    """explore.json. A search that was interrupted is not `complete`: nothing is chosen yet, the rest is what was found."""
 
     schema_version: int = 1
     hpcc_version: str
+    complete: bool
     found: bool
     model: ModelPart
     shapes: dict[str, tuple[int, ...]]
@@ -129,6 +148,7 @@ class Exploration(Form):
     limits: LimitsPart
     objective: str
     method: str
+    training: TrainingPart | None
     space: SpacePart
     counts: CountsPart
     dense: ScorePart | None
@@ -145,7 +165,7 @@ def score_part(score: Score | None) -> ScorePart | None:
     return None if score is None else ScorePart(**vars(score))
 
 
-def trial_part(point: Point, limits: Limits, front: set[str], estimate: float | None) -> TrialPart:
+def trial_part(point: Point, limits: Limits, front: set[str], estimate: float | None, one_shot: Score | None) -> TrialPart:
     algorithm, hardware, fits = point.candidate.algorithm, point.hardware, point.fits
     return TrialPart(
         device=point.candidate.device,
@@ -160,9 +180,12 @@ def trial_part(point: Point, limits: Limits, front: set[str], estimate: float | 
         transfer_ms=hardware.transfer_ms if fits else None,
         host_ms=hardware.host_ms if fits else None,
         bytes=hardware.bytes if fits else None,
+        latency_is="measured" if hardware.measured else "simulated",
+        spread_ms=hardware.spread_ms if fits and hardware.measured else None,
         resources=dict(hardware.resources or {}),
         fidelity=point.fidelity.value,
         accuracy=score_part(point.score),
+        one_shot=score_part(one_shot),
         estimated_damage=estimate,
         meets_latency=limits.latency_met(point),
         meets_accuracy=limits.accuracy_met(point),

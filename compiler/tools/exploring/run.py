@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compiler.explore.costs import CLASSES
 from compiler.explore.selection import Fidelity, Limits, Objective, Point, pareto, rejections, relaxation
-from compiler.explore.space import DENSE, ZEROED, Algorithm, Space
+from compiler.explore.space import DENSE, ZEROED, Algorithm
 from compiler.explore.statistics import z_of
 from compiler.frontend.onnx_file import open_onnx
-from compiler.sparsity.base import Dense
-from compiler.sparsity.patterns import parse_pattern, patterns
 from compiler.tools.exploring import report as forms
 from compiler.tools.exploring import winner as winners
-from compiler.tools.exploring.accuracy import Judged, Sensitivity, judge
+from compiler.tools.exploring.accuracy import Sensitivity, judge
 from compiler.tools.exploring.bench import Bench, fill, host_milliseconds, opened
-from compiler.tools.exploring.hardware import sized
+from compiler.tools.exploring.finetuning import Course
+from compiler.tools.exploring.ladders import ladders_of
 from compiler.tools.exploring.ledger import JOURNAL, Ledger, import_optuna
 from compiler.tools.exploring.models import Shapes, input_specs
-from compiler.tools.exploring.options import FAMILIES, ExploreOptions
+from compiler.tools.exploring.options import ExploreOptions
 from compiler.tools.exploring.samples import Split, read_splits
 from compiler.tools.exploring.search import Narrator, Search
+from compiler.tools.exploring.spaces import check_costs, cost_of, digests_of, space_of
 from compiler.tools.exploring.task import entry_point, fetch, load_task
 from compiler.tools.exploring.workers import on_one_thread, workers
 from compiler.tools.hpcc import installed_version
 from compiler.tools.inputs import role_of
 from compiler.tools.report import text_of
-from hw_targets.catalogue import list_targets
+from compiler.training import require_torch
 from hw_targets.errors import InfeasibleError, InputError, UsageError
 from runtime.html.explore_views import explore_page
 
 JSON, HTML = "explore.json", "explore.html"
-HOST = "host_ms"
-ZEROS = Algorithm(ZEROED, ZEROED, control=ZEROED)
+HOST, SECOND = "host_ms", "second latency"
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,10 @@ class Exploring:
         self.options = options
         self.model, self.task_file = Path(options.model).resolve(), Path(options.task).resolve()
         self.task = load_task(Path(options.task))
-        self.space = Space(self._devices(), self._families(), options.mixed)
+        self.space = space_of(options)
         self.objective = Objective(options.objective)
-        self._check_costs()
+        check_costs(self.space, options.costs, self.objective)
+        self.digests = digests_of(self.space)
         self.folder = Path(options.output).resolve()
         self._check_folder()
         self.sha256 = open_onnx(self.model).sha256
@@ -97,64 +96,36 @@ class Exploring:
             entry_point(self.task.metric, self.task_file.parent)
         self.shapes = self._shapes()
         self.splits, self.classes = read_splits(self.task, self.task_file, input_specs(self.model, self.shapes))
-        self.z = z_of(self.task.confidence, len(self.space.algorithms()))
+        self.course = self._course()
+        trained = 0 if self.course is None else sum(map(len, ladders_of(self.space)))
+        self.comparisons = len(self.space.algorithms()) + trained
+        self.z = z_of(self.task.confidence, self.comparisons)
         self.method = options.method
         if self.method is None and "train" not in self.splits:
             self.method = "magnitude"
+        first = next(iter(self.space.parts.values())).precision
+        self.dense, self.zeros = Algorithm(DENSE, DENSE, first), Algorithm(ZEROED, ZEROED, first, ZEROED)
         shapes = tuple(sorted(self.shapes.items()))
         self.bench = Bench(self.model, self.task_file, self.folder, shapes, self.method, self.z)
         self.narrator = Narrator(quiet=options.quiet)
 
     # ---- what is asked ----------------------------------------------------------------------------------------------
 
-    def _devices(self) -> tuple[str, ...]:
-        """Names and files, globs of names resolved; each must be an accelerator."""
-        known = [name for name, kind, _ in list_targets() if kind == "fpga"]
-        found: dict[str, None] = {}
-        for text in self.options.targets:
-            if text == "all":
-                found.update(dict.fromkeys(known))
-            elif any(sign in text for sign in "*?["):
-                matching = fnmatch.filter(known, text)
-                if not matching:
-                    raise UsageError("HPCC2288", f"--targets {text!r} matches none", hint=f"targets: {', '.join(known)}")
-                found.update(dict.fromkeys(matching))
-            else:
-                sized(text)
-                found[str(Path(text).resolve()) if text.endswith(".toml") else text] = None
-        return tuple(found)
-
-    def _families(self) -> dict[str, tuple[str, ...]]:
-        """Pattern families; single patterns make one of their own. Equal patterns under two names count once."""
-        seen: set[str] = set()
-        found: dict[str, tuple[str, ...]] = {}
-        for text in self.options.patterns:
-            members = FAMILIES.get(text) or ((text,) if ":" in text or text == DENSE else None)
-            if members is None:
-                names = ", ".join((*FAMILIES, *(name for name in patterns() if name not in (*FAMILIES, DENSE))))
-                raise UsageError("HPCC2289", f"--patterns {text!r} is neither a family nor a pattern", hint=names)
-            parsed = [parse_pattern(member, "fpga").canonical() for member in members]
-            specs = [p.spec() for p in parsed if not isinstance(p, Dense)]
-            found[text] = tuple(spec for spec in dict.fromkeys(specs) if spec not in seen)
-            seen.update(specs)
-        return found
-
-    def _check_costs(self) -> None:
-        known = {**CLASSES, **self.options.costs}
-        missing = next((device for device in self.space.devices if self._cost_name(device) not in known), None)
-        if missing is not None and self.objective is Objective.CHEAPEST:
-            name = self._cost_name(missing)
-            message = f"no cost class is known of {name!r}, so it cannot be the cheapest"
-            raise UsageError("HPCC2290", message, hint=f"--cost {name}=3, or --objective fastest")
-
-    @staticmethod
-    def _cost_name(device: str) -> str:
-        return sized(device).name if device.endswith(".toml") else device
-
     def cost(self, device: str) -> float:
         """The class of a device; where none is known and none is needed, 0."""
-        name = self._cost_name(device)
-        return self.options.costs.get(name, CLASSES.get(name, 0.0))
+        return cost_of(device, self.options.costs) or 0.0
+
+    def _course(self) -> Course | None:
+        """How prunings are trained. Raises MissingToolError without torch, UsageError without samples."""
+        table, asked = self.task.training, self.options.train_steps
+        steps = table.steps if asked is None else asked
+        if not steps:
+            return None
+        if "train" not in self.splits:
+            message = "fine-tuning needs samples, and the task has no split for them"
+            raise UsageError("HPCC2291", message, hint="splits.train in the task, or --train-steps 0")
+        require_torch()
+        return Course(steps, table.batch, table.rate, table.loss, table.logits, self.options.seed)
 
     def _check_folder(self) -> None:
         """Only a folder of a search is taken up again."""
@@ -180,10 +151,18 @@ class Exploring:
         options = self.options
         with workers(options.workers, options.dask) as executor, self._writable():
             ledger = Ledger(
-                self.folder, self.space, self._identity(), self._digests(), self._search(), options.sampler, options.seed
+                self.folder,
+                self.space,
+                self._identity(),
+                self.digests,
+                self._search(),
+                options.sampler,
+                options.seed,
+                judging=f"{self.z:.9f}",
+                training="" if self.course is None else self.course.digest,
             )
             self.narrator.say("reading the task", 0, 0)
-            on_one_thread(fill, self.bench, self.task, self.splits)
+            on_one_thread(fill, self.bench, self.task, self.splits, trained=self.course is not None)
             opened.cache_clear()
             host_ms = self._host_ms(ledger)
             floor = self._floor(ledger)
@@ -201,8 +180,13 @@ class Exploring:
                 self.narrator,
                 host_ms,
                 self._sensitivity,
+                self.course,
             )
-            chosen = search.run()
+            try:
+                chosen = search.run()
+            except KeyboardInterrupt:
+                self._write(self._answer(search, ledger, None, None, complete=False))
+                raise
             built = None
             while chosen is not None and built is None:
                 built, chosen = self._built(search, chosen, host_ms)
@@ -219,6 +203,8 @@ class Exploring:
         """Make the folder; take it away again if nothing was put into it."""
         made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob("candidate-*"):  # of a search that was killed
+            shutil.rmtree(left, ignore_errors=True)
         try:
             yield
         finally:
@@ -241,26 +227,24 @@ class Exploring:
             "method": str(self.method),
         }
 
-    def _digests(self) -> dict[str, str]:
-        """Of the devices' descriptions, as sized."""
-        texts = {device: json.dumps(sized(device).snapshot(), sort_keys=True) for device in self.space.devices}
-        return {device: hashlib.sha256(text.encode()).hexdigest()[:16] for device, text in texts.items()}
-
     def _search(self) -> str:
         """Everything that decides what is tried and chosen, but the budget and the workers: these may change."""
         options = self.options
         what: list[object] = [
-            self._digests(),
-            self.space.families,
+            self.digests,
+            {kind: part.families for kind, part in self.space.parts.items()},
             options.mixed,
             options.controls,
             sorted(options.costs.items()),
         ]
         what += [options.max_latency, options.min_accuracy, options.objective, options.sampler, options.seed, self.z]
+        what += [] if self.course is None else [self.course.digest]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def _host_ms(self, ledger: Ledger) -> float:
-        """Measured once for a search: a second measurement would make other figures."""
+        """Beside accelerators; measured once for a search: a second measurement would make other figures."""
+        if "fpga" not in self.space.parts:
+            return 0.0
         known = ledger.fact(HOST)
         if known is None:
             known = on_one_thread(host_milliseconds, self.bench, self.splits["dev"])
@@ -269,41 +253,75 @@ class Exploring:
 
     def _floor(self, ledger: Ledger) -> Any:
         """What an encoder of zeros scores."""
-        if ZEROS not in ledger.judged:
+        if self.zeros not in ledger.judged:
             self.narrator.say("the control: an encoder of zeros", 0, 0)
-            ledger.note_judged(ZEROS, on_one_thread(judge, self.bench, ZEROS, None))
-        return ledger.judged[ZEROS].score
+            ledger.note_judged(self.zeros, on_one_thread(judge, self.bench, self.zeros, None))
+        return ledger.judged[self.zeros].score
 
     def _sensitivity(self) -> Sensitivity:
         self.narrator.say("sensitivity estimate", 0, 0)
-        return on_one_thread(Sensitivity, self.bench, opened(self.bench).dense_shapes)
+        return on_one_thread(Sensitivity, self.bench, opened(self.bench).float_shapes)
 
     def _built(self, search: Search, chosen: Point, host_ms: float) -> tuple[winners.Winner | None, Point | None]:
-        """The winner's files and test score; (None, the next best) where the bundle itself is slower than the limit, as
-        patterns may be whose cycles depend on which weights are zero."""
-        self.narrator.say(f"building {chosen.candidate.label}", 0, 0)
-        bundle, digest, latency = on_one_thread(winners.build, self.bench, chosen.candidate, host_ms)
-        if latency > search.limits.latency_ms:
-            old = chosen.hardware
-            slower = replace(old, accelerator_ms=old.accelerator_ms + latency - old.latency_ms)
-            search.ledger.note_hardware(chosen.candidate, slower)
-            return None, search.winner()
-        lines = winners.commands(self.bench, chosen.candidate)
+        """The winner's files and test score; (None, the next best) where another is better now that the bundle's own time is
+        known."""
+        candidate = chosen.candidate
+        self.narrator.say(f"building {candidate.label}", 0, 0)
+        lessons = self._lessons(chosen)
+        bundle, digest = on_one_thread(winners.build, self.bench, candidate, lessons)
+        self._correct(search, chosen, bundle, host_ms)
+        best = search.winner()
+        if best is None or best.candidate != candidate:
+            return None, best
+        lines = winners.commands(self.bench, candidate, lessons)
         self.narrator.say("reading the test set", 0, 0)
-        test = on_one_thread(winners.measure_on_test, self.bench, chosen.candidate, bundle)
-        return winners.Winner(bundle, digest, lines, latency, test), chosen
+        test = on_one_thread(winners.measure_on_test, self.bench, candidate, bundle)
+        return winners.Winner(bundle, digest, lines, best.hardware.latency_ms, test), best
+
+    def _correct(self, search: Search, chosen: Point, bundle: Path, host_ms: float) -> None:
+        """Note the bundle's own time: cycles of some patterns depend on which weights are zero. A measured one is measured
+        a second time, once for all, and the slower figure counts: of many fast ones some are lucky."""
+        candidate, ledger, old = chosen.candidate, search.ledger, chosen.hardware
+        name = f"{SECOND} {self.digests[candidate.device]} {candidate.label} {chosen.fidelity}"
+        if old.measured and ledger.fact(name) is not None:
+            return
+        new = on_one_thread(winners.time_of, self.bench, candidate, bundle, host_ms)
+        if old.measured:
+            ledger.note_fact(name, new.latency_ms)
+        if new.latency_ms > old.latency_ms or (new.latency_ms != old.latency_ms and not old.measured):
+            parts = {"accelerator_ms": new.accelerator_ms, "transfer_ms": new.transfer_ms, "host_ms": new.host_ms}
+            ledger.note_hardware(candidate, replace(old, **parts, spread_ms=new.spread_ms))
+
+    def _lessons(self, chosen: Point) -> winners.Lessons | None:
+        if self.course is None or chosen.fidelity is not Fidelity.TRAINED:
+            return None
+        algorithm = chosen.candidate.algorithm
+        ladder = next(ladder for ladder in ladders_of(self.space) if algorithm in ladder)
+        rungs = ladder[: ladder.index(algorithm) + 1]
+        return winners.Lessons(self.course, tuple(rung.attention for rung in rungs))
 
     # ---- the answer -------------------------------------------------------------------------------------------------
 
     def _answer(
-        self, search: Search, ledger: Ledger, chosen: Point | None, built: winners.Winner | None
+        self,
+        search: Search,
+        ledger: Ledger,
+        chosen: Point | None,
+        built: winners.Winner | None,
+        *,
+        complete: bool = True,
     ) -> forms.Exploration:
+        """`complete`: whether the search came to its end; else it holds what was found until then."""
         points, limits, options = search.points(), search.limits, self.options
         best = pareto(points)
         labels = {point.candidate.label for point in best}
 
         def part(point: Point) -> forms.TrialPart:
-            return forms.trial_part(point, limits, labels, ledger.estimates.get(point.candidate.algorithm))
+            algorithm = point.candidate.algorithm
+            before = (
+                ledger.judged[algorithm].score if point.fidelity is Fidelity.TRAINED and algorithm in ledger.judged else None
+            )
+            return forms.trial_part(point, limits, labels, ledger.estimates.get(algorithm), before)
 
         own = None
         if chosen is not None and built is not None and chosen.score is not None:
@@ -318,12 +336,13 @@ class Exploring:
                 digest=built.digest,
                 commands=built.commands,
             )
-        dense = ledger.judged.get(Algorithm(DENSE, DENSE))
-        zeroed = forms.score_part(ledger.judged[ZEROS].score)
+        dense = ledger.judged.get(self.dense)
+        zeroed = forms.score_part(ledger.judged[self.zeros].score)
         assert zeroed is not None
         found = rejections(points, limits, chosen, self.objective)
         return forms.Exploration(
             hpcc_version=installed_version(),
+            complete=complete,
             found=own is not None,
             model=forms.ModelPart(name=self.model.stem, sha256=self.sha256),
             shapes=self.bench.compiled_shapes,
@@ -331,13 +350,14 @@ class Exploring:
                 name=self.task.name,
                 metric=self.task.metric,
                 confidence=self.task.confidence,
-                comparisons=len(self.space.algorithms()),
+                comparisons=self.comparisons,
                 dev=_count(self.splits["dev"]),
                 test=_count(self.splits["test"]),
             ),
             limits=forms.LimitsPart(max_latency_ms=options.max_latency, min_accuracy=options.min_accuracy),
             objective=options.objective,
             method=self.method or "second-order",
+            training=None if self.course is None else forms.TrainingPart(**asdict(self.course)),
             space=forms.SpacePart(
                 devices=tuple(self.space.devices),
                 patterns=tuple(algorithm.label for algorithm in self.space.algorithms()),
@@ -348,15 +368,15 @@ class Exploring:
                 seed=options.seed,
                 budget=options.budget,
             ),
-            counts=_counts(ledger.judged, len(points), len(ledger.problems)),
+            counts=_counts(ledger, len(points)),
             dense=None if dense is None else forms.score_part(dense.score),
             zeroed=zeroed,
             winner=own,
-            relaxation=None if own is not None else forms.relaxation_part(relaxation(points, limits)),
+            relaxation=None if own is not None or not complete else forms.relaxation_part(relaxation(points, limits)),
             front=tuple(part(point) for point in best),
             rejected=forms.rejected_parts(found),
             trials=tuple(part(point) for point in points),
-            problems=tuple(f"{a.label}: {text}" for a, text in sorted(ledger.problems.items())),
+            problems=_problems(ledger),
         )
 
     def _write(self, answer: forms.Exploration) -> None:
@@ -371,10 +391,15 @@ def _count(split: Split) -> int:
     return split.count if split.pairs is None else len(split.pairs)
 
 
-def _counts(judged: Mapping[Algorithm, Judged], timed: int, failed: int) -> forms.CountsPart:
-    own = [j.fidelity for a, j in judged.items() if a.control != ZEROED]
+def _counts(ledger: Ledger, timed: int) -> forms.CountsPart:
+    own = [j.fidelity for a, j in ledger.judged.items() if a.control != ZEROED]
     counts = {fidelity.value: own.count(fidelity) for fidelity in (Fidelity.DEV, Fidelity.SUBSET, Fidelity.ESTIMATE)}
-    return forms.CountsPart(timed=timed, failed=failed, **counts)
+    return forms.CountsPart(timed=timed, failed=len(ledger.problems), trained=len(ledger.trained), **counts)
+
+
+def _problems(ledger: Ledger) -> tuple[str, ...]:
+    lines = [f"{a.label}: {text}" for a, text in sorted(ledger.problems.items())]
+    return (*lines, *(f"{a.label}, training: {text}" for a, text in sorted(ledger.untrained.items())))
 
 
 def explore(options: ExploreOptions) -> Explored:

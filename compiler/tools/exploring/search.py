@@ -12,9 +12,12 @@ from compiler.explore.selection import Fidelity, Hardware, Limits, Objective, Po
 from compiler.explore.space import RANDOM, Algorithm, Candidate, Space
 from compiler.tools.exploring.accuracy import Judged, Sensitivity, by_estimate, judge
 from compiler.tools.exploring.bench import Bench
+from compiler.tools.exploring.finetuning import Course
 from compiler.tools.exploring.hardware import time_on
+from compiler.tools.exploring.ladders import Training, ladders_of
 from compiler.tools.exploring.ledger import Ledger
-from compiler.tools.exploring.workers import Executor
+from compiler.tools.exploring.measuring import measure_on
+from compiler.tools.exploring.workers import Executor, InProcess, Outcome
 
 WAVE = 4
 """Algorithms judged side by side before the next are looked at: as many whatever the workers."""
@@ -65,6 +68,8 @@ class Search:
     narrator: Narrator
     host_ms: float
     sensitivity: Callable[[], Sensitivity]
+    course: Course | None = None
+    """How prunings are fine-tuned, None where they are not."""
     _sensitivity: Sensitivity | None = None
 
     @property
@@ -85,10 +90,18 @@ class Search:
                 self._finish_waiting()
             self.ledger.ask_all(self._controls())
             self._finish_waiting()
-        winner = self.winner()
-        if winner is None:
+        self._train()
+        if self.winner() is None:
             self._learn_for_relaxation()
-        return winner
+        return self.winner()
+
+    def _train(self) -> None:
+        """The last and dearest look."""
+        if self.course is None:
+            return
+        ladders = ladders_of(self.space)
+        what = (self.limits, self.objective, self.ledger, self.executor, self.points, self._estimated, self.narrator.say)
+        Training(self.bench, self.course, ladders, *what).run()
 
     def winner(self) -> Point | None:
         return choose(self.points(), self.limits, self.objective)
@@ -97,8 +110,13 @@ class Search:
         """The patterns with random zeros, on every device."""
         if not self.controls:
             return []
-        plain = [a for a in self.space.algorithms() if a.is_uniform and not a.is_dense]
-        return [Candidate(device, replace(a, control=RANDOM)) for a in plain for device in self.space.devices]
+        return [
+            Candidate(device, replace(algorithm, control=RANDOM))
+            for part in self.space.parts.values()
+            for algorithm in part.algorithms()
+            if algorithm.is_uniform and not algorithm.is_dense
+            for device in part.devices
+        ]
 
     def _finish_waiting(self) -> None:
         waiting = list(self.ledger.waiting)
@@ -112,23 +130,36 @@ class Search:
         return not hardware.problem and hardware.latency_ms <= self.limits.latency_ms
 
     def _time(self, candidates: Sequence[Candidate]) -> None:
-        """The hardware side, one call for all devices of an algorithm."""
+        """The hardware side: accelerators are simulated, one call for all devices of an algorithm; CPUs are measured here,
+        one after the other, when no worker is busy."""
+        missing = [candidate for candidate in candidates if candidate not in self.ledger.hardware]
+        cpus = [candidate for candidate in missing if self._is_cpu(candidate)]
         groups: dict[Algorithm, list[Candidate]] = {}
-        for candidate in candidates:
-            if candidate not in self.ledger.hardware:
+        for candidate in missing:
+            if not self._is_cpu(candidate):
                 groups.setdefault(candidate.algorithm, []).append(candidate)
-        bench, done, total = self.bench, 0, sum(map(len, groups.values()))
-        calls = [
-            (bench.model, bench.compiled_shapes, algorithm, [c.device for c in group], bench.data, self.host_ms)
-            for algorithm, group in groups.items()
-        ]
-        for number, outcome in self.executor.map(time_on, calls):
+        bench, done = self.bench, 0
+        what = (bench.model, bench.compiled_shapes)
+        timed = [(*what, a, [c.device for c in group], bench.data, self.host_ms) for a, group in groups.items()]
+        for number, outcome in self.executor.map(time_on, timed):
             group = list(groups.values())[number]
-            timed = outcome.value if not outcome.error else [Hardware(problem=outcome.error)] * len(group)
-            for candidate, hardware in zip(group, timed, strict=True):
+            found = outcome.value if not outcome.error else [Hardware(problem=self._told(outcome))] * len(group)
+            for candidate, hardware in zip(group, found, strict=True):
                 self.ledger.note_hardware(candidate, hardware)
             done += len(group)
-            self.narrator.say("on the devices", done, total)
+            self.narrator.say("on the devices", done, len(missing))
+        measured = [(*what, candidate.algorithm, candidate.device, bench.data) for candidate in cpus]
+        for number, outcome in InProcess().map(measure_on, measured):
+            hardware = outcome.value if not outcome.error else Hardware(problem=self._told(outcome), measured=True)
+            self.ledger.note_hardware(cpus[number], hardware)
+            self.narrator.say("on this machine", done + number + 1, len(missing))
+
+    def _told(self, outcome: Outcome) -> str:
+        """What went wrong, in the same words in whatever folder."""
+        return outcome.error.replace(f"{self.bench.folder}/", "").removeprefix("error: ")
+
+    def _is_cpu(self, candidate: Candidate) -> bool:
+        return "cpu" in self.space.parts and candidate.device in self.space.parts["cpu"].devices
 
     def _judge(self, algorithms: Sequence[Algorithm], *, thorough: bool = False) -> None:
         """The algorithm side, the least damaged first, in waves; each wave learns from those before it. A `thorough` look
@@ -149,7 +180,7 @@ class Search:
             calls = [(self.bench, algorithm, limit) for algorithm in wave]
             for number, outcome in self.executor.map(judge, calls):
                 if outcome.error:
-                    self.ledger.note_problem(wave[number], outcome.error)
+                    self.ledger.note_problem(wave[number], self._told(outcome))
                 else:
                     self.ledger.note_judged(wave[number], outcome.value)
             best = self.winner()
@@ -198,7 +229,8 @@ class Search:
         return sorted((self.point(c) for c in {*self.ledger.done, *self.ledger.waiting}), key=lambda p: p.candidate.label)
 
     def point(self, candidate: Candidate) -> Point:
-        judged = self.ledger.judged.get(candidate.algorithm, Judged(Fidelity.NONE, None))
+        nothing = Judged(Fidelity.NONE, None)
+        judged = self.ledger.trained.get(candidate.algorithm) or self.ledger.judged.get(candidate.algorithm, nothing)
         hardware = self.ledger.hardware.get(candidate, Hardware(problem="not timed yet"))
         problem = self.ledger.problems.get(candidate.algorithm, "")
         return Point(candidate, self.costs(candidate.device), hardware, judged.score, judged.fidelity, problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +60,17 @@ class HeadTable(_Form):
     iterations: int = Field(1000, ge=1)
 
 
+class TrainingTable(_Form):
+    """How prunings are fine-tuned (docs/TRAINING.md): `steps` batches for each rung of a ladder, unless --train-steps says
+    how many. `loss` is the distance to the dense model, or that to the labels of the output `logits`."""
+
+    steps: int = Field(0, ge=0)
+    batch: int = Field(32, ge=1, le=1024)
+    rate: float = Field(1e-4, gt=0, lt=1)
+    loss: Literal["distill", "labels"] = "distill"
+    logits: str | None = None
+
+
 class FetchTable(_Form):
     """What makes the files where they are missing: `FILE.py:FUNCTION`, called with the folder that they go to."""
 
@@ -86,12 +97,23 @@ class Task(_Form):
     text: TextTable | None = None
     splits: SplitTable
     head: HeadTable | None = None
+    training: TrainingTable = Field(default_factory=lambda: TrainingTable.model_validate({}))
     fetch: FetchTable | None = None
 
     @property
     def known_metric(self) -> Metric | None:
         """None for an entry point."""
         return Metric(self.metric) if self.metric in set(Metric) else None
+
+
+TABLES: Mapping[str, type[_Form]] = {
+    "text": TextTable,
+    "splits": SplitTable,
+    "head": HeadTable,
+    "training": TrainingTable,
+    "fetch": FetchTable,
+}
+"""The tables of a task by key."""
 
 
 def load_task(path: Path) -> Task:
@@ -124,7 +146,7 @@ def _form_error(error: ValidationError, where: str) -> InputError:
     if first["type"] == "extra_forbidden":
         table: Any = Task
         for part in first["loc"][:-1]:
-            table = {"text": TextTable, "splits": SplitTable, "head": HeadTable, "fetch": FetchTable}.get(str(part), table)
+            table = TABLES.get(str(part), table)
         near = difflib.get_close_matches(str(first["loc"][-1]), list(table.model_fields), n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(table.model_fields)}"
         return InputError("HPCC1572", f"unknown key {key!r}", where=where, hint=hint)

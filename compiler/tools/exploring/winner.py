@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from compiler.explore.selection import Hardware
 from compiler.explore.space import DENSE, Candidate
 from compiler.explore.statistics import Score, z_of
 from compiler.passes.sparsify import AUTO
-from compiler.tools.exploring.bench import Bench, dense_reference, load_split, opened, reduced
-from compiler.tools.exploring.models import Shapes, lower, prune_options, pruned_file
+from compiler.tools.exploring.accuracy import runner
+from compiler.tools.exploring.bench import TRAIN, Bench, Opened, float_reference, load_split, opened, reduced
+from compiler.tools.exploring.finetuning import Course, trained_file
+from compiler.tools.exploring.measuring import build as build_for_cpu
+from compiler.tools.exploring.measuring import measured
+from compiler.tools.exploring.models import Shapes, prune_options, pruned_file
+from compiler.tools.exploring.samples import Split
 from compiler.tools.options import Options
 from compiler.tools.session import open_session
 from hw_targets.errors import VerificationError
+from runtime.cpu.bundle import load_cpu_bundle
+from runtime.cpu.program import CpuProgram
 from runtime.program import Program
 
+Array = NDArray[Any]
 SIMULATED = 8
 """Test samples that run on the simulator too."""
 MODEL, BUNDLE = "winner.onnx", "winner.hpcc"
@@ -34,65 +46,111 @@ class Winner:
     test: Score
 
 
-def commands(bench: Bench, candidate: Candidate) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Lessons:
+    """How the winner was trained: the patterns of its ladder up to its own."""
+
+    course: Course
+    rungs: tuple[str, ...]
+
+
+def commands(bench: Bench, candidate: Candidate, lessons: Lessons | None) -> tuple[str, ...]:
     """What makes the bundle again. Sums depend on how many threads share them, so pruning has one."""
     algorithm, folder = candidate.algorithm, bench.folder
     made: list[str] = []
     model = bench.model
     if not algorithm.is_dense:
-        options = prune_options(bench.model, algorithm, bench.data, bench.method, bench.compiled_shapes)
         words = ["hpcc-prune", str(bench.model)]
-        words += ["--pattern", options.pattern] if options.pattern is not None else ["--recipe", str(options.recipe)]
-        words += ["--method", bench.method] if bench.method is not None else []
-        words += ["--calibrate", str(options.calibrate)] if options.calibrate is not None else []
-        words += _shape_words(options.shapes)
+        words += _pruning(bench, candidate) if lessons is None else _training(bench, lessons)
         model = folder / MODEL
         made.append("OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 " + shlex.join([*words, "-o", str(model)]))
     words = ["hpcc", str(model), "--target", candidate.device]
     words += _shape_words(bench.compiled_shapes)
     words += ["--sparsity", DENSE] if algorithm.is_dense else []
-    made.append(shlex.join([*words, "--timing-only", "-o", str(folder / BUNDLE)]))
+    words += [] if _is_cpu(candidate) else ["--timing-only"]
+    made.append(shlex.join([*words, "-o", str(folder / BUNDLE)]))
     return tuple(made)
+
+
+def _pruning(bench: Bench, candidate: Candidate) -> list[str]:
+    options = prune_options(bench.model, candidate.algorithm, bench.data, bench.method, bench.compiled_shapes)
+    words = ["--pattern", options.pattern] if options.pattern is not None else ["--recipe", str(options.recipe)]
+    words += ["--method", bench.method] if bench.method is not None else []
+    words += ["--calibrate", str(options.calibrate)] if options.calibrate is not None else []
+    return [*words, *_shape_words(options.shapes)]
+
+
+def _training(bench: Bench, lessons: Lessons) -> list[str]:
+    return [*lessons.course.words(lessons.rungs), "--train", str(bench.data / TRAIN)]
+
+
+def _is_cpu(candidate: Candidate) -> bool:
+    return candidate.algorithm.precision == "fp32"
 
 
 def _shape_words(shapes: Shapes) -> list[str]:
     return [word for name, shape in shapes.items() for word in ("--shape", f"{name}:{'x'.join(map(str, shape))}")]
 
 
-def build(bench: Bench, candidate: Candidate, host_ms: float) -> tuple[Path, str, float]:
-    """(bundle, digest, milliseconds): what the commands do, done here."""
-    algorithm = candidate.algorithm
-    model = pruned_file(bench.model, algorithm, bench.data, bench.method, bench.compiled_shapes, bench.folder / MODEL)
-    bundle = bench.folder / BUNDLE
+def build(bench: Bench, candidate: Candidate, lessons: Lessons | None) -> tuple[Path, str]:
+    """(bundle, digest): what the commands do, done here."""
+    algorithm, bundle = candidate.algorithm, bench.folder / BUNDLE
+    model = bench.folder / MODEL
+    if lessons is not None:
+        shutil.copyfile(trained_file(bench, lessons.course, lessons.rungs), model)
+    else:
+        model = pruned_file(bench.model, algorithm, bench.data, bench.method, bench.compiled_shapes, model)
+    sparsity = DENSE if algorithm.is_dense else None
+    if _is_cpu(candidate):
+        build_for_cpu(model, bench.compiled_shapes, sparsity, candidate.device, bundle)
+        return bundle, load_cpu_bundle(bundle).manifest.digest
     options = Options(
         model=str(model),
         target=candidate.device,
         shapes=bench.compiled_shapes,
-        sparsity=DENSE if algorithm.is_dense else None,
+        sparsity=sparsity,
         output=str(bundle),
         timing_only=True,
         quiet=True,
     )
     open_session(options).compile()
+    return bundle, Program.load(bundle, threads=1).manifest.digest
+
+
+def time_of(bench: Bench, candidate: Candidate, bundle: Path, host_ms: float) -> Hardware:
+    """What the bundle itself says of its time, or what this machine takes for it."""
+    if _is_cpu(candidate):
+        return measured(bundle, bench.data)
     program = Program.load(bundle, threads=1)
-    return bundle, program.manifest.digest, program.accelerator_ms + program.transfer_ms + host_ms
+    return Hardware(program.accelerator_ms, program.transfer_ms, host_ms)
 
 
 def measure_on_test(bench: Bench, candidate: Candidate, bundle: Path) -> Score:
-    """The score on the test split, read for the first time: the integers of the bundle's own model, of which the bundle on
-    the simulator must give the first ones bit for bit. Raises VerificationError where it does not."""
-    known, dense = opened(bench), candidate.algorithm.is_dense
+    """The score on the test split, read for the first time, of what the bundle computes. A CPU runs all of it; of an
+    accelerator it is the integers of the bundle's own model, of which the bundle on the simulator must give the first ones
+    bit for bit. Raises VerificationError where it does not."""
+    known = opened(bench)
     test = load_split(bench.data / "test.npz")
-    model = bench.model if dense else bench.folder / MODEL
-    lowered = lower(model, bench.compiled_shapes, DENSE if dense else AUTO)
-    size, rows = lowered.facts.inputs[0].shape[0], np.arange(test.count)
-    found = reduced(known.meter, lowered.run, test, rows, size)
+    rows = np.arange(test.count)
+    if _is_cpu(candidate):
+        program = CpuProgram.load(bundle)
+        found = reduced(known.meter, lambda inputs: program.run(inputs).outputs, test, rows, program.manifest.batch)
+    else:
+        found = _on_accelerator(known, candidate, bundle, test)
+    reference = float_reference(bench.model, known.float_shapes)
+    wanted = reduced(known.meter, reference.run, test, rows, known.float_batch)
+    return known.meter.score(found, test, wanted, z_of(known.task.confidence))
+
+
+def _on_accelerator(known: Opened, candidate: Candidate, bundle: Path, test: Split) -> Array:
+    dense = candidate.algorithm.is_dense
+    model = known.bench.model if dense else known.bench.folder / MODEL
+    run, size = runner(known, model, DENSE if dense else AUTO, candidate.algorithm.precision)
+    rows = np.arange(test.count)
+    found = reduced(known.meter, run, test, rows, size)
     program = Program.load(bundle, threads=1)
     few = rows[:SIMULATED]
     simulated = reduced(known.meter, lambda inputs: program.run(inputs).outputs, test, few, size)
     if not np.array_equal(simulated, found[: len(few)]):
         raise VerificationError("HPCC4011", "the winner's bundle does not compute what was judged", where=str(bundle))
-    shapes = known.dense_shapes
-    reference = dense_reference(bench.model, shapes)
-    wanted = reduced(known.meter, reference.run, test, rows, next(iter(shapes.values()))[0])
-    return known.meter.score(found, test, wanted, z_of(known.task.confidence))
+    return found

@@ -38,12 +38,12 @@ def attempt(function: Callable[..., Any], arguments: Sequence[Any]) -> Outcome:
         return Outcome(error=f"{type(error).__name__}: {lines[0]}")
 
 
-def on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+def on_one_thread(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """Call with one thread for products of matrices: sums depend on how many share them."""
     from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingImports]
 
     with threadpool_limits(1):
-        return function(*arguments)
+        return function(*arguments, **named)
 
 
 class Executor(Protocol):

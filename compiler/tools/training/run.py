@@ -58,6 +58,9 @@ class Request:
     folder: Path | None = None
     scope: Sequence[str] = ()
     """Globs of the linears that get the patterns; empty: those inside the blocks."""
+    before: Path | None = None
+    """The folder of a finished run of the same ladder without its last rung, as many steps a rung: this run goes on from
+    its end, as if it had made all rungs itself."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,18 @@ class TrainingRun:
         labelled = request.settings.loss == "labels"
         self.train = data.read(request.train, specs, mask, classes, labelled=labelled)
         self.dev = None if request.dev is None else data.read(request.dev, specs, mask, classes, labelled=labelled)
-        self.folder = None if request.folder is None else RunFolder(request.folder, self._description())
+        self.folder = (
+            None
+            if request.folder is None
+            else RunFolder(request.folder, self._description(request.patterns, request.settings))
+        )
         if self.folder is not None:
             self.folder.load()
         require_torch()
+        if self.folder is not None and request.before is not None:
+            rungs = len(request.patterns) - 1
+            earlier = with_steps(request.settings, self.plan.rungs[rungs].first)
+            self.folder.adopt(RunFolder(request.before, self._description(request.patterns[:rungs], earlier)))
         self.student, self.teacher = self._networks(mask)
 
     # ---- what the files say -----------------------------------------------------------------------------------------
@@ -211,20 +222,20 @@ class TrainingRun:
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
-    def _description(self) -> dict[str, str]:
+    def _description(self, patterns: Sequence[Pattern], settings: Settings) -> dict[str, str]:
         """What a checkpoint must agree in to be resumed."""
         request = self.request
         teacher = request.teacher or request.model
-        settings = {**request.settings.as_dict(), "threads": request.settings.threads or os.cpu_count()}
+        chosen = {**settings.as_dict(), "threads": settings.threads or os.cpu_count()}
         return {
             "model": self.opened.sha256,
             "teacher": "none" if request.settings.loss == "labels" else open_onnx(teacher).sha256,
-            "patterns": " ".join(pattern.spec() for pattern in request.patterns),
+            "patterns": " ".join(pattern.spec() for pattern in patterns),
             "scope": " ".join(request.scope),
             "training data": data.digest(self.train),
             "dev data": data.digest(self.dev),
             "logits": str(request.logits),
-            "settings": json.dumps(settings, sort_keys=True),
+            "settings": json.dumps(chosen, sort_keys=True),
             "torch": version("torch") if find_spec("torch") else "none",
         }
 
