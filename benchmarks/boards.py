@@ -1,75 +1,98 @@
-"""`python -m benchmarks.boards [MODEL.onnx ...]`: models on every shipped board, dense and pruned: latency and attained.
+"""`python -m benchmarks.boards [MODEL ...]`: models on every shipped board, dense and pruned: latency and attained.
 
-Cycles come from timing alone (`--timing-only`), so a table takes minutes and depends on no machine; every figure is
-simulated. Without a model: BERT-base, or L3 where torch is missing.
+Only cycles are counted, so the table depends on no machine; every figure is simulated. `--write` makes docs/BOARDS.md.
+Models are names of workloads or ONNX files; those that need torch to be made are left out where it is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.accelerator import hpcc_command
-from benchmarks.commands import run
-from benchmarks.workloads import generated_model, l3_model
+from benchmarks.workloads import generated_model, l3_model, l6_model
+from compiler.tools.variants import prepare
 from hw_targets.catalogue import list_targets
-from hw_targets.errors import HpccError
+from hw_targets.errors import HpccError, InfeasibleError
 from hw_targets.load import load_target
 
 BOARDS = tuple(name for name, kind, _ in list_targets() if kind == "fpga")
+MODELS = {"l3": "L3", "tinybert4": "TinyBERT-4L", "l6": "L6", "tinybert6": "TinyBERT-6L", "bertbase": "BERT-base"}
 PATTERNS = ("dense", "hp:0.75")
-INFEASIBLE = 3
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "BOARDS.md"
+INTRODUCTION = """# Models on every board
+
+Made by `python -m benchmarks.boards --write`; every figure is **simulated**. Milliseconds are those of the accelerator,
+transfers to and from the host apart. *Attained* is the longest of what MATRIX (the multiplications that the pattern
+leaves, without padding), VECTOR and the off-chip memory need alone, by the time simulated; *binds* says which of them it
+is. L3 is paraphrase-MiniLM-L3-v2, L6 all-MiniLM-L6-v2; TinyBERT and BERT-base have random weights, on which cycles do not
+depend. The sizes of the boards are in [TARGETS.md](TARGETS.md).
+"""
 
 
-def table(model: Path, shape: str, boards: Sequence[str], patterns: Sequence[str], folder: Path) -> None:
-    """One line for every board: its array, and for every pattern milliseconds and the share of the bound attained."""
-    print(f"\n{model.name}, {shape}, simulated")
-    heads = "".join(f" {pattern + ' ms':>12} {'attained':>8}" for pattern in patterns)
-    print(f"{'board':<14} {'MAC/cycle':>9} {'lanes':>5} {'MHz':>4} {'DSP':>5}{heads}")
+def model_path(name: str) -> Path:
+    """The file of a workload's name, or of a path. Raises HpccError where it cannot be made."""
+    if name == "l3":
+        return l3_model()
+    if name == "l6":
+        return l6_model()
+    return generated_model(name) if name in MODELS else Path(name)
+
+
+def rows(model: str, shape: tuple[int, ...], boards: Sequence[str], patterns: Sequence[str]) -> Iterator[str]:
+    """A table of Markdown: one line for every board; for every pattern milliseconds, the share attained, what binds."""
+    path = model_path(model)
+    prepared = [prepare(path, {"input_ids": shape}, pattern) for pattern in patterns]
+    heads = "".join(f" {pattern}: ms | attained | binds |" for pattern in patterns)
+    yield f"| board | MAC/cycle | lanes | MHz |{heads}"
+    yield "|---|---|---|---|" + "---|---|---|" * len(patterns)
     for board in boards:
-        target = load_target(board)
-        dsp = target.resources()["dsp"]
-        line = f"{board:<14} {target.accelerator.macs_per_cycle:>9,} {target.accelerator.lanes:>5}"
-        line += f" {target.clock.mhz:>4g} {dsp['used'] / dsp['usable']:>5.0%}"
-        for pattern in patterns:
-            output = folder / "cell.hpcc"
-            command = [*hpcc_command(model, board, shape, pattern, output), "--timing-only"]
-            if run(command, allowed=(0, INFEASIBLE)).status == INFEASIBLE:
-                line += f" {'does not fit':>12} {'':>8}"
+        common = load_target(board)
+        array = common.accelerator
+        line = f"| {board} | {array.macs_per_cycle:,} | {array.lanes} | {common.clock.mhz:g} |"
+        for one in prepared:
+            try:
+                variant = one.on(one.machine(board))
+            except InfeasibleError:
+                line += " does not fit | | |"
                 continue
-            report = json.loads((output / "report.json").read_text())
-            line += f" {report['latency']['accelerator_ms']:>12.3f} {report['roofline']['attained']:>8.2f}"
-        print(line, flush=True)
+            found = variant.roofline
+            bounds = {"matrix": found.matrix_ms, "vector": found.vector_ms, "memory": found.memory_ms}
+            binds = max(bounds, key=lambda unit: bounds[unit])
+            line += f" {variant.milliseconds:.3f} | {found.attained:.2f} | {binds} |"
+        yield line
+
+
+def chapters(models: Sequence[str], shape: tuple[int, ...], boards: Sequence[str], patterns: Sequence[str]) -> Iterator[str]:
+    """The lines of all tables, each with its heading."""
+    for model in models:
+        try:
+            table = rows(model, shape, boards, patterns)
+            first = next(table)
+        except HpccError as error:
+            print(f"{model}: skipped, {error.message}", file=sys.stderr)
+            continue
+        yield from ("", f"## {MODELS.get(model, Path(model).name)}, {' x '.join(map(str, shape))} tokens", "", first)
+        yield from table
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.boards", description="Models on every board.")
-    parser.add_argument("models", nargs="*", type=Path, help="default: BERT-base, or L3 where torch is missing")
+    parser.add_argument("models", nargs="*", default=tuple(MODELS), help=f"names or files (default {' '.join(MODELS)})")
     parser.add_argument("--shape", default="1x128", help="batch x tokens (default 1x128)")
     parser.add_argument("--boards", nargs="+", default=BOARDS, help="default: all")
     parser.add_argument("--patterns", nargs="+", default=PATTERNS, help=f"default: {' '.join(PATTERNS)}")
+    parser.add_argument("--write", action="store_true", help="also write docs/BOARDS.md")
     options = parser.parse_args()
-    try:
-        models = options.models or [_default_model()]
-    except HpccError as error:
-        print(error, file=sys.stderr)
-        return error.exit_status
-    with tempfile.TemporaryDirectory(prefix="hpcc-bench-") as name:
-        for model in models:
-            table(model, options.shape, options.boards, options.patterns, Path(name))
+    shape = tuple(int(extent) for extent in options.shape.split("x"))
+    lines: list[str] = []
+    for line in chapters(options.models, shape, options.boards, options.patterns):
+        lines.append(line)
+        print(line, flush=True)
+    if options.write:
+        PAGE.write_text(INTRODUCTION + "\n".join(lines) + "\n", encoding="utf-8")
     return 0
-
-
-def _default_model() -> Path:
-    try:
-        return generated_model("bertbase")
-    except HpccError as error:
-        print(f"BERT-base: skipped, {error.message}; L3 in its place")
-        return l3_model()
 
 
 if __name__ == "__main__":

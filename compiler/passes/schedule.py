@@ -22,9 +22,9 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
-from compiler.backends.fpga.allocation import OutOfMemoryError, allocate, capacities, place
+from compiler.backends.fpga.allocation import aligned, allocate, capacities, place
 from compiler.backends.fpga.machine import machine_of
-from compiler.backends.fpga.ordering import Order, makespan, orders
+from compiler.backends.fpga.ordering import COUNTED, Order, makespan, orders
 from compiler.backends.fpga.rolling import Item, Loop, roll
 from compiler.backends.fpga.semaphores import SemaphorePair, assign_semaphores
 from compiler.backends.fpga.tasks import Instance, Rectangle, Task, flatten, is_pause, parts_of_program
@@ -71,17 +71,14 @@ def _placed(tasks: Sequence[Task], target: Target, listed: bool) -> tuple[list[T
     for order in candidates:
         if order.cycles >= least:
             break
-        try:
-            place(order.tasks, order.spans, capacity)
-        except OutOfMemoryError:
-            continue
+        place(order.tasks, order.addresses, capacity)
         cycles = _makespan(order.tasks, target)
         if cycles < least:
             least, chosen = cycles, order
     # Addresses lie in the buffers themselves: whoever is chosen is placed last.
     if chosen is None:
         return allocate(tasks, capacity) if candidates else tiled
-    return chosen.tasks, place(chosen.tasks, chosen.spans, capacity)
+    return chosen.tasks, place(chosen.tasks, chosen.addresses, capacity)
 
 
 def _makespan(tasks: Sequence[Task], target: Target) -> int:
@@ -89,25 +86,36 @@ def _makespan(tasks: Sequence[Task], target: Target) -> int:
 
 
 def _orders(tasks: Sequence[Task], target: Target, capacity: Mapping[Memory, int]) -> list[Order]:
-    """`orders` of every part of a program, the fastest of each, then the second, one behind the other."""
-    pauses = [task for task in tasks if is_pause(task)]
-    if not pauses:
+    """`orders` of every part of a program, the fastest of each, then the second, one behind the other.
+
+    What several parts use stays in one place from the first to the last, at the end of its memory.
+    """
+    parts = parts_of_program(tasks)
+    if len(parts) == 1:
         return orders(tasks, target, capacity)
-    found = [orders(part, target, capacity) for part in parts_of_program(tasks)]
+    users: dict[Instance, set[int]] = {}
+    for number, part in enumerate(parts):
+        for instance in (rect.instance for task in part for rect in task.operands.values()):
+            users.setdefault(instance, set()).add(number)
+    left, placed = dict(capacity), dict[Instance, int]()
+    for instance, numbers in users.items():
+        if len(numbers) > 1 and instance.memory in COUNTED:
+            left[instance.memory] -= aligned(instance.bytes)
+            placed[instance] = left[instance.memory]
+    if min(left.values()) < 0:
+        return []
+    found = [orders(part, target, left, placed) for part in parts]
+    pauses = [task for task in tasks if is_pause(task)]
     return [_joined(list(choice), pauses) for choice in zip(*found, strict=False)]
 
 
 def _joined(choice: Sequence[Order], pauses: Sequence[Task]) -> Order:
-    """Orders of parts one after another; what several of them use is in use all the time between."""
-    tasks: list[Task] = []
-    spans: dict[Instance, tuple[int, int]] = {}
-    cycles = 0
-    for number, order in enumerate(choice):
-        tasks += [*pauses[number - 1 : number], *order.tasks]
-        for instance, (first, last) in order.spans.items():
-            spans[instance] = spans.get(instance, (cycles + first, 0))[0], cycles + last
-        cycles += order.cycles
-    return Order(tasks, cycles, spans)
+    """Orders of parts one after another."""
+    tasks = list(choice[0].tasks)
+    for pause, order in zip(pauses, choice[1:], strict=True):
+        tasks += [pause, *order.tasks]
+    addresses = {instance: address for order in choice for instance, address in order.addresses.items()}
+    return Order(tasks, sum(order.cycles for order in choice), addresses)
 
 
 def _semaphore(pair: SemaphorePair) -> DictionaryAttr:

@@ -253,20 +253,15 @@ def allocate(tasks: Sequence[Task], capacity: Mapping[Memory, int]) -> tuple[lis
     return order, used
 
 
-def place(
-    tasks: Sequence[Task], cycles: Mapping[Instance, tuple[int, int]], capacity: Mapping[Memory, int]
-) -> dict[Memory, int]:
-    """Give every buffer of scheduled tasks an address; returns the bytes used per memory.
+def place(tasks: Sequence[Task], addresses: Mapping[Instance, int], capacity: Mapping[Memory, int]) -> dict[Memory, int]:
+    """Give every buffer of scheduled tasks its address; returns the bytes used per memory.
 
-    `cycles` are the first and last cycle in which a buffer is in use: those of one time lie side by side, the large ones
-    first. Raises InfeasibleError for what does not fit.
+    `addresses` are those of the buffers on the chip. Raises InfeasibleError where DRAM is too small.
     """
-    used: dict[Memory, int] = {}
-    for memory in (Memory.ACC, Memory.ACT, Memory.WEIGHTS, Memory.PARAM):
-        own = [(instance, span) for instance, span in cycles.items() if instance.memory is memory]
-        blocks = [Block(aligned(instance.bytes), span, ((instance, 0),)) for instance, span in own]
-        used[memory] = _first_fit(sorted(blocks, key=lambda block: (-block.bytes, block.span)))
-        _require(memory, used[memory], capacity[memory], "buffers of one time")
+    used: dict[Memory, int] = dict.fromkeys(Memory, 0)
+    for instance, address in addresses.items():
+        instance.address = address
+        used[instance.memory] = max(used[instance.memory], address + aligned(instance.bytes))
     used[Memory.DRAM] = _place_dram(tasks)
     _require(Memory.DRAM, used[Memory.DRAM], capacity[Memory.DRAM], "weights, inputs and outputs")
     return used

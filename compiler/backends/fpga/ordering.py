@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from itertools import takewhile
 
-from compiler.backends.fpga.allocation import is_streamed, pool_of
+from compiler.backends.fpga.allocation import aligned, is_streamed, pool_of
+from compiler.backends.fpga.room import Foresight, Room
 from compiler.backends.fpga.semaphores import QUEUE_INDEX, QUEUES, Extent, placed_dependencies, rectangles_overlap
 from compiler.backends.fpga.tasks import Instance, Task
-from compiler.dialects.tile import DramOp
 from hw_targets.codec import Place, Resolved
 from hw_targets.isa import Memory, Queue
 from hw_targets.target import Target
@@ -27,17 +28,18 @@ SKEWS = (0.0, 0.25, 0.5, 1.0, 2.0, 8.0)
 MOST_TASKS = 4096
 """Longer programs keep the order that they were tiled in, which rolls up into loops; a list has an instruction a task."""
 
-Span = tuple[int, int]
-"""Cycles from the first write of a buffer until its last use is complete."""
+REACHES = (1 << 30, 32)
+"""How many tasks in the tiled order a task may be ahead of the first that has not started: as many as there are, or few
+where memories are so small that many would cut them up."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """Tasks by start time, the cycles that the scheduler reckons with, and how long each buffer is in use."""
+    """Tasks by start time, the cycles that the scheduler reckons with, and where each buffer on the chip lies."""
 
     tasks: list[Task]
     cycles: int
-    spans: dict[Instance, Span]
+    addresses: dict[Instance, int]
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,27 @@ class Graph:
         return cls(tasks, before, after, task_costs(tasks, target))
 
     def ways(self) -> list[int]:
-        """Cycles from the start of each task to the end of the program along its longest way."""
+        """Cycles from the start of each task to the end of the program along its longest way.
+
+        What is gathered in one accumulator is needed at one time, so all of it is as urgent as the most urgent part; loads
+        are needed when the task is that they are for.
+        """
         result = [0] * len(self.tasks)
+        gathered: dict[Instance, list[int]] = {}
         for index in range(len(self.tasks) - 1, -1, -1):
+            task = self.tasks[index]
             result[index] = max((result[later] for later in self.after[index]), default=0)
-            if self.tasks[index].queue is not Queue.LOAD:  # loads come in the order in which they are needed
+            if task.queue is not Queue.LOAD:
                 result[index] += sum(self.costs[index])
+            if task.queue is Queue.MATRIX:
+                gathered.setdefault(task.operands["acc"].instance, []).append(index)
+        for parts in gathered.values():
+            longest = max(result[index] for index in parts)
+            for index in parts:
+                result[index] = longest
+        for index, task in enumerate(self.tasks):
+            if task.queue is Queue.LOAD:
+                result[index] = max((result[later] for later in self.after[index]), default=0)
         return result
 
 
@@ -139,29 +156,30 @@ def levels(graph: Graph) -> tuple[list[int], list[float]]:
     return depth, place
 
 
-def orders(tasks: Sequence[Task], target: Target, capacity: Mapping[Memory, int]) -> list[Order]:
-    """What list scheduling finds with each skew, the fastest first; empty where the memories are too small for any, where
-    activations spill, or where the program is too long.
+def orders(
+    tasks: Sequence[Task], target: Target, capacity: Mapping[Memory, int], placed: Mapping[Instance, int] | None = None
+) -> list[Order]:
+    """What list scheduling finds with each skew, the fastest first; empty where the memories are too small for any, or
+    where the program is too long.
 
-    `tasks` are in an order that computes the right thing; so are those of the results.
+    `tasks` are in an order that computes the right thing; so are those of the results. `placed` buffers have their
+    addresses and take nothing of the `capacity`.
     """
-    if not tasks or len(tasks) > MOST_TASKS or _spills(tasks):
+    if not tasks or len(tasks) > MOST_TASKS:
         return []
     graph = Graph.of(tasks, target)
     ways = graph.ways()
     depth, place = levels(graph)
     layer = max(ways) / (max(depth) + 1)
-    found = (
-        list_schedule(graph, [way - skew * layer * at for way, at in zip(ways, place, strict=True)], capacity)
-        for skew in SKEWS
-    )
-    return sorted((order for order in found if order is not None), key=lambda order: order.cycles)
-
-
-def _spills(tasks: Sequence[Task]) -> bool:
-    """Whether activations pass through DRAM: then tiles are cut to fill the memories, and the order follows from that."""
-    regions = (rect.instance.op for task in tasks for rect in task.operands.values())
-    return any(isinstance(op, DramOp) and op.kind.data == "scratch" for op in regions)
+    urgencies = [[way - skew * layer * at for way, at in zip(ways, place, strict=True)] for skew in SKEWS]
+    found: list[Order] = []
+    for reach in REACHES:
+        listed = (list_schedule(graph, urgency, capacity, reach, placed) for urgency in urgencies)
+        fitting = list(takewhile(lambda order: order is not None, listed))
+        found += [order for order in fitting if order is not None]
+        if len(fitting) == len(SKEWS):
+            break
+    return sorted(found, key=lambda order: order.cycles)
 
 
 def makespan(tasks: Sequence[Task], target: Target) -> int:
@@ -177,43 +195,58 @@ def makespan(tasks: Sequence[Task], target: Target) -> int:
     return max(results, default=0)
 
 
-def list_schedule(graph: Graph, urgency: Sequence[float], capacity: Mapping[Memory, int]) -> Order | None:
+def list_schedule(
+    graph: Graph,
+    urgency: Sequence[float],
+    capacity: Mapping[Memory, int],
+    reach: int = REACHES[0],
+    placed: Mapping[Instance, int] | None = None,
+) -> Order | None:
     """Start the most urgent task that can start, unit by unit; None where every ready task waits for memory."""
-    return _Scheduler(graph, urgency, capacity).run()
+    return _Scheduler(graph, urgency, capacity, reach, placed or {}).run()
 
 
 COUNTED = (Memory.ACC, Memory.ACT, Memory.WEIGHTS, Memory.PARAM)
 """Memories on the chip."""
 
-FILL = 0.9
-"""Share of a memory that may be in use: the rest is lost between buffers of different sizes."""
 
-
-RESERVE = {Memory.ACC: 0.5, Memory.ACT: 0.5, Memory.WEIGHTS: 0.0, Memory.PARAM: 0.0}
-"""Shares that are kept for the first few of every kind of temporary: more of a kind must leave them free, or tasks that
-run far ahead would take the room that what they wait for needs."""
+RESERVE = 0.5
+"""Share of a memory that is kept for the first few of every kind of temporary: more of a kind must leave it free, or tasks
+that run far ahead would take the room that what they wait for needs."""
 
 
 class _Scheduler:
-    def __init__(self, graph: Graph, urgency: Sequence[float], capacity: Mapping[Memory, int]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        urgency: Sequence[float],
+        capacity: Mapping[Memory, int],
+        reach: int,
+        placed: Mapping[Instance, int],
+    ) -> None:
         self.graph = graph
         self.urgency = urgency
-        self.free = {memory: int(FILL * capacity[memory]) for memory in COUNTED}
-        self.reserve = {memory: int(RESERVE[memory] * capacity[memory]) for memory in COUNTED}
-        self.loaded_room = self.free[Memory.WEIGHTS] - _kept_beside_weights(graph)
-        self.loaded: set[Instance] = set()
-        self.live: dict[tuple[str, str], int] = {}
-        self.waiting = [len(earlier) for earlier in graph.before]
-        self.computing = [sum(graph.tasks[e].queue is not Queue.LOAD for e in earlier) for earlier in graph.before]
-        """Results that each task still waits for, loads apart."""
-        self.ready: list[list[tuple[float, int]]] = [[] for _ in QUEUES]
-        self.instances = [_instances(task) for task in graph.tasks]
+        self.reach = reach
+        self.instances = [_instances(task, placed) for task in graph.tasks]
+        self.room = {memory: Room(capacity[memory]) for memory in COUNTED}
+        self.foresight = {memory: Foresight(capacity[memory], len(graph.tasks)) for memory in COUNTED}
+        self.reserve = {memory: int(RESERVE * capacity[memory]) for memory in COUNTED}
         self.uses: dict[Instance, int] = {}
-        for instances in self.instances:
+        self.spans: dict[Instance, tuple[int, int]] = {}
+        """First and last task of each buffer in the tiled order."""
+        for index, instances in enumerate(self.instances):
             for instance in instances:
                 self.uses[instance] = self.uses.get(instance, 0) + 1
-        self.starts = [0] * len(graph.tasks)
-        self.spans: dict[Instance, Span] = {}
+                self.spans[instance] = self.spans.get(instance, (index, index))[0], index
+        for instance, (first, last) in self.spans.items():
+            self.foresight[instance.memory].plan(first, last, aligned(instance.bytes))
+        self.addresses = dict(placed)
+        self.live: dict[tuple[str, str], int] = {}
+        self.waiting = [len(earlier) for earlier in graph.before]
+        self.ready: list[list[tuple[float, int]]] = [[] for _ in QUEUES]
+        self.starts = [-1] * len(graph.tasks)
+        self.oldest = 0
+        """The first task that has not started."""
 
     def run(self) -> Order | None:
         graph = self.graph
@@ -235,6 +268,8 @@ class _Scheduler:
                 left -= 1
                 busy, latency = graph.costs[index]
                 self.starts[index] = now
+                while self.oldest < len(self.starts) and self.starts[self.oldest] >= 0:
+                    self.oldest += 1
                 busy_until[queue] = now + max(busy, 1)
                 heappush(happenings, (busy_until[queue], -1))
                 heappush(happenings, (now + max(busy + latency, 1), index))
@@ -242,13 +277,10 @@ class _Scheduler:
                 return None
             now = happenings[0][0]
             while happenings and happenings[0][0] == now:
-                self._complete(heappop(happenings)[1], now)
+                self._complete(heappop(happenings)[1])
         end = max(start + sum(cost) for start, cost in zip(self.starts, graph.costs, strict=True))
-        while happenings:
-            cycle, index = heappop(happenings)
-            self._complete(index, cycle)
         order = sorted(range(len(graph.tasks)), key=lambda index: (self.starts[index], index))
-        return Order([graph.tasks[index] for index in order], end, self.spans)
+        return Order([graph.tasks[index] for index in order], end, self.addresses)
 
     def _make_ready(self, index: int) -> None:
         queue = QUEUE_INDEX[self.graph.tasks[index].queue]
@@ -257,13 +289,13 @@ class _Scheduler:
     def _next(self, queue: int) -> int:
         """Take the most urgent ready task of a unit whose results have room; -1 if there is none.
 
-        A task that waits for room in a memory is not overtaken by others that want some of it, unless it only runs ahead.
+        One that waits for room in a memory is overtaken only by what stands before it in the tiled order.
         """
         heap, passed, found = self.ready[queue], list[tuple[float, int]](), -1
-        full: set[Memory] = set()
+        blocked: dict[Memory, int] = {}
         while heap:
             entry = heappop(heap)
-            if self._take_memory(entry[1], full):
+            if entry[1] < self.oldest + self.reach and self._take_memory(entry[1], blocked):
                 found = entry[1]
                 break
             passed.append(entry)
@@ -271,83 +303,57 @@ class _Scheduler:
             heappush(heap, entry)
         return found
 
-    def _take_memory(self, index: int, full: set[Memory]) -> bool:
+    def _take_memory(self, index: int, blocked: dict[Memory, int]) -> bool:
         """Take room for what a task writes first; where there is none, say in which memory."""
-        new = [instance for instance in self.instances[index] if instance not in self.spans]
-        for memory in dict.fromkeys(instance.memory for instance in new):
-            wanted = [instance for instance in new if instance.memory is memory]
-            size = sum(instance.bytes for instance in wanted)
-            loaded = memory is Memory.WEIGHTS and is_streamed(self.graph.tasks[index])
-            room = self.free[memory]
-            ahead = any(self._runs_ahead(index, instance) for instance in wanted)
-            if loaded:
-                room = min(room, self.loaded_room)
-            elif ahead:
-                room -= self.reserve[memory]
-            if memory in full or size > room:
-                if loaded or not ahead:
-                    full.add(memory)
-                return False
+        new = [instance for instance in self.instances[index] if instance not in self.addresses]
         for instance in new:
-            self.free[instance.memory] -= instance.bytes
-            self.spans[instance] = (-1, -1)
+            memory = instance.memory
+            if index > blocked.get(memory, index) or self._one_of_many(index, instance):
+                return False
+            if not self.foresight[memory].allows(self.oldest, self.spans[instance][0], aligned(instance.bytes)):
+                blocked[memory] = index
+                return False
+        lasts = not is_streamed(self.graph.tasks[index])
+        for number, instance in enumerate(new):
+            address = self.room[instance.memory].take(aligned(instance.bytes), high=lasts and not instance.rotates)
+            if address is None:
+                for taken in new[:number]:
+                    self.room[taken.memory].give_back(self.addresses.pop(taken), aligned(taken.bytes))
+                blocked[instance.memory] = index
+                return False
+            self.addresses[instance] = address
+        for instance in new:
+            self.foresight[instance.memory].take_early(self.spans[instance][0], aligned(instance.bytes))
             pool = pool_of(instance)
             self.live[pool] = self.live.get(pool, 0) + 1
-            if instance.memory is Memory.WEIGHTS and is_streamed(self.graph.tasks[index]):
-                self.loaded_room -= instance.bytes
-                self.loaded.add(instance)
         return True
 
-    def _runs_ahead(self, index: int, instance: Instance) -> bool:
-        """Whether a temporary is for later: there are as many of its kind as it has slots, or it is loaded for a task that
-        waits for a result, too."""
-        if not instance.rotates:
+    def _one_of_many(self, index: int, instance: Instance) -> bool:
+        """Whether a temporary is for later: there are as many of its kind as it has slots, and little room for more."""
+        if index == self.oldest or not instance.rotates or self.live.get(pool_of(instance), 0) < instance.slots:
             return False
-        if self.live.get(pool_of(instance), 0) >= instance.slots:
-            return True
-        load = self.graph.tasks[index].queue is Queue.LOAD
-        return load and all(self.computing[later] for later in self.graph.after[index])
+        return self.room[instance.memory].free - aligned(instance.bytes) < self.reserve[instance.memory]
 
-    def _complete(self, index: int, now: int) -> None:
+    def _complete(self, index: int) -> None:
         if index < 0:
             return
         for instance in self.instances[index]:
-            first, _ = self.spans[instance]
-            begun = self.starts[index]
-            self.spans[instance] = (begun if first < 0 else min(first, begun), now - 1)
             self.uses[instance] -= 1
             if not self.uses[instance]:
-                self.free[instance.memory] += instance.bytes
+                size = aligned(instance.bytes)
+                self.room[instance.memory].give_back(self.addresses[instance], size)
+                self.foresight[instance.memory].give_back(self.spans[instance][1], size)
                 self.live[pool_of(instance)] -= 1
-                if instance in self.loaded:
-                    self.loaded_room += instance.bytes
         for later in self.graph.after[index]:
             self.waiting[later] -= 1
-            self.computing[later] -= self.graph.tasks[index].queue is not Queue.LOAD
             if not self.waiting[later]:
                 self._make_ready(later)
 
 
-def _kept_beside_weights(graph: Graph) -> int:
-    """Bytes of the weight memory that loaded weights must leave: the keys and values of two attentions, or of two heads
-    where they are temporaries."""
-    depth, _ = levels(graph)
-    by_depth: dict[int, int] = {}
-    slots: dict[str, int] = {}
-    seen: set[Instance] = set()
-    for index, task in enumerate(graph.tasks):
-        for rect, writes in task.accesses():
-            instance = rect.instance
-            if not writes or instance.memory is not Memory.WEIGHTS or instance in seen or is_streamed(task):
-                continue
-            seen.add(instance)
-            if instance.rotates:
-                slots[instance.label] = max(slots.get(instance.label, 0), instance.slots * instance.bytes)
-            else:
-                by_depth[depth[index]] = by_depth.get(depth[index], 0) + instance.bytes
-    return sum(sorted(by_depth.values())[-2:]) + sum(slots.values())
-
-
-def _instances(task: Task) -> list[Instance]:
-    """The buffers of the counted memories that a task touches."""
-    return list(dict.fromkeys(r.instance for r in task.operands.values() if r.instance.memory in COUNTED))
+def _instances(task: Task, placed: Mapping[Instance, int]) -> list[Instance]:
+    """The buffers of the counted memories that a task touches and that are not placed yet."""
+    return list(
+        dict.fromkeys(
+            r.instance for r in task.operands.values() if r.instance.memory in COUNTED and r.instance not in placed
+        )
+    )
