@@ -226,11 +226,13 @@ def solve_inside(w: Float64, h: Float64, mask: Mask, residual: float = RESIDUAL)
     """argmin of tr((W - V) H (W - V)^T) over V that are zero outside the mask; all rows at once.
 
     Conjugate gradients, scaled by the diagonal, until each row's gradient is `residual` of the first one. They start from
-    W inside the mask and never step out of it. In single precision where no more is asked for; H is brought near 1 by a
-    power of two, which changes no bit of the result and keeps its products in range.
+    W inside the mask and never step out of it. In single precision where no more is asked for; H and W are brought near 1
+    by powers of two, which changes no bit of the result and keeps its products in range.
     """
     dtype = np.float32 if residual >= RESIDUAL else np.float64
     h = np.ldexp(h, -np.frexp(np.mean(np.diagonal(h)))[1])
+    size = np.frexp(np.abs(w).max(initial=0.0))[1]
+    w = np.ldexp(w, -size)
     curvature, inside = h.astype(dtype), mask.astype(dtype)
     inverse_diagonal = 1 / np.diagonal(curvature)
     values = np.where(mask, w, 0.0).astype(dtype)
@@ -250,7 +252,7 @@ def solve_inside(w: Float64, h: Float64, mask: Mask, residual: float = RESIDUAL)
         new = _dots(gradient, scaled)
         direction = scaled + np.where(busy, new / _nonzero(energy), 0).astype(dtype)[:, None] * direction
         energy = np.where(busy, new, energy)
-    return values.astype(np.float64)
+    return np.ldexp(values.astype(np.float64), size)
 
 
 def _dots(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from hw_targets.errors import HpccError
-from runtime.batches import BatchProgram, Tensors
 from runtime.cpu.program import CpuProgram
+from runtime.steps.batches import BatchProgram, Tensors
 
 WARM_UP = 3
 FEWEST, MOST = 21, 201

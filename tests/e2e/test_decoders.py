@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,18 @@ def test_a_spelling_means_causal_shared_heads(name: str, tmp_path: Path) -> None
     assert len(norms) == 2 * spec.layers * spec.heads_norm
 
 
-@pytest.mark.parametrize("pattern", ["nm:2:4", "hp:0.75", "block:4x1:0.75", "unstructured:0.8"])
-@pytest.mark.parametrize("board", ["fpga-u280", "fpga-pynq-z2"])
+@pytest.mark.parametrize(
+    ("board", "pattern"),
+    [
+        ("fpga-u280", "hp:0.75"),
+        ("fpga-pynq-z2", "unstructured:0.8"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in product(("fpga-u280", "fpga-pynq-z2"), ("nm:2:4", "hp:0.75", "block:4x1:0.75", "unstructured:0.8"))
+            if case not in (("fpga-u280", "hp:0.75"), ("fpga-pynq-z2", "unstructured:0.8"))
+        ),
+    ],
+)
 def test_gated_blocks_are_pruned(pattern: str, board: str, tmp_path: Path) -> None:
     """The default scope is every linear of a block, gates among them, and not the head; the bits hold on any board."""
     model = write(replace(BASE, hidden=64, intermediate=96, head_size=16), tmp_path / "decoder.onnx")

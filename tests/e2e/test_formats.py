@@ -70,7 +70,13 @@ def test_a_pattern_on_an_accelerator(spec: str, model: Path, tmp_path: Path) -> 
         assert row["density"] == pytest.approx(1 - simple.sparsity, abs=0.02)
 
 
-@pytest.mark.parametrize("spec", [*SOME_FAST, "monarch:4:0.5"])
+ON_A_CPU = ("row:0.5:tile=16x64", "block:8x8:0.5+nm:2:4", "monarch:4:0.5")
+"""One whose rows share inputs, one whose do not, a product; every C compiler run is seconds, and test_cpu.py has the kernels."""
+
+
+@pytest.mark.parametrize(
+    "spec", [s if s in ON_A_CPU else pytest.param(s, marks=pytest.mark.slow) for s in [*PATTERNS, *FACTORED]]
+)
 def test_a_pattern_on_a_cpu(spec: str, model: Path, tmp_path: Path) -> None:
     done = hpcc(model, "--target", "cpu-host", "--sparsity", spec, "-o", tmp_path / "out.hpcc", "--verify-each")
     assert (done.status, done.err) == (0, "")

@@ -41,7 +41,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "export": ("compiler.tools.hpcc_export", "folder", "-o", "out.onnx"),
     "explore": (
         *("compiler.tools.hpcc_explore", "model.onnx", "--task", "task.toml", "--max-latency", "1ms", "-q", "-o", "kept"),
-        *("--min-accuracy", "0.3", "--targets", "fpga-kv260", "--patterns", "nm:2:4,hp:0.75"),
+        *("--min-accuracy", "0.3", "--shape", "input_ids:1x8", "--method", "magnitude"),
+        *("--targets", "fpga-kv260", "--patterns", "nm:2:4,hp:0.75"),
     ),
 }
 KEPT = "kept"

@@ -241,8 +241,8 @@ def test_levels_share_the_granularity() -> None:
         levels_of(Dense())
 
 
-def test_the_size_of_the_inputs_changes_no_bit() -> None:
-    """Squares of large inputs, and products of those, leave the range of single precision."""
+def test_the_size_of_inputs_and_weights_changes_no_bit() -> None:
+    """Squares of large numbers, and products of those, leave the range of single precision."""
     w, moments = layer(24, 32)
     mask = parse_pattern("nm:2:4").mask(w)
     h = damped(moments.gram)
@@ -250,3 +250,4 @@ def test_the_size_of_the_inputs_changes_no_bit() -> None:
     with np.errstate(all="raise"):
         for power in (-200, 100, 200):
             np.testing.assert_array_equal(solve_inside(w, np.ldexp(h, power), mask), wanted)
+            np.testing.assert_array_equal(solve_inside(np.ldexp(w, power), h, mask), np.ldexp(wanted, power))
