@@ -28,6 +28,7 @@ class StepReason(StrEnum):
     NO_WEIGHTS = "no weights"
     OUT_OF_SCOPE = "out of scope"
     LEFT_DENSE = "too few inputs"
+    FACTOR = "factor"
 
 
 STEP_EXPLANATIONS: dict[StepReason, str] = {
@@ -35,6 +36,7 @@ STEP_EXPLANATIONS: dict[StepReason, str] = {
     StepReason.NO_WEIGHTS: "works on activations only, which have no pattern",
     StepReason.OUT_OF_SCOPE: "embeddings, poolers and heads are not pruned by default",
     StepReason.LEFT_DENSE: "fewer inputs than four groups of the pattern, so it stayed dense",
+    StepReason.FACTOR: "one of two smaller matrices whose product is the weight",
 }
 
 

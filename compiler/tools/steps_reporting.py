@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.backends.image import LinearFacts, StepFacts, StepsModel
-from compiler.passes.sparsify import PRUNABLE, PruningSummary
+from compiler.passes.sparsify import BASIS, PRUNABLE, PruningSummary
 from compiler.sparsity.base import Dense, Pattern
+from compiler.sparsity.factored import Factored
 from compiler.tools.hpcc import installed_version
 from compiler.tools.inputs import InputSet
 from compiler.tools.report import HostOpPart, HostOpTime, InputsPart, Milliseconds, ModelPart
@@ -89,6 +90,8 @@ class Row:
     zeros: int = 0
     common_reason: StepReason | None = StepReason.NO_WEIGHTS
     """None where it is the machine's business."""
+    product: str = ""
+    """The pattern of the matrix that the linear's weight is a factor of."""
 
     @property
     def macs(self) -> int:
@@ -115,7 +118,7 @@ class Row:
             "name": linear.role,
             "onnx_node": linear.onnx_node,
             "op": "linear",
-            "pattern": linear.pattern,
+            "pattern": self.product or linear.pattern,
             "kernel": packed.kernel.value,
             "density": packed.multiplied / count,
             "macs_dense": count * self.columns,
@@ -131,13 +134,15 @@ def rows_of(model: StepsModel[Any], pruning: PruningSummary, asked: Pattern | No
     """The ledger in order of execution: the linears of a step, or the step itself."""
     left = {layer.role for layer in pruning.layers if layer.left_dense}
     zeros = {layer.role: layer.zeros for layer in pruning.layers}
+    products = {layer.role: layer.pattern.spec() for layer in pruning.layers if isinstance(layer.pattern, Factored)}
     for number, step in enumerate(model.steps):
         linears = [linear for linear in model.linears if linear.step == number]
         for linear in linears:
             columns = model.batch * (model.tokens if linear.per_token else 1)
             count = zeros.get(linear.role, 0)
+            product = products.get(linear.role.removesuffix(BASIS), "")
             reason = None if count else reason_of_dense(linear.role, linear.role in left, asked)
-            yield Row(number, step, linear, columns, count, reason)
+            yield Row(number, step, linear, columns, count, StepReason.FACTOR if product else reason, product)
         if not linears:
             yield Row(number, step, None)
 

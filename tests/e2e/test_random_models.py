@@ -67,10 +67,10 @@ def encoders(draw: st.DrawFn, tokens: int) -> Encoder:
         seed=draw(st.integers(0, 99)),
         token_types=draw(st.sampled_from(["input", "constant", "none"])),
         head=draw(st.sampled_from(["none", "mean", "pooler", "classifier"])),
-        gelu=draw(st.sampled_from(["torchscript", "relu", "tanh", "quick", "silu"])),
+        gelu=draw(st.sampled_from(["torchscript", "relu", "tanh", "quick", "silu", "softplus"])),
         linear=draw(st.sampled_from(["matmul", "gemm", "transposed"])),
         attention=draw(st.sampled_from(["scores", "sdpa"])),
-        mask=draw(st.sampled_from(["none", "1e4", "where", "weak", "causal"])),
+        mask=draw(st.sampled_from(["none", "1e4", "where", "weak", "causal", "relative"])),
     )
 
 
