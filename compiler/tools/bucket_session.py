@@ -67,8 +67,8 @@ class BucketSession(FpgaSession):
 
 def run_buckets(options: Options, buckets: Sequence[Shapes]) -> int:
     """Compile, simulate and verify every shape, write one bundle, print the table; returns the exit status."""
-    target = load_any_target(options.target)
-    _check(options, target, buckets)
+    target = _accelerator(options)
+    _check(options, buckets)
     histogram = read_histogram(Path(options.length_histogram)) if options.length_histogram is not None else None
     output = Path(options.output or default_output(options, target))
     check_output(output)
@@ -111,11 +111,17 @@ def run_buckets(options: Options, buckets: Sequence[Shapes]) -> int:
     return 0
 
 
-def _check(options: Options, target: object, buckets: Sequence[Shapes]) -> None:
-    """Raises UsageError for what does not go with several shapes."""
+def _accelerator(options: Options) -> Target:
+    """The target. Raises UsageError for one of another kind, whose programs take several shapes as they are."""
+    target = load_any_target(options.target)
     if not isinstance(target, Target):
         hint = "--shape input_ids:1x128: its program takes every length up to that"
         raise UsageError("HPCC2031", "a CPU program needs no buckets", hint=hint)
+    return target
+
+
+def _check(options: Options, buckets: Sequence[Shapes]) -> None:
+    """Raises UsageError for what does not go with several shapes."""
     given = {
         "--emit": options.emit not in (None, "program"),
         "--check": options.check,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from compiler.frontend.importer import Imported
-from compiler.tools import session
+from compiler.tools import fpga_session, session
 from compiler.tools.report import Report, RunReport
 from compiler.weights import WeightStore
 from hw_targets.isa import Queue
@@ -358,7 +358,7 @@ def test_a_damaged_program_is_not_bit_exact(
     small: Small, monkeypatch: pytest.MonkeyPatch, damage: Callable[[NDArray[np.uint8], int], None]
 ) -> None:
     """The image is changed between the compiler and the simulator; the integer reference knows nothing of it."""
-    build = session.build_bundle
+    build = fpga_session.build_bundle
 
     def damaged(module: Any, store: Any, *rest: Any) -> Bundle:
         bundle = build(module, store, *rest)
@@ -366,7 +366,7 @@ def test_a_damaged_program_is_not_bit_exact(
         damage(image, place_of(image, store.get(code_key(store))))
         return replace(bundle, weights=image)
 
-    monkeypatch.setattr(session, "build_bundle", damaged)
+    monkeypatch.setattr(fpga_session, "build_bundle", damaged)
     done = small()
     assert done.status == 4
     assert done.line.endswith("[HPCC4001]")

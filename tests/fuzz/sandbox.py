@@ -28,7 +28,8 @@ from runtime.cli import main_objdump, main_run
 from tests.fuzz.workshop import Case
 
 PRELOADED = (
-    *(f"compiler.tools.{name}" for name in ("session", "cpu_session", "bucket_session", "pruning.session", "training.run")),
+    *(f"compiler.tools.{kind}_session" for kind in ("fpga", "cpu", "gpu", "bucket")),
+    *("compiler.tools.pruning.session", "compiler.tools.training.run"),
     *("runtime.program", "runtime.buckets", "runtime.cpu.program", "runtime.compare", "runtime.html.report"),
     *("onnxruntime", "onnxscript.optimizer", "tokenizers", "yaml", "safetensors.numpy", "rich.console"),
 )
