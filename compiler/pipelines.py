@@ -41,7 +41,7 @@ FPGA = (
     Stage("import"),
     Stage("fuse", ("hpcc-fuse", "hpcc-partition")),
     Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}"}}',)),
-    Stage("quantize", ("hpcc-quantize{softmax}",)),
+    Stage("quantize", ("hpcc-factor", "hpcc-quantize{softmax}")),
     Stage("encode", ('hpcc-encode-storage{{target="{target}" format="{storage}"}}',)),
     Stage("tile", ('hpcc-tile{{target="{target}"}}',)),
     Stage("schedule", ('hpcc-schedule{{target="{target}"}}',)),
@@ -52,7 +52,7 @@ CPU = (
     Stage("import"),
     Stage("fuse", ("hpcc-fuse", 'hpcc-partition{{kind="cpu"}}')),
     Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}" kind="cpu"}}',)),
-    Stage("tile", ('hpcc-tile-cpu{{target="{target}" precision="{precision}"}}',)),
+    Stage("tile", ("hpcc-factor", 'hpcc-tile-cpu{{target="{target}" precision="{precision}"}}')),
 )
 """What follows is text: the C printer and the weight packer of compiler/backends/cpu."""
 
@@ -60,7 +60,7 @@ GPU = (
     Stage("import"),
     Stage("fuse", ("hpcc-fuse", 'hpcc-partition{{kind="gpu"}}')),
     Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}" kind="gpu"}}',)),
-    Stage("tile", ('hpcc-tile-gpu{{target="{target}" precision="{precision}"}}',)),
+    Stage("tile", ("hpcc-factor", 'hpcc-tile-gpu{{target="{target}" precision="{precision}"}}')),
 )
 """What follows is text: the Triton printer and the weight packer of compiler/backends/gpu."""
 
@@ -80,7 +80,7 @@ def upstream(form: str) -> tuple[Stage, ...]:
         Stage("import"),
         Stage("fuse", ("hpcc-fuse",)),
         Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}" kind="{kind}"}}',)),
-        Stage(form, (UPSTREAM[form].replace("{", "{{").replace("}", "}}"),)),
+        Stage(form, ("hpcc-factor", UPSTREAM[form].replace("{", "{{").replace("}", "}}"))),
     )
 
 
@@ -90,6 +90,7 @@ PASSES: dict[str, tuple[str, str]] = {
     "hpcc-fuse": ("compiler.passes.fuse", "FusePass"),
     "hpcc-partition": ("compiler.passes.partition", "PartitionPass"),
     "hpcc-sparsify": ("compiler.passes.sparsify", "SparsifyPass"),
+    "hpcc-factor": ("compiler.passes.factor", "FactorPass"),
     "hpcc-quantize": ("compiler.passes.quantize", "QuantizePass"),
     "hpcc-encode-storage": ("compiler.passes.encode_storage", "EncodeStoragePass"),
     "hpcc-tile": ("compiler.passes.tile", "TilePass"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-ISA_VERSION = 2
+ISA_VERSION = 3
 WORDS = 40
 INSTRUCTION_BYTES = 4 * WORDS
 IMMEDIATE_WORDS = 5

@@ -27,6 +27,7 @@ from hw_targets.asm import disassemble
 from hw_targets.check import accesses, check_program
 from hw_targets.codec import Resolved, decode, encode
 from hw_targets.errors import InputError
+from hw_targets.interrupts import uninterrupted
 from hw_targets.isa import Instruction, Memory
 from hw_targets.target import Target
 from runtime.manifest import DramEntry, Manifest, parse_manifest
@@ -324,10 +325,9 @@ def _put_in_place(fresh: Path, path: Path, room: Path, mark: str) -> None:
     whole, since a folder is only ever renamed. Raises OSError, and then the older bundle is where it was."""
     for attempt in range(PUT_ATTEMPTS):
         old = room / f"old{attempt}"
-        with contextlib.suppress(FileNotFoundError):  # there was none, or another writer has just taken it away
-            os.rename(path, old)
         try:
-            os.rename(fresh, path)
+            with uninterrupted():
+                _swap(fresh, path, old)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and attempt + 1 < PUT_ATTEMPTS:
                 _expect_marked_or_nothing(path, mark)
@@ -336,6 +336,12 @@ def _put_in_place(fresh: Path, path: Path, room: Path, mark: str) -> None:
                 os.rename(old, path)
             raise
         return
+
+
+def _swap(fresh: Path, path: Path, old: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # there was none, or another writer has just taken it away
+        os.rename(path, old)
+    os.rename(fresh, path)
 
 
 def load_bundle(path: Path) -> Bundle:

@@ -33,6 +33,11 @@ PERCENTILE = 0.9
 
 def main_run(arguments: Sequence[str] | None = None) -> int:
     """`hpcc-run`: exit status."""
+    return guarded(run_parser(), _run, arguments)
+
+
+def run_parser() -> Parser:
+    """The command line of `hpcc-run`."""
     parser = Parser(prog="hpcc-run", description="Run a compiled program, on the simulator, on this CPU or on a GPU.")
     parser.add_argument("bundle", type=Path, help="folder written by hpcc")
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input name, first axis samples")
@@ -50,11 +55,16 @@ def main_run(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--instructions", metavar="A:B", help="with --dump-vectors: executed instructions A to B - 1")
     parser.add_argument("--group", metavar="C,P,O", help="with --dump-vectors: core, token pair, output (default 0,0,0)")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
-    return guarded(parser, _run, arguments)
+    return parser
 
 
 def main_objdump(arguments: Sequence[str] | None = None) -> int:
     """`hpcc-objdump`: exit status."""
+    return guarded(objdump_parser(), _objdump, arguments)
+
+
+def objdump_parser() -> Parser:
+    """The command line of `hpcc-objdump`."""
     parser = Parser(prog="hpcc-objdump", description="Show what a compiled program consists of.")
     parser.add_argument("bundle", type=Path, nargs="?", help="folder written by hpcc")
     parser.add_argument("--sections", action="store_true", help="files, segments and memory map, no instructions")
@@ -65,7 +75,7 @@ def main_objdump(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="with --diff: print one JSON object")
     parser.add_argument("--html", type=Path, metavar="FILE", help="with --diff: write a page, too")
     parser.add_argument("--debug", action="store_true", help="print a traceback with an error")
-    return guarded(parser, _objdump, arguments)
+    return parser
 
 
 # ---- hpcc-run -------------------------------------------------------------------------------------------------------
@@ -380,6 +390,8 @@ def _diff(options: argparse.Namespace) -> None:
 
 def _write_page(path: Path, page: str) -> None:
     """Write a page; an older file stays as it is until the new one is whole. Raises InputError."""
+    if not path.name:
+        raise InputError("HPCC1283", "cannot write the page: it has no name", where=str(path))
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:

@@ -112,6 +112,7 @@ def compare(first: tuple[str, Document, Document], second: tuple[str, Document, 
     for name, report, run in (first, second):
         try:
             sides.append((_whole(name, report, run), _layers(report, run)))
+            _expect_text(report, *sides[-1])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             message = f"this is no report of this release: {error!r}"
             raise InputError("HPCC1281", message, where=name, hint="compile the model again") from error
@@ -126,6 +127,16 @@ def compare(first: tuple[str, Document, Document], second: tuple[str, Document, 
         tuple(LayerPair(name, before.get(name), after.get(name)) for name in names),
         tuple(_notes(models, one, other)),
     )
+
+
+def _expect_text(report: Document, whole: Whole, layers: Mapping[str, Side]) -> None:
+    """Raises TypeError where a name or another word is none."""
+    words: list[object] = [report["model"]["name"], report["model"]["sha256"], whole.target, whole.pattern, *layers]
+    for side in layers.values():
+        words += [side.pattern, side.format or "", side.bound, side.reason]
+    for word in words:
+        if not isinstance(word, str):
+            raise TypeError(f"{word!r} is no name")
 
 
 def _expect_one_model(first: tuple[str, Document, Document], second: tuple[str, Document, Document]) -> None:

@@ -32,6 +32,12 @@ def l6_export() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def generated() -> Callable[..., Path]:
+    """A random encoder of a known size by name and exporter, see `workloads.generated_model`."""
+    return lambda *kind: _or_skip(partial(workloads.generated_model, *kind))
+
+
+@pytest.fixture(scope="session")
 def tokenizer_file() -> Path:
     """tokenizer.json of the MiniLM models."""
     return _or_skip(workloads.tokenizer)

@@ -43,6 +43,22 @@ def _interpolations(model: ir.Model) -> set[ir.Node]:
     return found
 
 
+def _kernels(model: ir.Model) -> set[ir.Node]:
+    """What makes the kernel of a convolution of stored tensors alone, such as a direction and a length (weight norm)."""
+    found: set[ir.Node] = set()
+    for node in model.graph:
+        kernel = node.inputs[1] if node.op_type == "Conv" and len(node.inputs) > 1 else None
+        producer = None if kernel is None else kernel.producer()
+        if producer is None:
+            continue
+        above = _above(producer)
+        inputs = {value for member in above for value in member.inputs if value is not None}
+        is_plain = not any(value.is_graph_input() and not value.is_initializer() for value in inputs)
+        if is_plain and not any(_is_codes(value) for value in inputs):
+            found |= above
+    return found
+
+
 def _above(node: ir.Node) -> set[ir.Node]:
     """A node and those whose data it depends on; a Shape needs no data."""
     found, stack = {node}, [node]
@@ -54,8 +70,8 @@ def _above(node: ir.Node) -> set[ir.Node]:
     return found
 
 
-def _should_fold(node: ir.Node, interpolations: set[ir.Node]) -> bool | None:
-    if node in interpolations:
+def _should_fold(node: ir.Node, wanted: set[ir.Node]) -> bool | None:
+    if node in wanted:
         return True
     if any(_is_weight(value) or _is_codes(value) for value in node.inputs):
         return False
@@ -68,13 +84,13 @@ def fold(model: ir.Model, where: str) -> None:
     _forget_initializer_inputs(model)
     try:
         InlinePass()(model)
-        interpolations = _interpolations(model)
+        wanted = _interpolations(model) | _kernels(model)
         fold_constants(
             model,
             onnx_shape_inference=True,
             input_size_limit=INPUT_LIMIT,
             output_size_limit=OUTPUT_LIMIT,
-            should_fold=lambda node: _should_fold(node, interpolations),
+            should_fold=lambda node: _should_fold(node, wanted),
         )
         _forward_identities(model)
         RemoveUnusedNodesPass()(model)

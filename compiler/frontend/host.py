@@ -11,7 +11,9 @@ from onnx import helper
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute
 
+from compiler.frontend.bridging import build_bridges
 from compiler.frontend.importer import inputs_of_node
+from compiler.frontend.node import ELEMENTS
 from compiler.frontend.rules import as_the_standard_says
 from compiler.passes.partition import HOST
 from hw_targets.errors import InputError
@@ -83,7 +85,9 @@ def _texts(value: Attribute) -> tuple[str, ...]:
 
 
 def host_segments(module: ModuleOp, model: ir.Model) -> list[HostSegment]:
-    """The host parts as runnable models. `model` is the folded graph the module was imported from."""
+    """The host parts as runnable models. `model` is the folded graph the module was imported from; it gets names for what
+    crosses without one."""
+    build_bridges(module, model)
     with as_the_standard_says("the part of the model for the host"):
         return [
             HostSegment(part.when, extract(model, part.inputs, part.outputs), part.inputs, part.outputs, part.nodes)
@@ -106,6 +110,24 @@ def extract(model: ir.Model, inputs: Iterable[str], outputs: Iterable[str]) -> o
     )
     opsets = [helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version, producer_name="hpcc")
+
+
+@dataclass(frozen=True)
+class SingleNode:
+    """A node as a model: `operands` are its inputs in the order of an opaque operation's operands."""
+
+    model: onnx.ModelProto
+    operands: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def single_node(model: ir.Model, name: str) -> SingleNode:
+    """The node of this name as a model of its own."""
+    node = next(node for node in model.graph if node.name == name)
+    operands = [value for value in inputs_of_node(node) if value.const_value is None or value.dtype in ELEMENTS]
+    computed = [str(value.name) for value in operands if value.const_value is None]
+    outputs = tuple(str(value.name) for value in node.outputs if value.name)
+    return SingleNode(extract(model, computed, outputs), tuple(str(value.name) for value in operands), outputs)
 
 
 def _known(values: dict[str, ir.Value], name: str) -> ir.Value:

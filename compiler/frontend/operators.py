@@ -224,6 +224,19 @@ def _expand(n: NodeImport) -> list[SSAValue]:
     return [x] if shape == nn.shape_of(x) else [n.emit(nn.ExpandOp(x, tensor_type(x, shape)))]
 
 
+def _tile(n: NodeImport) -> list[SSAValue]:
+    """Copies side by side along an axis: an expansion where the axis has one entry, else a concatenation."""
+    x, repeats = n.operand(0), n.constant(1)
+    if repeats is None or repeats.min(initial=1) < 1:
+        raise Unsupported("no copies, or an unusual number of them")
+    for axis, count in enumerate(repeats.tolist()):
+        shape = list(nn.shape_of(x))
+        whole = tensor_type(x, [*shape[:axis], shape[axis] * count, *shape[axis + 1 :]])
+        if count > 1:
+            x = n.emit(nn.ExpandOp(x, whole) if shape[axis] == 1 else nn.ConcatOp([x] * count, axis, whole))
+    return [x]
+
+
 def _gather(n: NodeImport) -> list[SSAValue]:
     x, indices = n.operand(0), n.operand(1)
     shape = nn.shape_of(x)
@@ -413,6 +426,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "Slice": _slice,
     "Concat": _concat,
     "Split": _split,
+    "Tile": _tile,
     "ReduceSum": _reduce(nn.ReduceKind.SUM),
     "ReduceMean": _reduce(nn.ReduceKind.MEAN),
     "ReduceMax": _reduce(nn.ReduceKind.MAX),

@@ -16,12 +16,15 @@ from xdsl.dialects.builtin import BFloat16Type, ModuleOp, NameLoc, TensorType
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Operation, SSAValue
 
+from compiler.dialects.nn import OpaqueOp
 from compiler.module import main_function, names_of
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
 
 Array = NDArray[Any]
 Meaning = Callable[[Any, list[Array], WeightStore], list[Array]]
+Host = Callable[[OpaqueOp, list[Array]], list[Array]]
+"""Runs an operation without a meaning here on the results of its operands."""
 
 _MEANINGS: dict[tuple[type[Operation], bool], Meaning] = {}
 
@@ -79,10 +82,13 @@ def _bind(func: FuncOp, inputs: Mapping[str, Array]) -> dict[SSAValue, Array]:
     return values
 
 
-def walk(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> Iterator[tuple[Operation, list[Array]]]:
+def walk(
+    module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array], host: Host | None = None
+) -> Iterator[tuple[Operation, list[Array]]]:
     """Run @main and yield every operation with its results (the arguments of the final return with it).
 
-    A value is dropped after its last use, so that peak memory is that of the live values.
+    A value is dropped after its last use, so that peak memory is that of the live values. `host` runs what has no meaning
+    here.
     """
     from compiler.interpreters import load_meanings
 
@@ -96,7 +102,7 @@ def walk(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> I
             yield op, args
             return
         with np.errstate(all="ignore"):
-            results = run_op(op, args, store)
+            results = host(op, args) if host is not None and isinstance(op, OpaqueOp) else run_op(op, args, store)
         yield op, results
         for result, array in zip(op.results, results, strict=True):
             values[result] = array
@@ -107,13 +113,15 @@ def walk(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> I
                 del values[operand]
 
 
-def evaluate(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def evaluate(
+    module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array], host: Host | None = None
+) -> dict[str, Array]:
     """Run @main on arrays named as in `input_names` (extra names are ignored); returns outputs by `output_names`.
 
-    Raises InputError for missing or misshapen inputs and for operations that only the host can run.
+    Raises InputError for missing or misshapen inputs and, without a `host` that runs them, for opaque operations.
     """
     results: list[Array] = []
-    for op, arrays in walk(module, store, inputs):
+    for op, arrays in walk(module, store, inputs, host):
         if isinstance(op, ReturnOp):
             results = arrays
     return dict(zip(names_of(main_function(module), "output_names"), results, strict=True))

@@ -15,9 +15,10 @@ from compiler.interpreters import load_meanings
 from compiler.module import main_function
 from compiler.passes.fusion.activations import fuse_activations
 from compiler.passes.fusion.attention import fuse_attentions
-from compiler.passes.fusion.linear import fuse_linears, reorder_sums, simplify_movements, simplify_reshapes, sink_reshapes
+from compiler.passes.fusion.linear import fuse_linears, reorder_sums, sink_reshapes
 from compiler.passes.fusion.masks import MaskProver
 from compiler.passes.fusion.match import Scope
+from compiler.passes.fusion.movements import simplify_movements, simplify_reshapes, sink_transposes
 from compiler.passes.fusion.pointwise import fuse_layer_norms, fuse_rms_norms
 from compiler.passes.fusion.projections import split_projections
 from compiler.passes.fusion.roles import assign_roles
@@ -25,7 +26,7 @@ from compiler.passes.fusion.rotary import fuse_rotaries
 from compiler.passes.fusion.scaling import fuse_scaled_linears
 from compiler.passes.fusion.sequences import fuse_sequences
 from compiler.passes.fusion.stored import fuse_stored
-from compiler.passes.fusion.tokens import fuse_embeddings, fuse_mean_pools, fuse_take_tokens
+from compiler.passes.fusion.tokens import fuse_embeddings, fuse_mean_pools, fuse_stored_tokens, fuse_take_tokens
 from compiler.weights import store_of
 
 
@@ -45,6 +46,7 @@ class FusePass(ModulePass):
         fuse_rms_norms(scope)
         fuse_activations(scope)
         fuse_linears(scope)
+        sink_transposes(scope)
         fuse_scaled_linears(scope)
         fuse_rotaries(scope)
         split_projections(scope)
@@ -54,6 +56,7 @@ class FusePass(ModulePass):
         sink_reshapes(scope)
         reorder_sums(scope)
         fuse_embeddings(scope)
+        fuse_stored_tokens(scope)
         fuse_sequences(scope)
         fuse_mean_pools(scope, prover)
         fuse_take_tokens(scope)

@@ -2,13 +2,14 @@
 
 The result is host work before, device parts with host work between them, host work after. @main holds all device parts,
 `hpcc_nn.hand_over` between two; its arguments and results are what crosses the borders, named by ONNX tensors in
-`input_names` and `output_names`, with the part in `input_parts` and `output_parts`. compiler/frontend/host.py cuts the
-host work out of the ONNX graph by those names.
+`input_names` and `output_names`, with the part in `input_parts` and `output_parts`; what has no name there is a movement of
+a tensor that has (compiler/passes/bridges.py). compiler/frontend/host.py cuts the host work out of the ONNX graph by those
+names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,6 +23,7 @@ from xdsl.rewriter import Rewriter
 from compiler.dialects import nn
 from compiler.interpreters.evaluate import node_name
 from compiler.module import main_function, names_of
+from compiler.passes.bridges import BRIDGES, Bridge, find_bridge
 from compiler.passes.fusion.match import TENSORS, is_f32
 from compiler.passes.fusion.sequences import is_token_concat
 from compiler.passes.macs import macs_of
@@ -97,6 +99,7 @@ class Plan:
     kind: str = "fpga"
     levels: dict[Operation, int] = field(default_factory=dict)
     reasons: dict[Operation, str] = field(default_factory=dict)
+    _bridges: dict[tuple[SSAValue, bool], Bridge | None] = field(default_factory=dict)
 
     @cached_property
     def ops(self) -> list[Operation]:
@@ -121,46 +124,46 @@ class Plan:
 
     def assign(self) -> None:
         """Every operation as early as it can run; device parts that do not pay become host work; host work that the device
-        does not wait for is done at the end. Of the device's parts only so many are made as the ONNX graph has names for
-        what crosses the borders."""
-        self._assign_parts(1 if self.kind in NO_BIAS else None)
-        for most in range(len(self.parts) - 1, -1, -1):
-            if self._borders_have_names():
-                break
-            self._assign_parts(most)
-
-    def _assign_parts(self, most: int | None) -> None:
-        """Levels with at most so many parts of the device."""
-        poor: set[Operation] = set()
+        does not wait for is done at the end. Borders lie where the ONNX graph has a name for what crosses them, or a bridge
+        leads there; where neither is, the device's operations at the border become host work."""
+        refused: dict[Operation, str] = {}
         while True:
-            self._assign(poor, most)
-            found = self._poor_part()
+            self._assign(refused, 1 if self.kind in NO_BIAS else None)
+            found = dict.fromkeys(self._poor_part(), TOO_FEW)
+            if not found:
+                self._postpone()
+                found = dict.fromkeys(self._at_borders_without_names(), UNNAMED)
             if not found:
                 break
-            poor |= found
-        self._postpone()
+            refused |= found
 
-    def _borders_have_names(self) -> bool:
-        crossing = [value for value, _ in self.device_inputs().values()]
-        crossing += [value for level in range(0, self.last + 1, 2) for value in self.host_inputs(level).values()]
-        return all(isinstance(value, BlockArgument) or self._tensor_name(value) is not None for value in crossing)
+    def crossing(self) -> list[SSAValue]:
+        """The values that one level makes and another reads."""
+        inputs = [value for value, _ in self.device_inputs().values()]
+        inputs += [value for level in range(0, self.last + 1, 2) for value in self.host_inputs(level).values()]
+        return [value for value in dict.fromkeys(inputs) if not isinstance(value, BlockArgument)]
 
-    def _assign(self, poor: set[Operation], most: int | None) -> None:
+    def _at_borders_without_names(self) -> set[Operation]:
+        """The device's operations that make or read what crosses without a name."""
+        nameless = [value for value in self.crossing() if not self.known_name(value) and self.bridge(value) is None]
+        around = {value.owner for value in nameless} | {use.operation for value in nameless for use in value.uses}
+        found = {op for op in around if isinstance(op, Operation) and self.levels.get(op, 0) % 2}
+        if nameless and not found:  # it crosses between two levels of the host
+            found = {op for op in self.ops if self.levels[op] == self.parts[-1]}
+        return found
+
+    def _assign(self, refused: Mapping[Operation, str], most: int | None) -> None:
         self.levels, self.reasons = {}, {}
         for op in self.ops:
             sources = [level for operand in op.operands if (level := self.level_of(operand)) is not None]
             least = max(sources, default=0)
-            reason = host_reason(op, self.kind)
-            if reason is None and op in poor:
-                reason = TOO_FEW
-            elif reason is None and most is not None and most and least > 2 * most - 1:
+            reason = host_reason(op, self.kind) or refused.get(op)
+            if reason is None and most is not None and least > 2 * most - 1:
                 reason = FOLLOWS
             elif reason is None and isinstance(op, nn.ReshapeOp) and least % 2 == 0:
                 reason = "it prepares an input"
             if reason is not None:
                 self.reasons[op] = reason
-            elif most == 0:
-                reason = self.reasons[op] = UNNAMED
             on_device = reason is None
             self.levels[op] = least if least % 2 == on_device else least + 1
 
@@ -188,14 +191,24 @@ class Plan:
 
     def name(self, value: SSAValue) -> str:
         """The ONNX tensor a value is, made up where the text does not say."""
-        block = self.func.body.block
+        known = self.known_name(value)
+        if known is not None:
+            return known
+        assert isinstance(value.owner, Operation)
+        bridge, place = self.bridge(value), list(self.func.body.block.ops).index(value.owner)
+        return f"value:{place}" if bridge is None else f"{bridge.of}:{place}"
+
+    def bridge(self, value: SSAValue) -> Bridge | None:
+        """The movement that makes a value without a name of an ONNX tensor."""
+        key = value, any(self.levels.get(use.operation, self.last) % 2 == 0 for use in value.uses)
+        if key not in self._bridges:
+            self._bridges[key] = find_bridge(value, self.known_name, for_host=key[1])
+        return self._bridges[key]
+
+    def known_name(self, value: SSAValue) -> str | None:
+        """The ONNX tensor that a value is, if there is one: an argument or an output of the model is one at least."""
         if isinstance(value, BlockArgument):
             return names_of(self.func, "input_names")[value.index]
-        assert isinstance(value.owner, Operation)
-        return self._tensor_name(value) or f"value{list(block.ops).index(value.owner)}"
-
-    def _tensor_name(self, value: SSAValue) -> str | None:
-        """The ONNX tensor that the result of an operation is, if there is one: an output of the model is one at least."""
         assert isinstance(value.owner, Operation)
         known = value.owner.attributes.get(TENSORS)
         if isinstance(known, ArrayAttr):
@@ -278,6 +291,11 @@ class Plan:
                 )
         return ArrayAttr(segments)
 
+    def bridges(self) -> dict[str, Attribute]:
+        """What `hpcc.bridges` says of the values that cross without a name of their own."""
+        found = {self.name(value): self.bridge(value) for value in self.crossing() if self.known_name(value) is None}
+        return {name: bridge.attribute() for name, bridge in found.items() if bridge is not None}
+
     def _node(self, op: Operation) -> DictionaryAttr:
         return _node(node_name(op), _kind(op), self.reasons[op], macs_of(op))
 
@@ -344,6 +362,8 @@ class PartitionPass(ModulePass):
         plan.assign()
         _check_types(plan)
         op.attributes[HOST] = plan.host_attribute()
+        if bridges := plan.bridges():
+            op.attributes[BRIDGES] = DictionaryAttr(bridges)
         Rewriter.replace_op(plan.func, plan.device_function(), [])
 
 

@@ -84,6 +84,16 @@ def _typed(value: SSAValue, element: Float32Type | BFloat16Type) -> TensorType:
     return TensorType(element, nn.shape_of(value))
 
 
+def _aliases(value: SSAValue) -> list[SSAValue]:
+    """What one instruction writes: a value and all that is reshaped from it, or that it is itself reshaped from."""
+    while isinstance(value.owner, nn.ReshapeOp):
+        value = value.owner.x
+    found = [value]
+    for alias in found:
+        found += [use.operation.result for use in alias.uses if isinstance(use.operation, nn.ReshapeOp)]
+    return found
+
+
 # ---- residual additions and gates -----------------------------------------------------------------------------------
 
 
@@ -166,7 +176,8 @@ class _Quantizer:
     def _hand_over(self, op: nn.HandOverOp) -> None:
         """Values in the type they had; what another part reads is there in bf16 too, and that is what is handed over."""
         for value in op.values:
-            if not value.has_one_use():
+            uses = (use.operation for alias in _aliases(value) for use in alias.uses)
+            if any(not isinstance(user, nn.ReshapeOp | nn.HandOverOp | ReturnOp) for user in uses):
                 self._bf16(value, op)
         new = nn.HandOverOp(op.tensors, [self._output(value, op) for value in op.values])
         self._emit(new, op, op)
@@ -223,7 +234,8 @@ class _Quantizer:
     def _output(self, value: SSAValue, before: Operation) -> SSAValue:
         """The form of an old value that the function returns: of the type it had."""
         now = self._now(value)
-        if now in self.stored or isinstance(now.owner, nn.EmbeddingOp | nn.QAttentionOp):
+        forms = [self._now(alias) for alias in _aliases(value)]
+        if any(form in self.stored or isinstance(form.owner, nn.EmbeddingOp | nn.QAttentionOp) for form in forms):
             now = self._bf16(value, before)  # an instruction writes one form: the one that others read
         if now.type == value.type or not isinstance(nn.element_type_of(now), BFloat16Type):
             return now

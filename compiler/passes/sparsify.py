@@ -28,6 +28,7 @@ from compiler.dialects.nn import DequantizeOp, LinearOp, QLinearOp, WeightOp, sh
 from compiler.dialects.sparsity import attribute_of, pattern_of
 from compiler.sparsity.base import METADATA_KEY, METADATA_LAYERS_KEY, Dense, Pattern
 from compiler.sparsity.detect import LEAST_ZEROS, detect, near_miss
+from compiler.sparsity.factored import Factored
 from compiler.sparsity.patterns import HP, NM, parse_pattern
 from compiler.sparsity.recipes import Linear, Recipe, load_recipe
 from compiler.storage.formats import candidates
@@ -44,6 +45,10 @@ AUTO = "auto"
 RECIPE_ATTRIBUTE = "hpcc.recipe"
 RECIPE = "recipe:"
 """What stands before the path of a recipe in the place of a pattern."""
+FACTOR_OF = "hpcc.factor_of"
+"""Attribute of the two linears that one with a factored weight has become: the pattern of their product."""
+BASIS = ".basis"
+"""What the role of the first of the two ends in."""
 _CACHED_ROWS = 256
 MIN_GROUPS = 4
 """A row of fewer groups than this stays dense."""
@@ -252,7 +257,7 @@ def _digests_out_of_scope(module: ModuleOp, store: WeightStore, chosen: Containe
 
 def _reason_to_stay_dense(op: LinearOp, pattern: Pattern, chosen: Container[Operation], shared: set[str]) -> str:
     """Empty if the linear can be pruned."""
-    weight, ins = stored_weight(op.weight), shape_of(op.weight)[1]
+    weight, (outs, ins) = stored_weight(op.weight), shape_of(op.weight)
     if weight is None:
         return "its weight is computed, not stored"
     assert isinstance(op.weight.type, TensorType)
@@ -262,6 +267,8 @@ def _reason_to_stay_dense(op: LinearOp, pattern: Pattern, chosen: Container[Oper
         return "its weight is used outside of the blocks' linears too"
     if pattern.sharing and _dequantize_of(weight) is not None:
         return "its weights are codes, which are not shared anew"
+    if isinstance(pattern, Factored) and (values := pattern.free(outs, ins)) >= outs * ins:
+        return f"its factors would have {values:,} weights, it has {outs * ins:,}"
     if ins < MIN_GROUPS * pattern.group:
         return f"its {ins} inputs are fewer than {MIN_GROUPS} groups of {pattern.group}"
     return ""
@@ -381,6 +388,11 @@ class PruningSummary:
         """Share of zeros of all linear weights inside the blocks."""
         return _share(self.layers)
 
+    @property
+    def changes_work(self) -> bool:
+        """Whether the weights are another work than dense ones: they have zeros, or stand as two factors."""
+        return any(layer.zeros or isinstance(layer.pattern, Factored) for layer in self.layers)
+
     def found(self) -> str:
         """What `auto` found, in words."""
         by_name: dict[str, list[LayerPruning]] = {}
@@ -440,10 +452,13 @@ def _note(op: Operation, name: str) -> str:
 def pruning_summary(module: ModuleOp) -> PruningSummary:
     """What the types of the linears inside the blocks say, before or after `quantize` and `encode`."""
     layers: list[LayerPruning] = []
+    inputs = {op.role.data: shape_of(op.weight)[1] for op in module.walk() if isinstance(op, LinearOp | QLinearOp)}
     for op in module.walk():
         if isinstance(op, LinearOp | QLinearOp) and PRUNABLE.fullmatch(op.role.data):
             outs, ins = shape_of(op.weight)
             pattern = pattern_of(op.weight.type)
+            if product := _note(op, FACTOR_OF):
+                pattern, ins = parse_pattern(product, kind="any"), inputs[op.role.data + BASIS]
             stored = stored_weight(op.weight)
             key = op.role.data if stored is None else stored.key.data
             zeros = outs * ins - pattern.kept(outs, ins)

@@ -2,8 +2,9 @@
 
 A pattern is a small immutable object, plain numpy, no IR. The command line and the IR attributes only wrap it:
 `parse_pattern("nm:2:4")`, `#hpcc_sparsity.nm<2:4>`. They stand in balanced.py (N:M, hierarchical: every row has equal
-work), blocks.py, lines.py (whole rows, whole columns), unbalanced.py (unstructured), composed.py (one inside another) and
-sharing.py (weight sharing). A pattern from outside is a class under the entry point `hpcc.patterns`.
+work), blocks.py, lines.py (whole rows, whole columns), unbalanced.py (unstructured), composed.py (one inside another),
+sharing.py (weight sharing) and factored.py (products of two smaller matrices). A pattern from outside is a class under the
+entry point `hpcc.patterns`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from compiler.sparsity.balanced import FPGA_SHAPES, HP, NM
 from compiler.sparsity.base import Dense, Pattern
 from compiler.sparsity.blocks import Block
 from compiler.sparsity.composed import PLUS, Composed
+from compiler.sparsity.factored import LowRank, Monarch
 from compiler.sparsity.lines import Column, Row
 from compiler.sparsity.sharing import Circulant
 from compiler.sparsity.unbalanced import Unstructured
@@ -32,6 +34,8 @@ __all__ = [
     "Column",
     "Composed",
     "Dense",
+    "LowRank",
+    "Monarch",
     "Pattern",
     "Row",
     "Unstructured",
@@ -42,7 +46,19 @@ __all__ = [
 ENTRY_POINTS = "hpcc.patterns"
 """The entry points that name patterns of other packages: subclasses of Pattern."""
 
-BUILT_IN: tuple[type[Pattern], ...] = (Dense, NM, HP, Block, Row, Column, Unstructured, Composed, Circulant)
+BUILT_IN: tuple[type[Pattern], ...] = (
+    Dense,
+    NM,
+    HP,
+    Block,
+    Row,
+    Column,
+    Unstructured,
+    Composed,
+    Circulant,
+    LowRank,
+    Monarch,
+)
 
 
 @cache
@@ -59,7 +75,8 @@ def patterns() -> Mapping[str, type[Pattern]]:
 
 def parse_pattern(spec: str, kind: str = "fpga") -> Pattern:
     """The pattern that a command line spells: `dense`, `nm:2:4`, `hp:0.75`, `hp:rows=64,window=32,keep=16,fine=2:4`,
-    `block:4x1:0.75`, `row:0.5`, `column:0.75:tile=64x32`, `unstructured:0.9`, `block:32x32:0.5+nm:2:4`, `circulant:8`.
+    `block:4x1:0.75`, `row:0.5`, `column:0.75:tile=64x32`, `unstructured:0.9`, `block:32x32:0.5+nm:2:4`, `circulant:8`,
+    `low_rank:rank=32`, `monarch:4:0.75`.
 
     `kind` is the kind of the target, whose list of shapes `hp:S` is resolved with. Raises UsageError.
     """

@@ -120,12 +120,13 @@ class GpuReport(Form):
 
 class GpuRunReport(Form):
     """run.json: what a clock or floats decide. `device` is what ran the program, empty if nothing did; times are there only
-    if that was a GPU."""
+    if that was a GPU. `by_marks`: why 2:4 layers did not run on sparse tensor cores, empty if they did or there are none."""
 
     schema_version: int = SCHEMA_VERSION
     hpcc_version: str
     device: str
     not_run: str
+    by_marks: str
     verify: VerifyPart | None
     damage: DamagePart | None
     latency: dict[str, Milliseconds]

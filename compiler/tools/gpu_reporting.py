@@ -221,6 +221,7 @@ def build_gpu_run_report(
         hpcc_version=installed_version(),
         device="" if program is None else program.device,
         not_run=run.not_run,
+        by_marks="" if program is None else program.by_marks,
         verify=verify_part(run.distances, run.samples, None),
         damage=damage_part(run.damage),
         latency={"device_ms": Milliseconds(ms=device, source=known), "total_ms": Milliseconds(ms=device, source=known)},

@@ -40,6 +40,8 @@ def _say_times(console: Console, report: GpuReport, run: GpuRunReport, output: P
     else:
         say(f"  not run    {escape(run.not_run)}: nothing was run or verified")
         say(f"             on a machine with a GPU: hpcc-run {output}; here, slowly: TRITON_INTERPRET=1 hpcc ...")
+    if run.by_marks:
+        say(f"  2:4        not on sparse tensor cores but by marks: {escape(run.by_marks)}")
     say(
         f"  bound      {roofline.bound_ms:.4f} ms: products {roofline.products_ms:.4f}, memory {roofline.memory_ms:.4f}"
         " (estimated from the target's rates)"

@@ -19,6 +19,7 @@ OF_REASON: dict[Reason, Help] = {
     Reason.DENSE: Help.PATTERN,
     Reason.NO_WEIGHTS: Help.ARRAY,
     Reason.OUT_OF_SCOPE: Help.ARRAY,
+    Reason.FACTOR: Help.ARRAY,
     Reason.LEFT_DENSE: Help.ARRAY,
     Reason.STORED_DENSE: Help.PATTERN,
     Reason.FULL: Help.SPARSER,

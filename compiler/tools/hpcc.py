@@ -48,7 +48,7 @@ def build_parser() -> Parser:
         default=None,
         metavar="SPEC",
         help="dense, nm:2:4, hp:0.75, hp:rows=64,window=32,keep=16,fine=2:4, block:4x1:0.75, row:0.5, column:0.75,"
-        " unstructured:0.9, circulant:8 (docs/PATTERNS.md); numbers are sparsity."
+        " unstructured:0.9, circulant:8, low_rank:0.75, monarch:4:0.75 (docs/PATTERNS.md); numbers are sparsity."
         " Default: auto, which takes the pattern that the weights already have and changes none",
     )
     what.add_argument("--recipe", metavar="FILE", help="patterns layer by layer, in TOML (docs/RECIPES.md)")

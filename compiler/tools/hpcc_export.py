@@ -84,10 +84,11 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    return guarded(_parser(), _run, argv)
+    return guarded(build_parser(), _run, argv)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """The folder, where to, by which exporter."""
     parser = Parser(prog="hpcc-export", description="Export a Hugging Face folder to ONNX, and compare the file with torch.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="holds config.json and *.safetensors")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT.onnx", help="the file to write (default: DIR's name)")

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, StringAttr
 
 from compiler.backends.fpga.weights import WeightPlan, plan_weight
-from compiler.dialects.nn import QLinearOp
+from compiler.dialects.nn import QLinearOp, shape_of
 from compiler.dialects.storage import StorageAttr
-from compiler.passes.sparsify import PRUNABLE, pruning_summary
+from compiler.passes.sparsify import BASIS, FACTOR_OF, PRUNABLE, pruning_summary
 from compiler.sparsity.base import Dense, Pattern
 from compiler.storage.choose import rank
 from compiler.tools.helps import MATRIX_SHARE, help_of
@@ -38,6 +38,10 @@ class Weight:
     candidates: Mapping[str, int]
     left_dense: bool
     in_scope: bool
+    factor_of: str = ""
+    """The pattern of the matrix that this one is a factor of."""
+    dense_bytes: int = 0
+    """What its matrix has as it came, of which the first of two factors counts nothing."""
 
 
 @dataclass
@@ -79,6 +83,7 @@ def weights_by_layer(encoded: ModuleOp | None, target: Target) -> dict[str, Weig
         return {}
     left = {layer.role for layer in pruning_summary(encoded).layers if layer.left_dense}
     result: dict[str, Weight] = {}
+    inputs = {op.role.data: shape_of(op.weight)[1] for op in encoded.walk() if isinstance(op, QLinearOp)}
     for op in encoded.walk():
         if isinstance(op, QLinearOp):
             plan = plan_weight(op.weight)
@@ -90,7 +95,7 @@ def weights_by_layer(encoded: ModuleOp | None, target: Target) -> dict[str, Weig
             )
             sizes = {candidate.format.name: candidate.size.total_bytes for candidate in ranked}
             values = size.value_bits // 8
-            role = op.role.data
+            role, product = op.role.data, op.attributes.get(FACTOR_OF)
             result[role] = Weight(
                 plan,
                 encoding.pattern,
@@ -98,7 +103,9 @@ def weights_by_layer(encoded: ModuleOp | None, target: Target) -> dict[str, Weig
                 size.total_bytes - values,
                 sizes,
                 role in left,
-                PRUNABLE.fullmatch(role) is not None,
+                PRUNABLE.fullmatch(role.removesuffix(BASIS)) is not None,
+                product.data if isinstance(product, StringAttr) else "",
+                0 if role.endswith(BASIS) else plan.outs * inputs.get(role + BASIS, plan.ins),
             )
     return result
 
@@ -137,7 +144,7 @@ def layer_rows(
     array = program.target.accelerator
     weights = weights_by_layer(encoded, program.target)
     work = _work(program)
-    dense_cycles = {entry.layer: entry.total for entry in dense} if dense is not None else {}
+    dense_cycles = _shared_by_factors({entry.layer: entry.total for entry in dense or ()}, program.layers())
     rows: list[LayerPart] = []
     order = {layer: number for number, layer in enumerate(dict.fromkeys(program.manifest.layers))}
     for entry in sorted(program.layers(), key=lambda entry: order.get(entry.layer, len(order))):
@@ -150,13 +157,13 @@ def layer_rows(
                 name=entry.layer,
                 onnx_node=done.onnx_node,
                 op=_kind(entry.layer, weight),
-                pattern=weight.pattern.spec() if weight else "",
+                pattern=weight.factor_of or weight.pattern.spec() if weight else "",
                 format=weight.plan.format if weight else "",
                 candidates=dict(weight.candidates) if weight else {},
                 density=done.macs_executed / done.macs_dense if done.macs_dense else 1.0,
                 macs_dense=done.macs_dense,
                 macs_executed=done.macs_executed,
-                dense_bytes=weight.plan.outs * weight.plan.ins if weight else 0,
+                dense_bytes=weight.dense_bytes if weight else 0,
                 value_bytes=weight.value_bytes if weight else 0,
                 metadata_bytes=weight.metadata_bytes if weight else 0,
                 weights=done.weights,
@@ -177,6 +184,18 @@ def layer_rows(
             )
         )
     return tuple(rows)
+
+
+def _shared_by_factors(dense: Mapping[str, int], layers: Sequence[LayerCycles]) -> dict[str, int]:
+    """Cycles if dense by role; two factors share those of the matrix that they stand for as they share its time."""
+    cycles, shared = {entry.layer: entry.total for entry in layers}, dict(dense)
+    for role in [layer for layer in cycles if layer.endswith(BASIS)]:
+        whole = role.removesuffix(BASIS)
+        both = cycles[role] + cycles.get(whole, 0)
+        if whole in dense and both:
+            shared[role] = dense[whole] * cycles[role] // both
+            shared[whole] = dense[whole] - shared[role]
+    return shared
 
 
 def _ratio(if_dense: int | None, cycles: int) -> float | None:
@@ -200,6 +219,8 @@ def reason_of(
     if weight is None:
         return Reason.NO_WEIGHTS
     if isinstance(weight.pattern, Dense):
+        if weight.factor_of:
+            return Reason.FACTOR
         if asked is None or isinstance(asked, Dense):
             return Reason.DENSE
         return Reason.LEFT_DENSE if weight.left_dense else Reason.OUT_OF_SCOPE

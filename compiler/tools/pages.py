@@ -9,9 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from compiler.tools import dialect_page, pattern_page, supported_ops
+from compiler.tools.cpu_report import CpuReport, CpuRunReport
 from compiler.tools.exploring.report import schema as explore_schema
-from compiler.tools.report import schemas
+from compiler.tools.gpu_report import GpuReport, GpuRunReport
+from compiler.tools.report import Report, RunReport
 from hw_targets import docs, drawings, error_catalogue, isa_docs, schema
 from hw_targets.load import load_target
 
@@ -26,6 +30,18 @@ def _text(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
+def _schema(form: type[BaseModel]) -> str:
+    """The JSON Schema of a report as it is written."""
+    return _text(form.model_json_schema(mode="serialization"))
+
+
+REPORTS: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
+    "": (Report, RunReport),
+    ".cpu": (CpuReport, CpuRunReport),
+    ".gpu": (GpuReport, GpuRunReport),
+}
+"""report.json and run.json of a bundle for an accelerator, a CPU, a GPU, by what their schemas' names end in."""
+
 PAGES: dict[str, Callable[[], str]] = {
     "DIALECTS.md": dialect_page.page,
     "ERRORS.md": error_catalogue.page,
@@ -35,8 +51,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "TARGETS.md": docs.page,
     **{f"drawings/{name}.svg": partial(_drawing, name) for name in drawings.DRAWINGS},
     "schemas/explore.schema.json": lambda: _text(explore_schema()),
-    "schemas/report.schema.json": lambda: _text(schemas()["report.json"]),
-    "schemas/run.schema.json": lambda: _text(schemas()["run.json"]),
+    **{f"schemas/report{kind}.schema.json": partial(_schema, report) for kind, (report, _) in REPORTS.items()},
+    **{f"schemas/run{kind}.schema.json": partial(_schema, run) for kind, (_, run) in REPORTS.items()},
     "schemas/target.schema.json": lambda: _text(schema.json_schema()),
 }
 """Each page by its path below docs/, with the function that makes its text."""

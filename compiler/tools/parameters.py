@@ -18,6 +18,7 @@ from xdsl.ir import Operation, SSAValue
 from compiler.dialects import nn
 from compiler.interpreters import load_meanings
 from compiler.interpreters.evaluate import node_name, run_op
+from compiler.passes.factor import factor
 from compiler.weights import WeightStore
 from hw_targets import numerics
 from hw_targets.errors import VerificationError
@@ -32,6 +33,8 @@ BF16_ROUNDING = 2.0**-8
 def check_parameters(floats: ModuleOp, integers: ModuleOp, store: WeightStore) -> None:
     """Compare the modules before and after `quantize`. Raises VerificationError naming the op and the parameter."""
     load_meanings()
+    floats = floats.clone()
+    factor(floats, store)
     for name, problem in _problems(floats, integers, store):
         if problem:
             raise VerificationError("HPCC4004", f"stage 'quantize': {problem} of {name} is not that of stage 'sparsify'")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.sparsity.base import Pattern
+from compiler.sparsity.factored import Factored
 from compiler.sparsity.patterns import BUILT_IN, parse_pattern
 from compiler.sparsity.sharing import Circulant
 from compiler.storage.formats import FORMATS, candidates
@@ -99,7 +100,28 @@ ENTRIES = (
         "no zeros; ceil(outs / b) x ceil(ins / b) x b values that can be chosen",
         "as dense: LOAD expands the vectors, so it saves bytes and memory traffic, not yet multiplications",
     ),
+    Entry(
+        "low_rank",
+        "Low rank",
+        ("low_rank:rank=3", "low_rank:0.75"),
+        "no zeros; r (outs + ins) values that can be chosen; of a share s of the weights"
+        " r = floor(s outs ins / (outs + ins)), at least 1",
+        "two dense linears, of r outputs and of r inputs: it saves bytes and multiplications; r values more are coded for"
+        " every token",
+    ),
+    Entry(
+        "monarch",
+        "Monarch, and butterfly",
+        ("monarch:4:rank=1", "monarch:4:0.75"),
+        "no zeros; b r (outs + ins) values that can be chosen; of a share s of the weights"
+        " r = floor(s outs ins / (b (outs + ins))), at least 1",
+        "two linears of 1:b sparse weights with b r b values between them, each as N:M; on the accelerator b is at most 16",
+    ),
 )
+
+SHARED = tuple(f"circulant:{block}" for block in (2, 4, 8, 16, 32))
+SHARED += tuple(f"{name}:{share}" for name in ("low_rank", "monarch:4", "monarch:8") for share in (0.5, 0.75, 0.9))
+"""The patterns of the table of projection errors."""
 
 HEAD = """# Patterns
 
@@ -122,7 +144,8 @@ SHARING = """## What sharing costs before training
 
 Projection only: no accuracy is claimed, and these patterns need training. The relative error ||W - P(W)|| / ||W||
 (Frobenius) of a matrix of 96 x 96 with independent normal entries, against the values that can still be chosen. Such a
-matrix is the worst case: a projection on a share f of its dimensions leaves sqrt(1 - f) on average.
+matrix is the worst case: a projection on a share f of its dimensions leaves sqrt(1 - f) on average, and the nearest of
+products, which choose their subspace, somewhat less.
 
 | pattern | values that can be chosen | error | sqrt(1 - f) | curve |
 |---|---|---|---|---|
@@ -132,6 +155,7 @@ OWN = """## A pattern of one's own
 
 A pattern is a subclass of `compiler.sparsity.base.Pattern` with a `name`, and an entry point of its package:
 
+<!-- not run: tests/packages has one that is installed by a test -->
 ```toml
 [project.entry-points."hpcc.patterns"]
 diagonal = "my_package:Diagonal"
@@ -150,6 +174,8 @@ def picture(pattern: Pattern) -> str:
     w = np.random.default_rng(7).normal(size=(OUTS, INS)).astype(np.float32)
     if isinstance(pattern, Circulant):
         return _tied(pattern.project(w), pattern.block)
+    if isinstance(pattern, Factored):
+        return _product(*pattern.factors(pattern.project(w)))
     mask = pattern.mask(w)
     return "\n".join("".join("#" if kept else "." for kept in row) for row in mask)
 
@@ -165,17 +191,28 @@ def _tied(w: NDArray[np.float32], block: int) -> str:
     return "\n".join(lines)
 
 
+def _product(left: NDArray[np.float32], right: NDArray[np.float32]) -> str:
+    """The zeros of both factors, which stand where they are multiplied: left, then right."""
+    both = [["".join("#" if value else "." for value in row) for row in factor] for factor in (left, right)]
+    height, width = max(map(len, both)), len(both[0][0])
+    rows = ((part[place] if place < len(part) else "" for part in both) for place in range(height))
+    return "\n".join(f"{first:<{width}}   {second}".rstrip() for first, second in rows)
+
+
 def _shown(spec: str) -> str:
     pattern = parse_pattern(spec)
     kept, zeros = pattern.kept(OUTS, INS), OUTS * INS - pattern.kept(OUTS, INS)
     count = f"keeps {kept} of {OUTS * INS}, {100 * zeros / (OUTS * INS):.1f} % zeros"
     if pattern.sharing:
         count = f"{pattern.free(OUTS, INS)} values for {OUTS * INS} weights"
+        if isinstance(pattern, Factored):
+            count += f", {pattern.hidden(OUTS, INS)} values between the factors, which are shown"
     return f"`{spec}`: {count}\n\n```text\n{picture(pattern)}\n```\n"
 
 
 def _section(entry: Entry) -> str:
-    patterns = [parse_pattern(spec) for spec in entry.specs]
+    shown = [parse_pattern(spec) for spec in entry.specs]
+    patterns = [pattern.factor_pattern() if isinstance(pattern, Factored) else pattern for pattern in shown]
     names = [f.name for f in candidates(patterns[0])]
     names += [f.name for pattern in patterns[1:] for f in candidates(pattern) if f.name not in names]
     carried = ", ".join(name for name in FORMATS if name in names)
@@ -183,11 +220,11 @@ def _section(entry: Entry) -> str:
         [
             f"## {entry.title}: `{entry.name}`",
             "",
-            fill(" ".join((type(patterns[0]).__doc__ or "").split()), 120),
+            fill(" ".join((type(shown[0]).__doc__ or "").split()), 120),
             "",
             *(_shown(spec) for spec in entry.specs),
             f"* Count: {entry.count}.",
-            f"* Formats: {carried}.",
+            f"* Formats: {carried}{', for each of the two factors' if isinstance(shown[0], Factored) else ''}.",
             f"* Speed on the array: {entry.speed}.",
             "",
         ]
@@ -198,7 +235,7 @@ def sharing_rows() -> list[str]:
     """The table of projection errors."""
     w = np.random.default_rng(3).normal(size=(96, 96)).astype(np.float32)
     rows: list[str] = []
-    for spec in ("circulant:2", "circulant:4", "circulant:8", "circulant:16", "circulant:32"):
+    for spec in SHARED:
         pattern = parse_pattern(spec)
         error = float(np.linalg.norm(w - pattern.project(w)) / np.linalg.norm(w))
         free = pattern.free(96, 96) / w.size

@@ -24,6 +24,25 @@ TOKEN_COSINE = 0.985
 """Limits of the integer result against fp32 (DESIGN, end of section 5)."""
 
 
+def open_session(model: onnx.ModelProto, threads: int = 0) -> Any:
+    """A session of ONNX Runtime. Raises MissingToolError without the package, InputError for a model that it refuses."""
+    try:
+        runtime = import_onnxruntime()
+    except ImportError as error:
+        raise MissingToolError(
+            "HPCC5102", "verification needs onnxruntime", hint="pip install onnxruntime, or --no-verify"
+        ) from error
+    options: Any = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what goes wrong comes as an exception
+    # Or else products of dequantised weights become integer ones, with activations that ONNX Runtime quantises.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise InputError("HPCC1601", f"ONNX Runtime cannot load the model: {error}", hint="--no-verify") from error
+
+
 class Reference:
     """A folded model in ONNX Runtime, some of its initializers replaced by entries of the store."""
 
@@ -36,32 +55,22 @@ class Reference:
         threads: int = 0,
         extra_outputs: Sequence[str] = (),
     ) -> None:
-        try:
-            runtime = import_onnxruntime()
-        except ImportError as error:
-            raise MissingToolError(
-                "HPCC5102", "verification needs onnxruntime", hint="pip install onnxruntime, or --no-verify"
-            ) from error
-        options: Any = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what goes wrong comes as an exception
-        # Or else products of dequantised weights become integer ones, with activations that ONNX Runtime quantises.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        data = _with_outputs(with_weights(model, store, replaced), extra_outputs).SerializeToString()
-        try:
-            self._session: Any = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise InputError("HPCC1601", f"ONNX Runtime cannot load the model: {error}", hint="--no-verify") from error
+        self._session: Any = open_session(_with_outputs(with_weights(model, store, replaced), extra_outputs), threads)
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
         self._inputs = {entry.name for entry in self._session.get_inputs()}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name for one batch."""
         feed = {name: array for name, array in inputs.items() if name in self._inputs}
-        try:
-            return dict(zip(self.outputs, self._session.run(self.outputs, feed), strict=True))
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise InputError("HPCC1602", f"ONNX Runtime cannot run the model: {error}", hint="--no-verify") from error
+        return run_session(self._session, self.outputs, feed)
+
+
+def run_session(session: Any, outputs: Sequence[str], feed: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs by name. Raises InputError for what ONNX Runtime cannot compute."""
+    try:
+        return dict(zip(outputs, session.run(list(outputs), dict(feed)), strict=True))
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise InputError("HPCC1602", f"ONNX Runtime cannot run the model: {error}", hint="--no-verify") from error
 
 
 def with_weights(model: ir.Model, store: WeightStore, replaced: Mapping[str, str]) -> onnx.ModelProto:

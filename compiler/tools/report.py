@@ -1,15 +1,14 @@
 """`report.json` and `run.json`: what the model, the target and the simulator determine, and what a clock decides.
 
-The pydantic models are the schemas (exported by `python -m compiler.tools.report`). The reasons of the ledger are a
+The pydantic models are the schemas (docs/schemas). The reasons of the ledger are a
 closed list; each has a sentence for people.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,6 +26,7 @@ class Reason(StrEnum):
     NO_WEIGHTS = "no weights"
     OUT_OF_SCOPE = "out of scope"
     LEFT_DENSE = "too few inputs"
+    FACTOR = "factor"
     STORED_DENSE = "stored dense"
     FULL = "compute bound"
     VECTOR = "vector bound"
@@ -43,6 +43,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.NO_WEIGHTS: "works on activations only, which have no pattern",
     Reason.OUT_OF_SCOPE: "embeddings, poolers and heads are not pruned by default",
     Reason.LEFT_DENSE: "fewer inputs than four groups of the pattern, so it stayed dense",
+    Reason.FACTOR: "one of two smaller matrices, dense both, whose product is the weight",
     Reason.STORED_DENSE: "no format of this target stores the pattern smaller, so the zeros are multiplied too",
     Reason.FULL: "MATRIX is busy almost all of the time and skips what the pattern leaves out",
     Reason.VECTOR: "MATRIX waits for norm, activation, softmax or quantisation; more vector lanes would help",
@@ -302,15 +303,3 @@ NOT_MODELLED = (
 
 def text_of(form: Form) -> str:
     return json.dumps(form.model_dump(mode="json"), indent=1) + "\n"
-
-
-def schemas() -> dict[str, Any]:
-    """JSON Schemas of both files, as written."""
-    return {
-        "report.json": Report.model_json_schema(mode="serialization"),
-        "run.json": RunReport.model_json_schema(mode="serialization"),
-    }
-
-
-if __name__ == "__main__":
-    json.dump(schemas(), sys.stdout, indent=1)

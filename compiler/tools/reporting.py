@@ -161,7 +161,7 @@ def pruning_part(summary: PruningSummary, asked: Pattern | None, parameters: int
     return forms.PruningPart(
         pattern=asked.spec() if asked is not None else f"{RECIPE}{summary.recipe}" if summary.recipe else AUTO,
         words=summary.found() if asked is None else asked.describe(),
-        method="magnitude" if pruned and (asked is not None or summary.recipe) else "none",
+        method=_method(summary, asked, bool(pruned)),
         asked=summary.pruned_zeros if asked is None else asked.sparsity,
         achieved=summary.pruned_zeros,
         encoder=summary.encoder_zeros,
@@ -169,6 +169,13 @@ def pruning_part(summary: PruningSummary, asked: Pattern | None, parameters: int
         scope=tuple(pruned),
         near_misses=summary.near_misses(),
     )
+
+
+def _method(summary: PruningSummary, asked: Pattern | None, pruned: bool) -> str:
+    """How this compilation made the pattern; "none" where it changed no weight."""
+    if asked is not None and asked.sharing:
+        return "projection"
+    return "magnitude" if pruned and (asked is not None or summary.recipe) else "none"
 
 
 def _host_ops(program: Program, macs: int) -> tuple[forms.HostOpPart, ...]:

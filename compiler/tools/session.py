@@ -446,7 +446,7 @@ class Session:
 
     def _dense_layers(self, program: Program) -> Any:
         """The yardstick of the ledger: the program itself where nothing is pruned."""
-        if self.encoded is None or not any(layer.zeros for layer in pruning_summary(self.encoded).layers):
+        if self.encoded is None or not pruning_summary(self.encoded).changes_work:
             return program.layers()
         return dense_layers(self.encoded, self.target)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -23,6 +25,7 @@ from compiler.tools.diagnostics import check_strings, line_of, syntax_error
 from compiler.universe import all_dialects
 from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
 from hw_targets.errors import HpccError, InputError, UsageError
+from hw_targets.interrupts import uninterrupted
 
 AfterStage = Callable[[Stage, ModuleOp], None]
 
@@ -123,16 +126,31 @@ def cannot_write(path: Path, error: OSError) -> InputError:
 
 def dump(module: ModuleOp, store: WeightStore, path: Path) -> None:
     """Write `path` (.mlir) and the weights it refers to as a safetensors file beside it. Raises InputError."""
-    weights = path.with_suffix(".safetensors")
-    module.attributes[MODULE_ATTRIBUTE] = StringAttr(weights.name)
+    module.attributes[MODULE_ATTRIBUTE] = StringAttr(path.with_suffix(".safetensors").name)
+    try:
+        write_pair(path, module_text(module), lambda weights: store.save(weights, weight_keys(module)))
+    finally:
+        del module.attributes[MODULE_ATTRIBUTE]
+
+
+def write_pair(path: Path, text: str, save_weights: Callable[[Path], None]) -> None:
+    """Write `path` and the safetensors file beside it, both or neither. Raises InputError."""
+    places = (path.with_suffix(".safetensors"), path)
+    made = [place.with_name(f".{place.name}.{os.getpid()}") for place in places]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        store.save(weights, weight_keys(module))
-        path.write_text(module_text(module), encoding="utf-8")
+        save_weights(made[0])
+        made[1].write_text(text, encoding="utf-8")
+        made[0].chmod(made[1].stat().st_mode)  # safetensors makes files for their owner alone
+        with uninterrupted():
+            for temporary, place in zip(made, places, strict=True):
+                temporary.replace(place)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        del module.attributes[MODULE_ATTRIBUTE]
+        for temporary in made:
+            with suppress(OSError):  # where nothing can be, nothing is
+                temporary.unlink()
 
 
 def load_dump(path: Path) -> tuple[Context, ModuleOp, WeightStore]:

@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, NameLoc, StringAttr
 from xdsl.ir import Operation
 
-from compiler.dialects.nn import QLinearOp
+from compiler.dialects.nn import OpaqueOp, QLinearOp
 from compiler.dialects.storage import StorageAttr
+from compiler.frontend.bridging import build_bridges
+from compiler.frontend.host import single_node
 from compiler.frontend.importer import Imported
-from compiler.interpreters.evaluate import evaluate, run_op
+from compiler.interpreters.evaluate import evaluate, node_name, run_op
 from compiler.interpreters.tile import evaluate_tiles
 from compiler.module import main_function, names_of
 from compiler.tools.inputs import role_of
 from compiler.tools.parameters import check_parameters
-from compiler.tools.reference import Reference
+from compiler.tools.reference import Reference, open_session, run_session
 from compiler.weights import WeightStore
 from hw_targets.errors import VerificationError
 from hw_targets.isa import MatrixMode
@@ -61,7 +63,7 @@ class StepwiseCheck:
         """import, fuse, sparsify: against ONNX Runtime with the same weights. Returns the largest error over the rms."""
         wanted = self._reference_tensors(module, replaced)
         values = {name: wanted.get(name, self.inputs.get(name)) for name in _input_names(module)}
-        got = evaluate(module, self.store, {k: v for k, v in values.items() if v is not None})
+        got = evaluate(module, self.store, {k: v for k, v in values.items() if v is not None}, self._on_host)
         worst = 0.0
         for name, value in got.items():
             error = relative_error(self._attended(value), self._attended(wanted[name].reshape(value.shape)))
@@ -128,9 +130,18 @@ class StepwiseCheck:
             return value
         return value[(masks[0] != 0).any(axis=1)]
 
+    def _on_host(self, op: OpaqueOp, args: list[Array]) -> list[Array]:
+        """What the operator of an opaque operation makes of these arrays, in ONNX Runtime."""
+        node = single_node(self.imported.model, node_name(op))
+        given = dict(zip(node.operands, args, strict=True))
+        session = open_session(node.model)
+        feed = {entry.name: given[entry.name] for entry in session.get_inputs()}
+        return list(run_session(session, node.outputs, feed).values())
+
     # ---- which op -----------------------------------------------------------------------------------------------
 
     def _reference_tensors(self, module: ModuleOp, replaced: Mapping[str, str]) -> dict[str, Array]:
+        build_bridges(module, self.imported.model)
         names = [*names_of(main_function(module), "output_names"), *_input_names(module)]
         reference = Reference(self.imported.model, self.store, replaced, extra_outputs=names)
         return {**dict(self.inputs), **reference.run(self.inputs)}
@@ -150,7 +161,9 @@ class StepwiseCheck:
             if not op.results:
                 break
             with np.errstate(all="ignore"):
-                results = run_op(op, [values[o] for o in op.operands], self.store)
+                operands = [values[o] for o in op.operands]
+                is_opaque = isinstance(op, OpaqueOp)
+                results = self._on_host(op, operands) if is_opaque else run_op(op, operands, self.store)
             values.update(zip(op.results, results, strict=True))
             name = named.get(op)
             if name not in wanted:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from compiler.sparsity.patterns import patterns
 from compiler.tools.report import (
     EXPLANATIONS,
     HELPS,
@@ -150,11 +151,11 @@ def say_damage(console: Console, damage: DamagePart | None, pattern: str = "", m
     """What one-shot pruning did to the results, and the command that does better."""
     if damage is None:
         return
-    console.print(
-        f"  damage     mean sample cosine {damage.mean_sample_cosine:.3f} to the unpruned model"
-        " (one-shot magnitude pruning, no training)"
-    )
-    if model:
+    kind = patterns().get(pattern.partition(":")[0])
+    shared = kind is not None and kind.sharing
+    how = "projection only: it needs training" if shared else "one-shot magnitude pruning, no training"
+    console.print(f"  damage     mean sample cosine {damage.mean_sample_cosine:.3f} to the unpruned model ({how})")
+    if model and not shared:
         name = Path(model).name
         what = f"--recipe {pattern.removeprefix('recipe:')}" if pattern.startswith("recipe:") else f"--pattern {pattern}"
         command = f"hpcc-prune {name} {what} --calibrate SAMPLES.npz -o {Path(name).stem}.pruned.onnx"
@@ -217,5 +218,5 @@ def _say_layers(console: Console, report: Report, *, verbose: bool) -> None:
         console.print(f"  [dim]{reason.value}: {EXPLANATIONS[reason]}[/]")
     for help, cycles in sorted(helps.items(), key=lambda item: -item[1])[:HELPS_TOLD]:
         share = cycles / max(report.cycles, 1)
-        console.print(f"  [dim]{help.value} would help where {share:.0%} of the cycles go: {HELPS[help]}[/]")
+        console.print(f"  [dim]{help.value} would help where {share:.0%} of the cycles go: {HELPS[help]}[/]", soft_wrap=True)
     console.print()

@@ -23,6 +23,7 @@ import torch
 import transformers as hf
 
 from compiler.tools.hpcc_export import DECODERS, IMAGES, Job
+from compiler.tools.model_files import publish
 from hw_targets.errors import InputError, VerificationError
 from runtime.host import import_onnxruntime
 
@@ -72,8 +73,7 @@ def export(job: Job, output: Path) -> dict[str, Any]:
                 "HPCC1044", f"torch cannot export it: {lines[0][:300]}", where=str(job.folder), hint=hint
             ) from error
         difference = _compare(model, job, arguments, unfinished)
-        for path in Path(place).iterdir():
-            path.replace(output.resolve().parent / path.name)
+        publish(onnx.load(unfinished, load_external_data=False), Path(place), output)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     shapes = {name: shape if job.fixed else _open(name, shape) for name, shape in job.shapes.items()}
     if not difference <= TOLERANCE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from compiler.passes.verify_stage import check_dominance
 from compiler.pipelines import upstream
 from compiler.sparsity.base import Pattern
 from compiler.tools.options import Options
-from compiler.tools.stages import StageRunner, cannot_write, mlir_path, module_text, new_context
+from compiler.tools.stages import StageRunner, mlir_path, module_text, new_context, write_pair
 from compiler.weights import WeightStore, row_major, save_arrays
 from hw_targets.errors import UsageError
 from hw_targets.load import load_any_target
@@ -81,20 +80,7 @@ def save(module: ModuleOp, store: WeightStore, patterns: Mapping[str, Pattern], 
             arrays.update({f"{key}.{name}": part for name, part in buffers(patterns[key], array).items()})
         else:
             arrays[key] = row_major(array)
-    places = (path.with_suffix(".safetensors"), path)
-    made = [place.with_name(f".{place.name}.{os.getpid()}") for place in places]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_arrays(arrays, made[0])
-        made[1].write_text(module_text(module), encoding="utf-8")
-        made[0].chmod(made[1].stat().st_mode)  # safetensors makes files for their owner alone
-        for temporary, place in zip(made, places, strict=True):
-            temporary.replace(place)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        for temporary in made:
-            temporary.unlink(missing_ok=True)
+    write_pair(path, module_text(module), lambda weights: save_arrays(arrays, weights))
 
 
 def weight_keys(module: ModuleOp) -> list[str]:

@@ -18,7 +18,7 @@ def main() -> None:
     bundle, file = sys.argv[1:]
     program = hpcc.load(bundle)
     with np.load(file, allow_pickle=False) as samples:
-        result = program.run(dict(samples))
+        result = program.run({name: samples[name] for name in samples if name != "labels"})
     print(f"{len(result.batch_ms)} batches, median {statistics.median(result.batch_ms):.3f} ms")
     for name, values in result.outputs.items():
         print(f"{name}: {values.shape}, rms {np.sqrt(np.mean(np.square(values))):.4f}")

@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
         report["median_ms"] = statistics.median(times)
         report["p90_ms"] = times[min(int(PERCENTILE * len(times)), len(times) - 1)]
         report["host_ms"] = statistics.median(ms for result in results for ms in result.host_ms)
+    report["by_marks"] = program.by_marks
     report["peak_rss_mb"] = peak_rss_mb()
     if options.output is not None:
         write_npz(options.output, results[0].outputs)
@@ -66,6 +67,8 @@ def _summary(report: dict[str, Any]) -> str:
         )
     else:
         lines.append("  interpreted: values only, no time of a GPU")
+    if report["by_marks"]:
+        lines.append(f"  2:4 layers not on sparse tensor cores but by marks: {report['by_marks']}")
     lines += [f"  output {name}: {'x'.join(map(str, shape))}" for name, shape in report["outputs"].items()]
     if "written" in report:
         lines.append(f"  outputs written to {report['written']}")

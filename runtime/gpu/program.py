@@ -123,6 +123,11 @@ class GpuProgram(BatchProgram):
         torch: Any = importlib.import_module("torch")
         return str(torch.cuda.get_device_name())
 
+    @property
+    def by_marks(self) -> str:
+        """Why 2:4 layers were not multiplied on sparse tensor cores; empty if they were, or there are none."""
+        return str(self.model.by_marks)
+
     def _run_device(self, values: dict[str, AnyArray]) -> float:
         inputs = {entry.name: self._input(entry, values[entry.name]) for entry in self.manifest.inputs}
         model = self.model

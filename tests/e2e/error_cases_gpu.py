@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import benchmarks.gpu
 from runtime.cli import main_run
 from runtime.cpu.manifest import GpuManifest, parse_manifest
 from runtime.gpu import program as programs
@@ -55,9 +56,13 @@ def resigned(change: Callable[[dict[str, Any]], object]) -> Case:
     return case
 
 
-def nothing_to_run_it_on(folder: Path, patch: pytest.MonkeyPatch) -> None:
+def nothing_of(patch: pytest.MonkeyPatch, *packages: str) -> None:
     find = importlib.util.find_spec
-    patch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in MISSING else find(name, *more))
+    patch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in packages else find(name, *more))
+
+
+def nothing_to_run_it_on(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    nothing_of(patch, *MISSING)
     run(folder)
 
 
@@ -69,6 +74,19 @@ def an_older_device(folder: Path, patch: pytest.MonkeyPatch) -> None:
     run(folder)
 
 
+def benchmark_without_torch(_: Path, patch: pytest.MonkeyPatch) -> None:
+    nothing_of(patch, *MISSING)
+    benchmarks.gpu.cuda()
+
+
+def benchmark_without_a_gpu(_: Path, patch: pytest.MonkeyPatch) -> None:
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
+    patch.setattr(
+        benchmarks.gpu, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=bool), import_module=lambda _: torch)
+    )
+    benchmarks.gpu.cuda()
+
+
 GPU = ("--target", "gpu-sm80")
 
 CASES: dict[str, Case] = {
@@ -78,6 +96,8 @@ CASES: dict[str, Case] = {
     "gpu: target of another release": resigned(lambda m: m["target"].pop("l2_bytes")),
     "gpu: cycles of a program": lambda folder, _: call(main_run, "gpu.hpcc", "--timing-only"),
     "gpu: nothing to run it on": nothing_to_run_it_on,
+    "gpu benchmark: no torch": benchmark_without_torch,
+    "gpu benchmark: no device": benchmark_without_a_gpu,
     "gpu: an older device": an_older_device,
     "form of a CPU for a GPU": small(*GPU, "--emit", "c"),
     "cycles of a GPU": small(*GPU, "--timing-only"),

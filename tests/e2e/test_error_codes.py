@@ -17,6 +17,7 @@ from tests.e2e import (
     error_cases_machine,
     error_cases_programs,
     error_cases_training,
+    error_cases_workloads,
 )
 from tests.e2e.golden_errors import GOLDEN, matches
 from tests.e2e.harness import Done, hpcc
@@ -31,6 +32,7 @@ PARTS = (
     error_cases_interop,
     error_cases_machine,
     error_cases_training,
+    error_cases_workloads,
 )
 CASES = {name: case for part in PARTS for name, case in part.CASES.items()}
 SMALL = Encoder(hidden=32, heads=2, intermediate=48, layers=1, vocabulary=50)

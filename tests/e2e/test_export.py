@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from benchmarks import workloads
-from tests.e2e.harness import ROOT, TARGET, hpcc
+from compiler.tools import hpcc_prune
+from runtime.cli import main_objdump, main_run
+from tests.e2e.harness import ROOT, SENTENCES, TARGET, call, hpcc
+from tests.page_session import write_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -77,3 +81,62 @@ def test_the_real_folder(folders: Path, tmp_path: Path) -> None:
     done = torch_run(EXPORT, workloads.l6_folder(), "-o", tmp_path / "l6.onnx")
     assert (done.returncode, done.stderr) == (0, "")
     assert "bert for features, opset 17, 22,713,216 parameters" in done.stdout
+
+
+def test_a_classifier_from_its_folder_to_the_comparison(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way of the tutorial: export, check, compile with texts, prune with texts, compile, compare, run."""
+    monkeypatch.chdir(tmp_path)
+    done = torch_run(EXPORT, folders / "bert", "-o", tmp_path / "model.onnx")
+    assert (done.returncode, done.stderr) == (0, "")
+    write_tokenizer(tmp_path / "tokenizer.json")
+    aimed = ("--target", TARGET, "--shape", "input_ids:1x32")
+    texts = ("--text", SENTENCES, "--tokenizer", "tokenizer.json", "--max-length", "32")
+    checked = hpcc("model.onnx", *aimed, "--check")
+    assert (checked.status, checked.err) == (0, "")
+    for model, bundle in (("model.onnx", "dense.hpcc"), ("pruned.onnx", "pruned.hpcc")):
+        done = hpcc(model, *aimed, *texts, "-o", bundle)
+        assert (done.status, done.err) == (0, "")
+        assert "verify     logits: " in done.out
+        if model == "model.onnx":
+            pruned = call(hpcc_prune.main, model, "--pattern", "nm:2:4", *texts, "-o", "pruned.onnx")
+            assert (pruned.status, pruned.err) == (0, "")
+            assert "second-order" in pruned.out
+    difference = call(main_objdump, "--diff", "dense.hpcc", "pruned.hpcc")
+    assert (difference.status, difference.err) == (0, "")
+    assert difference.out.count("nm:2:4") == 12, "six matrices of two layers"
+    assert call(main_run, "pruned.hpcc", "-o", "outputs.npz").status == 0
+
+
+def refused(done: subprocess.CompletedProcess[str], code: str, folder: Path) -> None:
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert f"[{code}]" in done.stderr
+    assert list(folder.glob("*.onnx")) == []
+
+
+def test_weights_of_another_model(folders: Path, tmp_path: Path) -> None:
+    """Other names, and other sizes."""
+    shutil.copytree(folders / "bert", tmp_path / "other")
+    shutil.copyfile(folders / "distilbert" / "model.safetensors", tmp_path / "other" / "model.safetensors")
+    refused(torch_run(EXPORT, tmp_path / "other", "-o", tmp_path / "m.onnx"), "HPCC1047", tmp_path)
+    config = tmp_path / "other" / "config.json"
+    shutil.copyfile(folders / "bert" / "model.safetensors", tmp_path / "other" / "model.safetensors")
+    config.write_text(
+        config.read_text(encoding="utf-8").replace('"hidden_size": 64', '"hidden_size": 128'), encoding="utf-8"
+    )
+    refused(torch_run(EXPORT, tmp_path / "other", "-o", tmp_path / "m.onnx"), "HPCC1046", tmp_path)
+
+
+def test_damaged_weights(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / "bert", tmp_path / "cut")
+    file = tmp_path / "cut" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    refused(torch_run(EXPORT, tmp_path / "cut", "-o", tmp_path / "m.onnx"), "HPCC1046", tmp_path)
+
+
+def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t5").mkdir()
+    (tmp_path / "t5" / "config.json").write_text('{"model_type": "t5"}', encoding="utf-8")
+    refused(torch_run(EXPORT, tmp_path / "t5", "-o", tmp_path / "m.onnx"), "HPCC1042", tmp_path)

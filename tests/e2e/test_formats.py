@@ -10,6 +10,9 @@ import pytest
 from benchmarks.workloads import l3_model
 from compiler.sparsity.patterns import parse_pattern
 from compiler.storage.formats import FORMATS
+from compiler.tools.dense_twin import dense_layers
+from compiler.tools.variants import prepare
+from hw_targets.load import load_target
 from runtime.decoding import formats as decoders
 from runtime.decoding.fields import Bytes, Stored
 from tests.e2e.harness import compiled, hpcc, read_json
@@ -22,6 +25,7 @@ FORCED += [("ell", "block:4x8:0.75:balanced"), ("bcsr", "block:8x8:0.75"), ("bcs
 FORCED += [("cbr", "row:0.5:tile=16x64"), ("circulant", "circulant:8"), ("bcsr", "block:8x8:0.5+nm:2:4")]
 PATTERNS = ["row:0.5", "row:0.5:tile=16x64", "column:0.75", "column:0.75:tile=64x32", "block:4x8:0.75:balanced"]
 PATTERNS += ["block:8x8:0.5+nm:2:4", "circulant:8", "circulant:5"]
+FACTORED = ["low_rank:0.5", "monarch:4:0.5"]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,30 @@ def test_a_pattern_on_a_cpu(spec: str, model: Path, tmp_path: Path) -> None:
     assert {row["pattern"] for row in rows} == {parse_pattern(spec).canonical().spec()}
 
 
+@pytest.mark.parametrize("spec", FACTORED)
+def test_a_product_of_two_matrices_is_two_linears(spec: str, model: Path, tmp_path: Path) -> None:
+    bundle = compiled(tmp_path, model, "--sparsity", spec, "--verify-each")
+    run, report = read_json(bundle / "run.json"), read_json(bundle / "report.json")
+    assert run["verify"]["bit_exact"]
+    assert all(output["passed"] for output in run["verify"]["outputs"])
+    rows, pattern = {row["name"]: row for row in linears(report)}, parse_pattern(spec)
+    assert len(rows) == 12
+    for name in [name for name in rows if not name.endswith(".basis")]:
+        both = rows[name], rows[f"{name}.basis"]
+        outs, ins = {"up": (208, 96), "down": (96, 208)}.get(name.rpartition(".")[2], (96, 96))
+        assert {row["pattern"] for row in both} == {spec}
+        assert sum(row["value_bytes"] for row in both) == pattern.free(outs, ins)
+    assert sum(row["cycles_if_dense"] or 0 for row in report["layers"]) == report["cycles_if_dense"]
+
+
+def test_the_dense_twin_of_a_product_is_the_whole_matrix(model: Path) -> None:
+    """Two dense factors of the same shapes would be no yardstick: the twin is that of the model as it came."""
+    target = load_target("fpga-u280")
+    dense, low = (dense_layers(prepare(model, None, spec).encoded(target), target) for spec in (None, "low_rank:0.75"))
+    assert dense is not None
+    assert dense == low
+
+
 def test_a_wrong_decoder_is_found(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One bit of one value in the layout that LOAD writes."""
 
@@ -94,7 +122,7 @@ def test_a_format_that_the_target_does_not_list(model: Path, tmp_path: Path) -> 
     assert "reads no storage formats" in done.line
 
 
-EVERYWHERE = [*PATTERNS, "nm:2:4", "hp:0.75", "block:32x32:0.75", "unstructured:0.75"]
+EVERYWHERE = [*PATTERNS, *FACTORED, "nm:2:4", "hp:0.75", "block:32x32:0.75", "unstructured:0.75"]
 
 
 @pytest.mark.slow

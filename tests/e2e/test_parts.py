@@ -30,7 +30,8 @@ def convolutions(path: Path, second: dict[str, object], *, space: int = 1) -> Pa
     random = np.random.default_rng(0)
     groups = int(second.get("group", 1))  # pyright: ignore[reportArgumentType]
     first = {"kernel_shape": [3] * space, "pads": [1] * 2 * space}
-    shapes = {"w1": (16, 8, *[3] * space), "w2": (16, 16 // groups, *[3] * space)}
+    kernel = second["kernel_shape"] * space  # pyright: ignore[reportOperatorIssue]
+    shapes = {"w1": (16, 8, *[3] * space), "w2": (16, 16 // groups, *kernel)}
     weights = [numpy_helper.from_array(random.standard_normal(s).astype(np.float32) / 7, n) for n, s in shapes.items()]
     weights += [numpy_helper.from_array(random.standard_normal(16).astype(np.float32), name) for name in ("b1", "b2")]
     attributes = {k: v * space if isinstance(v, list) and k != "pads" else v for k, v in second.items()}
@@ -93,9 +94,28 @@ def test_a_value_stays_on_the_device_while_the_host_works(tmp_path: Path) -> Non
     model = build(Encoder(layers=2, gelu="relu"), 2, 8)
     next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Softplus"
     onnx.save(model, str(tmp_path / "m.onnx"))
-    done = hpcc(tmp_path / "m.onnx", "--target", TARGET, "-q", "-o", tmp_path / "out.hpcc")
+    done = hpcc(tmp_path / "m.onnx", "--target", TARGET, "-q", "--verify-each", "-o", tmp_path / "out.hpcc")
     assert (done.status, done.err) == (0, "")
     assert read_json(tmp_path / "out.hpcc" / "run.json")["verify"]["bit_exact"]
     manifest = load_bundle(tmp_path / "out.hpcc").manifest
     assert [border.part for border in manifest.inputs] == [0, 0, 0, 1]
     assert sorted(border.part for border in manifest.outputs) == [0, 1]
+
+
+@pytest.mark.slow
+def test_what_crosses_a_border_may_have_no_name_in_the_graph(tmp_path: Path) -> None:
+    """The graph has a convolution's channels in front, the device behind: before it and behind it the host turns them."""
+    path = convolutions(tmp_path / "m.onnx", {"kernel_shape": [1], "strides": [1], "pads": [0, 0]})
+    model = onnx.load(str(path))
+    for node in model.graph.node:
+        node.op_type = node.op_type.replace("Gelu", "Softsign")
+    onnx.save(model, str(path))
+    done = hpcc(path, "--target", TARGET, "-q", "--verify-each", "-o", tmp_path / "out.hpcc")
+    assert (done.status, done.err) == (0, "")
+    report, run = read_json(tmp_path / "out.hpcc" / "report.json"), read_json(tmp_path / "out.hpcc" / "run.json")
+    assert sum(entry["macs_share"] for entry in report["host_ops"]) == 0
+    assert run["verify"]["bit_exact"]
+    assert all(output["passed"] for output in run["verify"]["outputs"])
+    manifest = load_bundle(tmp_path / "out.hpcc").manifest
+    named = [border.name for border in (*manifest.inputs, *manifest.outputs)]
+    assert sum(":" in name for name in named) == 2

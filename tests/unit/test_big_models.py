@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from xdsl.context import Context
 
-from benchmarks.workloads import GENERATED, generated_model
+from benchmarks.workloads import GENERATED
 from compiler.dialects import nn
 from compiler.frontend.host import host_parts
 from compiler.frontend.importer import Imported, import_onnx
@@ -24,7 +25,6 @@ from compiler.passes.quantize import QuantizePass
 from compiler.passes.sparsify import SparsifyPass
 from compiler.tools.reference import RELATIVE_L2, TOKEN_COSINE, Reference, distance
 from compiler.weights import attach_store
-from hw_targets.errors import MissingToolError
 
 pytestmark = pytest.mark.slow
 
@@ -78,16 +78,9 @@ def check(path: Path, pattern: str) -> Imported:
     return imported
 
 
-def generated(name: str, exporter: str = "torchscript") -> Path:
-    try:
-        return generated_model(name, exporter)
-    except MissingToolError as error:
-        pytest.skip(str(error))
-
-
 @pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
 @pytest.mark.parametrize("name", GENERATED)
-def test_everything_runs_on_the_accelerator(name: str, exporter: str) -> None:
+def test_everything_runs_on_the_accelerator(name: str, exporter: str, generated: Callable[..., Path]) -> None:
     _, imported = fused(generated(name, exporter))
     assert host_parts(imported.module) == ()
     assert list(keys_of(imported)) == [f"layer.{i}.{role}" for i in range(LAYERS[name]) for role in ROLES] + ["pooler"]
@@ -97,13 +90,13 @@ def test_everything_runs_on_the_accelerator(name: str, exporter: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["dense", "nm:2:4", "hp:0.75"])
-def test_tails_of_windows_rows_and_heads(pattern: str) -> None:
+def test_tails_of_windows_rows_and_heads(pattern: str, generated: Callable[..., Path]) -> None:
     """312 inputs are 9.75 windows of 32, 1,200 are 37.5; a head has 26 features."""
     check(generated("tinybert4"), pattern)
 
 
 @pytest.mark.parametrize("name", ["tinybert6", "bertbase"])
-def test_the_larger_ones_stay_close(name: str) -> None:
+def test_the_larger_ones_stay_close(name: str, generated: Callable[..., Path]) -> None:
     check(generated(name), "hp:0.75")
 
 
@@ -126,7 +119,7 @@ def test_int8_l6_keeps_its_codes(l6_int8_model: Path, pattern: str) -> None:
             assert np.count_nonzero(codes) >= 0.95 * codes.size * {"nm:2:4": 0.5, "hp:0.75": 0.25}[pattern]
 
 
-def test_compiling_bert_base_takes_less_than_three_times_its_file(tmp_path: Path) -> None:
+def test_compiling_bert_base_takes_less_than_three_times_its_file(tmp_path: Path, generated: Callable[..., Path]) -> None:
     """Peak memory of the whole command; the seconds are for `make bench`, a busy machine proves nothing."""
     path = generated("bertbase")
     command = [sys.executable, "-m", "compiler.tools.hpcc", str(path), "--target", "fpga-u280"]

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import re
-import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from compiler.pipelines import STAGE_NAMES
-from compiler.tools.hpcc import build_parser
 from compiler.tools.pages import FOLDER, PAGES
 from hw_targets import errors
 from hw_targets.catalogue import list_targets
@@ -23,8 +18,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TEXTS = [ROOT / "README.md", *sorted(FOLDER.glob("*.md"))]
 LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)")
 FENCE = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-TOOLS = ("hpcc", "hpcc-opt", "hpcc-run", "hpcc-objdump")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -47,40 +40,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", TEXTS, ids=lambda path: path.name)
 def test_pages_name_no_absolute_path(page: Path) -> None:
     assert not re.findall(r"(?<![\w.~$}/])/(?:home|tmp|work|root|usr|opt)\b", page.read_text(encoding="utf-8"))
-
-
-def commands(text: str) -> Iterator[tuple[str, set[str]]]:
-    """The tools that fenced blocks call, each with its options; continued lines are joined."""
-    for block in FENCE.findall(text):
-        for line in block.replace("\\\n", " ").splitlines():
-            command = line.split("  #")[0].strip().removeprefix("$ ")
-            words = command.split()
-            if words and words[0] in TOOLS:
-                yield words[0], set(OPTION.findall(command))
-
-
-def known_options(tool: str) -> set[str]:
-    if tool == "hpcc":
-        parser: argparse.ArgumentParser = build_parser()
-        return {name for action in parser._actions for name in action.option_strings}  # pyright: ignore
-    code = {
-        "hpcc-opt": "from compiler.tools.hpcc_opt import main; main(['--help'])",
-        "hpcc-run": "from runtime.cli import main_run; main_run(['--help'])",
-        "hpcc-objdump": "from runtime.cli import main_objdump; main_objdump(['--help'])",
-    }[tool]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
-    return set(OPTION.findall(done.stdout))
-
-
-def test_the_readme_shows_every_tool_with_options_it_has() -> None:
-    shown: dict[str, set[str]] = {}
-    for tool, options in commands(README):
-        shown.setdefault(tool, set()).update(options)
-    assert shown.keys() == set(TOOLS)
-    for tool, options in shown.items():
-        assert options <= known_options(tool), tool
-    wanted = {"--sparsity", "--text", "--inputs", "--check", "--emit", "--from", "--dump-stages", "--verify-each"}
-    assert wanted <= shown["hpcc"]
 
 
 def test_the_readme_draws_every_stage_in_order() -> None:

@@ -13,11 +13,13 @@ from onnx import TensorProto, helper
 from xdsl.context import Context
 
 from compiler.dialects import nn
+from compiler.frontend.bridging import build_bridges
 from compiler.frontend.host import HostSegment, host_segments
 from compiler.frontend.importer import Imported, import_onnx
 from compiler.frontend.preflight import preflight
 from compiler.interpreters.evaluate import evaluate
 from compiler.module import main_function, names_of
+from compiler.passes.bridges import BRIDGES
 from compiler.passes.fuse import FusePass
 from compiler.passes.partition import PartitionPass
 from compiler.weights import attach_store
@@ -170,6 +172,38 @@ def test_the_device_goes_on_behind_the_host(tmp_path: Path) -> None:
     assert [p.value.data for p in function.attributes["input_parts"]] == [0, 0, 0, 1]
     assert sorted(p.value.data for p in function.attributes["output_parts"]) == [0, 1, 1]
     assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
+def test_borders_without_a_name_are_movements_of_the_graphs_tensors(tmp_path: Path) -> None:
+    """Feed-forward layers as convolutions over single positions: the graph has their channels in front, the device does not.
+    The operator between two of them reads and writes what the graph has no name for."""
+    spec = Encoder(layers=2, gelu="relu", linear="conv")
+    macs = preflight(partition(spec, tmp_path).module).device_macs
+    imported = partition(spec, tmp_path, soften_before_it_is_turned_back)
+    table = preflight(imported.module)
+    assert (table.device_macs, table.host_macs) == (macs, 0)
+    handed = [name for op in device_ops(imported) if isinstance(op, nn.HandOverOp) for name in op.tensors]
+    assert len(handed) == 1
+    assert ":" in str(handed[0])
+    assert len(imported.module.attributes[BRIDGES].data) == 2  # pyright: ignore
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+    before = [str(node.name) for node in imported.model.graph]
+    build_bridges(imported.module, imported.model)
+    assert [str(node.name) for node in imported.model.graph] == before, "what is there already is not built again"
+
+
+def soften_before_it_is_turned_back(model: onnx.ModelProto) -> None:
+    """Between the two convolutions of layer 0's feed-forward part, Softplus on the channels in place of everything."""
+    swish_in_the_middle(model)
+    nodes = list(model.graph.node)
+    soft = next(node for node in nodes if node.op_type == "Softplus")
+    back = next(node for node in nodes if node.output[0] == soft.input[0])
+    turn = next(node for node in nodes if soft.output[0] in node.input)
+    assert back.op_type == turn.op_type == "Transpose"
+    convolution = next(node for node in nodes if turn.output[0] in node.input)
+    soft.input[0], convolution.input[0] = back.input[0], soft.output[0]
+    for node in (back, turn):
+        model.graph.node.remove(node)
 
 
 def test_a_cpu_has_one_part(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def matrix(spec: str, outs: int, ins: int) -> NDArray[np.float32]:
 
 
 def unpacked(packed: Packed, outs: int, ins: int) -> NDArray[Any]:
-    """The matrix that the kernels multiply, written from the comments in kernels/linear.py and marks.py alone."""
+    """The matrix that the kernels multiply, written from the comments in kernels/linear.py alone."""
     w = np.zeros((len(packed.bounds) * packed.rows, ins + 1), packed.values.dtype)
     for tile, (first, end) in enumerate(packed.bounds):
         for chunk in range(first, end):

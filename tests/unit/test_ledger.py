@@ -21,6 +21,7 @@ ACCELERATOR = replace(load_target("fpga-u280").accelerator, cores=3, outputs=32,
 DENSE = parse_pattern("dense")
 NM = parse_pattern("nm:2:4")
 HP = parse_pattern("hp:0.75")
+LOW_RANK = parse_pattern("low_rank:rank=8")
 ANYWHERE = parse_pattern("unstructured:0.75")
 PAGE = (Path(__file__).parents[2] / "docs" / "LEDGER.md").read_text(encoding="utf-8")
 
@@ -59,6 +60,7 @@ REACHED: dict[Reason, tuple[LayerCycles, Weight | None, Pattern | None]] = {
     Reason.DENSE: (BUSY, weight(DENSE), DENSE),
     Reason.OUT_OF_SCOPE: (BUSY, weight(DENSE), NM),
     Reason.LEFT_DENSE: (BUSY, weight(DENSE, left=True), NM),
+    Reason.FACTOR: (BUSY, replace(weight(DENSE), factor_of="low_rank:rank=8"), LOW_RANK),
     Reason.STORED_DENSE: (BUSY, weight(parse_pattern("nm:2:4,along=out"), mode=MatrixMode.DENSE), NM),
     Reason.FULL: (BUSY, weight(NM), NM),
     Reason.VECTOR: (cycles(matrix=40, vector=50, load=10), weight(NM), NM),

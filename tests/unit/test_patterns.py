@@ -16,6 +16,8 @@ from compiler.sparsity.patterns import (
     Column,
     Composed,
     Dense,
+    LowRank,
+    Monarch,
     Pattern,
     Row,
     Unstructured,
@@ -33,6 +35,12 @@ FAST = settings(max_examples=50, deadline=None)
 def fine_patterns(draw: st.DrawFn) -> tuple[int, int]:
     m = draw(st.sampled_from([1, 2, 3, 4, 8, 16]))
     return draw(st.integers(1, m)), m
+
+
+@st.composite
+def factored(draw: st.DrawFn) -> Pattern:
+    rank = draw(st.integers(1, 99) | st.integers(1, 20).map(lambda part: Fraction(part, 20)))
+    return draw(st.sampled_from([LowRank(rank), Monarch(rank, draw(st.integers(2, 16)))]))
 
 
 @st.composite
@@ -117,7 +125,7 @@ def test_canonical_form_has_the_same_masks(pattern: Pattern, w: np.ndarray) -> N
 
 
 @FAST
-@given(ALL | st.builds(Circulant, st.integers(1, 99)))
+@given(ALL | st.builds(Circulant, st.integers(1, 99)) | factored())
 def test_print_and_parse_are_inverse(pattern: Pattern) -> None:
     assert parse_pattern(pattern.spec()) == pattern
     assert type(pattern).parse(pattern.body()) == pattern

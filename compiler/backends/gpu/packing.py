@@ -1,6 +1,6 @@
 """Weights as the Triton kernels read them: which kernel multiplies a matrix, in which tiles, and its values in that order.
 
-Plain numpy, no IR. The layouts are those of kernels/linear.py and marks.py. The choice compares estimates from the target
+Plain numpy, no IR. The layouts are those of kernels/linear.py. The choice compares estimates from the target
 file's rates; none of its constants was measured.
 """
 

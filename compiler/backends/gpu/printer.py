@@ -161,24 +161,22 @@ class TritonPrinter:
             "activation": repr(first.activation.data.value),
             "rows": str(rows),
             "tokens": str(first.tokens.value.data),
+            "inputs": str(inputs),
             "stages": str(first.stages.value.data),
         }
         data = self._put(np.concatenate([packed.values for packed in packs]))
         memory = "m.token_memory" if buffer_of(first.result).per.data == TOKENS else "m.sample_memory"
-        kernel = first.kernel.data
-        if kernel in (gpu.Kernel.MARKS, gpu.Kernel.SPARSE):
-            self.kernels["marks"] = None
-            arguments |= {
-                "marks": self._put(np.concatenate([packed.marks for packed in packs])),
-                "begins": self._put(np.concatenate(begins)),
-            }
-            out = f" {_buffer(first.result)}," if kernel is gpu.Kernel.SPARSE else ""
-            call = f"{'run_sparse' if out else 'run_marked'}(m, {_buffer(first.x)},{out} {memory}, {data},"
-        else:
-            arguments["inputs"] = str(inputs)
-            if kernel is gpu.Kernel.GATHER:
-                arguments["kept"] = self._put(np.concatenate([packed.kept for packed in packs]))
-            call = f"run_linear(m, {_buffer(first.x)}, {memory}, {data},"
+        kernel, halved = first.kernel.data, ""
+        if kernel is gpu.Kernel.SPARSE:
+            halved = f" {_buffer(first.result)},"
+        elif kernel is not gpu.Kernel.DENSE:
+            arguments["layout"] = repr(kernel.value)
+        if kernel is gpu.Kernel.GATHER:
+            arguments["index"] = self._put(np.concatenate([packed.kept for packed in packs]))
+        elif kernel is not gpu.Kernel.DENSE:
+            arguments["index"] = self._put(np.concatenate([packed.marks for packed in packs]))
+            arguments["begins"] = self._put(np.concatenate(begins))
+        call = f"{'run_sparse' if halved else 'run_linear'}(m, {_buffer(first.x)},{halved} {memory}, {data},"
         told = ",\n        ".join(f"{name}={value}" for name, value in arguments.items())
         moved = sum(packed.value_bytes + packed.index_bytes for packed in packs) + self._bytes(first.x)
         moved += sum(self._bytes(op.result) for op in ops) + (0 if first.residual is None else self._bytes(first.residual))
@@ -351,7 +349,7 @@ class TritonPrinter:
         lines += "# Outputs by name: whether they are per token, their first row in the activation memory, their features.\n"
         lines += _table("OUTPUTS", "{", [f"{name!r}: {place}" for name, place in outputs.items()], "}")
         steps = _table("STEPS", "(", [step.function for step in self.steps], ")")
-        order = ("linear", "marks", "bytes", "attention", "rows", "embedding", "elementwise")
+        order = ("linear", "bytes", "attention", "rows", "embedding", "elementwise")
         kernels = {**dict.fromkeys(("linear", "rows", "elementwise")), **self.kernels}
         return "".join(
             [

@@ -7,6 +7,7 @@ product is executed on an index array and compared with the split it must be.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from xdsl.dialects.builtin import TensorType, f32
@@ -36,7 +37,7 @@ _MOVEMENT = (nn.ReshapeOp, nn.TransposeOp, nn.ExpandOp, nn.GatherOp)
 
 @dataclass(frozen=True)
 class Heads:
-    """A [b, s, d] (or [b * s, d]) tensor behind the per-head operand of a product, times a constant."""
+    """A [b, s, d] tensor, or with other axes before d, behind the per-head operand of a product, times a constant."""
 
     root: SSAValue
     heads: int
@@ -47,7 +48,7 @@ class Heads:
         shape = nn.shape_of(self.root)
         if len(shape) == 3:
             return [], self.root
-        reshape = nn.ReshapeOp(self.root, TensorType(f32, [batch, shape[0] // batch, shape[1]]))
+        reshape = nn.ReshapeOp(self.root, TensorType(f32, [batch, prod(shape[:-1]) // batch, shape[-1]]))
         return [reshape], reshape.result
 
 
@@ -224,7 +225,7 @@ def _split_matches(
     source = nn.shape_of(root)
     size, features = int(np.prod(shape)), source[-1]
     held = int(np.prod(source))
-    if len(source) not in (2, 3) or features % width or size % held or held % (tokens * features):
+    if len(source) < 2 or features % width or size % held or held % (tokens * features):
         return None
     heads, copies = features // width, size // held
     batch = held // (tokens * features)
@@ -241,29 +242,30 @@ def _split_matches(
     return heads if np.array_equal(moved, expected.reshape(shape)) else None
 
 
-def _merged(scope: Scope, context: nn.MatMulOp, batch: int, heads: int) -> tuple[Operation, bool] | None:
-    """The operation after which the heads of the context lie side by side, as [b, s, d] or (flag) as [b * s, d]."""
+def _merged(scope: Scope, context: nn.MatMulOp, batch: int, heads: int) -> Operation | None:
+    """The operation after which the heads of the context lie side by side, as [b, s, d] or with other axes before d."""
     shape = nn.shape_of(context.result)
     tokens, width = shape[-2:]
     indices = _split(batch, tokens, heads, width).reshape(shape)
     plain = np.arange(indices.size)
-    value = context.result
-    while isinstance(op := sole_user(value), _MOVEMENT):
+    op: Operation | None = context
+    while op is not None:
+        value = op.results[0]
+        if nn.shape_of(value)[-1] == heads * width and np.array_equal(indices.reshape(-1), plain):
+            return op
+        op = sole_user(value)
+        if not isinstance(op, _MOVEMENT):
+            return None
         indices = scope.run(op, [indices])
-        value = op.result
-        for flat, target in ((False, (batch, tokens, heads * width)), (True, (batch * tokens, heads * width))):
-            if nn.shape_of(value) == target and np.array_equal(indices.reshape(-1), plain):
-                return op, flat
     return None
 
 
 def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scale: float, masking: Masking) -> None:
     shape = nn.shape_of(context.result)
     batch = shape[0] if len(shape) == 4 else shape[0] // q.heads
-    merged = _merged(scope, context, batch, q.heads)
-    if merged is None or v.factor != 1.0:
+    last = _merged(scope, context, batch, q.heads)
+    if last is None or v.factor != 1.0:
         return
-    last, flat = merged
     if masking.bias is not None:
         scores = (batch, q.heads, shape[-2], nn.shape_of(context.lhs)[-1])
         if nn.bias_extents(nn.shape_of(masking.bias), scores) is None:
@@ -288,6 +290,6 @@ def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scal
         type=TensorType(f32, list(nn.shape_of(values[0]))),
     )
     ops.append(attention)
-    if flat:
+    if attention.result.type != last.results[0].type:
         ops.append(nn.ReshapeOp(attention.result, TensorType(f32, list(nn.shape_of(last.results[0])))))
     scope.replace(last, ops, location=context)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from xdsl.dialects.builtin import StringAttr, TensorType
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import SSAValue
 from xdsl.irdl import IRDLOperation
 
 from compiler.dialects import nn
 from compiler.passes.fusion.match import (
-    TENSORS,
     Scope,
     binary,
     is_f32,
@@ -23,6 +21,7 @@ from compiler.passes.fusion.match import (
     sole_user,
     type_of,
 )
+from compiler.passes.fusion.movements import simplify_reshapes
 
 UNNAMED = "unnamed"
 """Role of a linear before its place in the model is known."""
@@ -129,18 +128,30 @@ def _replace_product(scope: Scope, op: nn.MatMulOp | nn.GemmOp, x: SSAValue, mat
 
 
 def sink_reshapes(scope: Scope) -> None:
-    """linear(reshape(x)) -> reshape(linear(x)) where the reshape only regroups rows, as exporters of Gemm write it."""
+    """linear(reshape(x)) -> reshape(linear(x)) where the reshape only regroups rows, as exporters of Gemm write it, and the
+    same for tokens in front of samples, as torch's MultiheadAttention has them."""
     for op in scope.each(nn.LinearOp):
-        reshape = made_by(op.x, nn.ReshapeOp)
-        if reshape is None:
+        movement = op.x.owner
+        if not isinstance(movement, nn.ReshapeOp | nn.TransposeOp) or not _regroups_rows(movement):
             continue
-        source, taken = nn.shape_of(reshape.x), nn.shape_of(op.x)
-        if len(source) <= len(taken) or len(source) < 2 or source[-1] != taken[-1]:
-            continue
-        type = TensorType(nn.element_type_of(op.result), [*source[:-1], nn.shape_of(op.result)[-1]])
-        moved = nn.LinearOp(op.role.data, reshape.x, op.weight, op.bias, type)
-        scope.replace(op, [moved, nn.ReshapeOp(moved.result, type_of(op.result))])
+        x, width = movement.x, nn.shape_of(op.result)[-1]
+        type = TensorType(nn.element_type_of(op.result), [*nn.shape_of(x)[:-1], width])
+        moved = nn.LinearOp(op.role.data, x, op.weight, op.bias, type)
+        after = (
+            nn.ReshapeOp(moved.result, type_of(op.result))
+            if isinstance(movement, nn.ReshapeOp)
+            else nn.TransposeOp(moved.result, movement.permutation, type_of(op.result))
+        )
+        scope.replace(op, [moved, after])
     simplify_reshapes(scope)
+
+
+def _regroups_rows(op: nn.ReshapeOp | nn.TransposeOp) -> bool:
+    source, taken = nn.shape_of(op.x), nn.shape_of(op.result)
+    if isinstance(op, nn.TransposeOp):
+        return op.permutation == (1, 0, 2)
+    turns = len(source) == len(taken) == 3 and source[:2] == taken[1::-1] and 1 in source[:2]
+    return source[-1] == taken[-1] and len(source) >= 2 and (len(source) > len(taken) or turns)
 
 
 def reorder_sums(scope: Scope) -> None:
@@ -169,45 +180,6 @@ def _terms(root: nn.BinaryOp, value: SSAValue) -> list[SSAValue]:
     if add is None or (add is not root and not value.has_one_use()):
         return [value]
     return [*_terms(root, add.lhs), *_terms(root, add.rhs)]
-
-
-def simplify_reshapes(scope: Scope) -> None:
-    """reshape(reshape(x)) -> reshape(x), and a reshape, expand or slice that changes nothing -> x."""
-    for op in scope.each(nn.ReshapeOp):
-        inner = made_by(op.x, nn.ReshapeOp)
-        if inner is not None:
-            op.operands[0] = inner.x
-    for op in [*scope.each(nn.ReshapeOp), *scope.each(nn.ExpandOp), *scope.each(nn.SliceOp)]:
-        if op.x.type == op.result.type and (not isinstance(op, nn.SliceOp) or min(nn.int_values(op.steps)) > 0):
-            _keep_name(op, op.x)
-            op.result.replace_all_uses_with(op.x)
-    scope.sweep()
-
-
-def simplify_movements(scope: Scope) -> None:
-    """Transpositions that undo each other, with reshapes between them -> a reshape: what they do is run, not matched."""
-    for op in scope.each(nn.TransposeOp):
-        chain: list[nn.TransposeOp | nn.ReshapeOp] = [op]
-        while isinstance(before := chain[-1].x.owner, nn.TransposeOp | nn.ReshapeOp):
-            chain.append(before)
-            if isinstance(before, nn.TransposeOp) and _is_still(scope, chain[::-1]):
-                scope.replace(op, [nn.ReshapeOp(before.x, type_of(op.result))])
-                break
-    simplify_reshapes(scope)
-
-
-def _is_still(scope: Scope, chain: list[nn.TransposeOp | nn.ReshapeOp]) -> bool:
-    """Whether a chain of movements, from its first on, leaves the row-major order as it was."""
-    indices = plain = np.arange(math.prod(nn.shape_of(chain[0].x))).reshape(nn.shape_of(chain[0].x))
-    for op in chain:
-        indices = scope.run(op, [indices])
-    return np.array_equal(indices.reshape(-1), plain.reshape(-1))
-
-
-def _keep_name(op: nn.ReshapeOp | nn.ExpandOp | nn.SliceOp, value: SSAValue) -> None:
-    """Let a value without an ONNX name take that of the operation it replaces."""
-    if isinstance(value.owner, Operation) and TENSORS not in value.owner.attributes and TENSORS in op.attributes:
-        value.owner.attributes[TENSORS] = op.attributes[TENSORS]
 
 
 def name_role(op: nn.LinearOp | nn.AttentionOp, role: str) -> None:

@@ -15,6 +15,7 @@ from compiler.dialects import nn
 from compiler.passes.fusion.match import Array, Scope, is_f32, result_of
 
 _MOVEMENT = (nn.ReshapeOp, nn.TransposeOp)
+TOKENS_FIRST = -1
 
 
 def split_projections(scope: Scope) -> None:
@@ -75,7 +76,9 @@ def _emit(scope: Scope, op: Operation, linear: nn.LinearOp, features: Array, tak
     new = nn.LinearOp(linear.role.data, linear.x, result_of(stored[0]), operand, type)
     ops: list[IRDLOperation] = [*stored, new]
     value: SSAValue = new.result
-    if movement:
+    if movement == TOKENS_FIRST:
+        ops.append(nn.TransposeOp(value, (1, 0, 2), TensorType(element, [tokens, batch, len(features)])))
+    elif movement:
         reshape = nn.ReshapeOp(value, TensorType(element, [batch, tokens, movement, len(features) // movement]))
         turned = TensorType(element, [batch, movement, tokens, len(features) // movement])
         ops += [reshape, nn.TransposeOp(reshape.result, (0, 2, 1, 3), turned)]
@@ -85,9 +88,12 @@ def _emit(scope: Scope, op: Operation, linear: nn.LinearOp, features: Array, tak
 
 
 def _movement(part: Array, taken: Array) -> int | None:
-    """0 if `taken` is the part itself, the number of heads if it is split into [b, h, s, d], None if neither."""
+    """0 if `taken` is the part itself, the number of heads if it is split into [b, h, s, d], TOKENS_FIRST if it is
+    [s, b, h * d], None if none of these."""
     if np.array_equal(taken.reshape(-1), part.reshape(-1)):
         return 0
+    if np.array_equal(taken.reshape(-1), part.transpose(1, 0, 2).reshape(-1)):
+        return TOKENS_FIRST
     batch, tokens, width = part.shape
     for heads in {size for size in taken.shape if size > 1 and width % size == 0}:
         split = part.reshape(batch, tokens, heads, -1).transpose(0, 2, 1, 3)

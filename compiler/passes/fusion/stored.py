@@ -8,7 +8,7 @@ from xdsl.ir import SSAValue
 from compiler.dialects import nn
 from compiler.passes.fusion.match import Scope, is_f32, is_stored, made_by, orders, result_of
 
-_Arithmetic = nn.CastOp | nn.BinaryOp | nn.UnaryOp | nn.ReshapeOp | nn.ExpandOp
+_Arithmetic = nn.CastOp | nn.BinaryOp | nn.UnaryOp | nn.ReshapeOp | nn.ExpandOp | nn.SliceOp
 
 
 def fuse_stored(scope: Scope) -> None:

@@ -118,6 +118,22 @@ def _constant_rows(scope: Scope, value: SSAValue, shape: tuple[int, ...]) -> Row
     return None if rows is None else Rows(rows.ids, rows.table, (table, *rows.ops), False)
 
 
+def fuse_stored_tokens(scope: Scope) -> None:
+    """Stored tokens that a linear layer reads, such as the query of an attention that pools: rows of a table, in order."""
+    for op in scope.each(nn.LinearOp):
+        array = scope.array(op.x) if is_f32(op.x) else None
+        if array is None or array.ndim != 3:
+            continue
+        batch, tokens, width = array.shape
+        key = f"{scope.name_of(op)}.tokens"
+        table = scope.weight(key, np.ascontiguousarray(array.reshape(batch * tokens, width)))
+        ids = scope.weight(f"{key}.ids", np.arange(batch * tokens, dtype=np.int64).reshape(batch, tokens))
+        rows = nn.EmbeddingOp([ids.result], [table.result], type_of(op.x))
+        linear = nn.LinearOp(op.role.data, rows.result, op.weight, op.bias, type_of(op.result))
+        scope.replace(op, [table, ids, rows, linear])
+    scope.sweep()
+
+
 def _integer_source(value: SSAValue) -> SSAValue:
     """The ids before casts between integer types."""
     while (cast := made_by(value, nn.CastOp)) is not None and isinstance(nn.element_type_of(cast.x), IntegerType):

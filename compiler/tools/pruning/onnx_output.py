@@ -1,7 +1,7 @@
 """The pruned file: the ONNX model that was read, node for node, with other numbers in some of its tensors.
 
 Nothing of our own graph goes into it. Tensors that lay in files beside the model lie in files beside the new one, at the
-same places; tensors in the model stay there. All files are complete before one of them gets its name.
+same offsets; tensors in the model stay there. All files are complete before one of them gets its name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from compiler.tools.model_files import external_tensors, location, publish
 from hw_targets.errors import InputError, UsageError
 
 Array = NDArray[Any]
@@ -61,29 +62,14 @@ class ModelFile:
     def save(self, output: Path, metadata: Mapping[str, str]) -> None:
         """Write the model, and the files of its external data. Raises InputError where that cannot be done."""
         check_output(output, self.path)
-        names = self._external_names(output)
-        folder = output.resolve().parent
         try:
-            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{output.name}.") as staging:
-                self._write(Path(staging), output.name, names, metadata)
-                for name in (*names.values(), output.name):  # the model last: it is whole when it is there
-                    target = folder / name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    os.replace(Path(staging) / name, target)
+            with tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=f".{output.name}.") as staging:
+                publish(self._written(Path(staging), metadata), Path(staging), output)
         except OSError as error:
             raise InputError("HPCC1861", f"cannot write the model: {error.strerror}", where=str(output)) from error
 
-    def _external_names(self, output: Path) -> dict[str, str]:
-        """The files of external data and their names beside the output: the same, unless that is the model's own file."""
-        names: dict[str, str] = {}
-        for tensor in self._tensors.values():
-            if tensor.data_location == TensorProto.EXTERNAL:
-                location = _entries(tensor)["location"]
-                own = (self.path.parent / location).resolve() == (output.resolve().parent / location).resolve()
-                names.setdefault(location, f"{output.name}.{len(names)}.data" if own else location)
-        return names
-
-    def _write(self, folder: Path, name: str, names: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+    def _written(self, folder: Path, metadata: Mapping[str, str]) -> onnx.ModelProto:
+        """The model with its changes; the files of its external data, changed too, lie in `folder`, numbered."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -91,18 +77,20 @@ class ModelFile:
             for attribute in node.attribute:
                 if node.op_type == "Constant" and attribute.name == "value":
                     tensors[node.output[0]] = attribute.t
-        for source, target in names.items():
-            (folder / target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.path.parent / source, folder / target)
+        files: dict[str, str] = {}
+        for tensor in external_tensors(model):
+            if location(tensor) not in files:
+                files[location(tensor)] = f"{len(files)}.data"
+                shutil.copyfile(self.path.parent / location(tensor), folder / files[location(tensor)])
         for key, tensor in tensors.items():
             data = self._changed.get(key)
             if tensor.data_location == TensorProto.EXTERNAL:
                 entries = _entries(tensor)
                 if data is not None:
-                    with (folder / names[entries["location"]]).open("r+b") as stream:
+                    with (folder / files[entries["location"]]).open("r+b") as stream:
                         stream.seek(int(entries.get("offset", 0)))
                         stream.write(data.tobytes())
-                _rename(tensor, names[entries["location"]])
+                _rename(tensor, files[entries["location"]])
             elif data is not None:
                 _fill(tensor, data)
         kept = [entry for entry in model.metadata_props if entry.key not in metadata]
@@ -111,7 +99,7 @@ class ModelFile:
         for key, value in metadata.items():
             if value:  # an empty one takes out what the model said
                 model.metadata_props.add(key=key, value=value)
-        onnx.save(model, str(folder / name))
+        return model
 
 
 def write_tensors(source: Path, tensors: Mapping[str, Array], out: Path, metadata: Mapping[str, str]) -> None:

@@ -65,3 +65,38 @@ func.func @main(%x: tensor<4x8xf32>) -> (tensor<4x8xf32>, tensor<4x8xf32>) attri
   %2 = hpcc_nn.binary add %1, %1 : tensor<4x8xf32>, tensor<4x8xf32> -> tensor<4x8xf32>
   func.return %1, %2 : tensor<4x8xf32>, tensor<4x8xf32>
 }
+
+// -----
+
+// A linear layer's rows that the graph knows transposed alone, as a convolution writes them: the host reads a movement of the
+// graph's tensor, and the device reads one of the host's.
+// CHECK: inputs = ["a:2"], outputs = ["b:5"]
+// CHECK-SAME: hpcc.bridges = {"b:5" = {of = "b", there = [{transpose = array<i64: 1, 0>}], back = []}, "a:2" = {of = "a", there = [{transpose = array<i64: 1, 0>}], back = [{transpose = array<i64: 1, 0>}]}}
+// CHECK: hpcc_nn.hand_over ["a:2"]
+// CHECK: hpcc_nn.linear "head.1"
+func.func @main(%x: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names = ["x"], output_names = ["y"]} {
+  %w = hpcc_nn.weight "w" digest "1" : tensor<12x8xf32>
+  %u = hpcc_nn.weight "u" digest "2" : tensor<12x12xf32>
+  %0 = hpcc_nn.linear "head.0" %x, %w : tensor<4x8xf32>, tensor<12x8xf32> -> tensor<4x12xf32>
+  %1 = hpcc_nn.transpose %0 array<i64: 1, 0> {hpcc_nn.tensors = ["a"]} : tensor<4x12xf32> -> tensor<12x4xf32>
+  %2 = hpcc_nn.unary exp %1 {hpcc_nn.tensors = ["b"]} : tensor<12x4xf32> -> tensor<12x4xf32>
+  %3 = hpcc_nn.transpose %2 array<i64: 1, 0> : tensor<12x4xf32> -> tensor<4x12xf32>
+  %4 = hpcc_nn.linear "head.1" %3, %u : tensor<4x12xf32>, tensor<12x12xf32> -> tensor<4x12xf32>
+  func.return %4 : tensor<4x12xf32>
+}
+
+// -----
+
+// Where no movement leads to a name, only the operations at that border become host work, not all behind it.
+// CHECK-NOT: hpcc.bridges
+// CHECK: inputs = ["a"], outputs = ["y"], nodes = [{node = "hpcc_nn.linear", op = "linear", reason = "what crosses to the host behind it has no name in the ONNX graph", macs = 576 : i64}, {node = "hpcc_nn.unary", op = "exp"
+// CHECK: hpcc_nn.linear "head.0"
+// CHECK-NOT: hpcc_nn.linear "head.1"
+func.func @main(%x: tensor<4x8xf32>) -> tensor<4x12xf32> attributes {input_names = ["x"], output_names = ["y"]} {
+  %w = hpcc_nn.weight "w" digest "1" : tensor<12x8xf32>
+  %u = hpcc_nn.weight "u" digest "2" : tensor<12x12xf32>
+  %0 = hpcc_nn.linear "head.0" %x, %w {hpcc_nn.tensors = ["a"]} : tensor<4x8xf32>, tensor<12x8xf32> -> tensor<4x12xf32>
+  %1 = hpcc_nn.linear "head.1" %0, %u : tensor<4x12xf32>, tensor<12x12xf32> -> tensor<4x12xf32>
+  %2 = hpcc_nn.unary exp %1 : tensor<4x12xf32> -> tensor<4x12xf32>
+  func.return %2 : tensor<4x12xf32>
+}

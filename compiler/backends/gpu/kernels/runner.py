@@ -12,10 +12,8 @@ class Model:
         if image.size != WEIGHTS_BYTES or bytes(image[: len(WEIGHTS_HEADER)]) != WEIGHTS_HEADER:
             raise ValueError(f"{path} does not hold the weights of this model")
         self.image = torch.from_numpy(image).to(self.device)
-        self.tables = {}
+        self.halves, self.by_marks = {}, ""
         self.shape = None
-        on_gpu = self.device.type == "cuda"
-        self.sparse_cores = on_gpu and torch.cuda.get_device_capability(self.device) >= (8, 0)
         self.profile = None
 
     def at(self, offset, count, dtype):
@@ -78,6 +76,23 @@ class Model:
         ids = self.at(offset, rows * MAX_TOKENS, torch.int32).view(rows, MAX_TOKENS)[: self.batch, : self.tokens]
         return ids.reshape(-1), self.tokens if rows == 1 else self.count
 
+    def halved(self, values, marks, tiles, rows, ins, outs):
+        """A 2:4 weight [outs, ins] as torch's semi-structured tensor (cuSPARSELt), made once and tried; None where torch
+        cannot, and `by_marks` then says why."""
+        key = values.data_ptr()
+        if self.device.type != "cuda":
+            self.by_marks = "not on a GPU"
+        if key not in self.halves and not self.by_marks:
+            try:
+                from torch.sparse import to_sparse_semi_structured
+
+                matrix = to_sparse_semi_structured(unmarked(values, marks, tiles, rows, ins)[:outs])
+                torch.mm(matrix, torch.zeros((ins, self.columns), dtype=values.dtype, device=self.device))
+                self.halves[key] = matrix
+            except (ImportError, NotImplementedError, RuntimeError) as error:
+                self.by_marks = str(error).partition("\n")[0] or type(error).__name__
+        return None if self.by_marks else self.halves[key]
+
     def launch(self):
         for number, step in enumerate(STEPS):
             if self.profile is None:
@@ -123,7 +138,9 @@ def run_linear(
     weights,
     tiles,
     bias,
-    kept=None,
+    layout="dense",
+    index=None,
+    begins=None,
     row_scales=None,
     residual=None,
     activation="none",
@@ -138,7 +155,8 @@ def run_linear(
     linear[grid](
         codes,
         weights,
-        tiles if kept is None else kept,
+        tiles if index is None else index,
+        tiles if begins is None else begins,
         tiles,
         bias,
         bias if row_scales is None else row_scales,
@@ -150,7 +168,7 @@ def run_linear(
         ROWS=rows,
         TOKENS=tokens,
         INPUTS=inputs,
-        GATHERED=kept is not None,
+        LAYOUT=layout,
         IN_BYTES=row_scales is not None,
         RESIDUAL=residual is not None,
         ACTIVATION=activation,
@@ -159,46 +177,13 @@ def run_linear(
     )
 
 
-def run_marked(
-    m,
-    x,
-    memory,
-    values,
-    marks,
-    begins,
-    tiles,
-    bias,
-    row_scales=None,
-    residual=None,
-    activation="none",
-    rows=64,
-    tokens=64,
-    stages=4,
-):
-    codes, scales = x if isinstance(x, tuple) else (x, x)
-    columns = codes.shape[1]
-    grid = (tiles.numel() // 4, triton.cdiv(columns, tokens))
-    marked_linear[grid](
-        codes,
-        values,
-        marks,
-        begins,
-        tiles,
-        bias,
-        bias if row_scales is None else row_scales,
-        scales,
-        memory if residual is None else residual,
-        memory,
-        codes.shape[0],
-        columns,
-        ROWS=rows,
-        TOKENS=tokens,
-        IN_BYTES=row_scales is not None,
-        RESIDUAL=residual is not None,
-        ACTIVATION=activation,
-        num_warps=4,
-        num_stages=stages,
-    )
+def run_sparse(m, x, out, memory, weights, tiles, bias, index, begins, rows, residual=None, activation="none", **how):
+    """A 2:4 weight on the sparse tensor cores, where torch takes it; elsewhere by its marks."""
+    matrix = m.halved(weights, index, tiles, rows, x.shape[0], out.shape[0])
+    if matrix is None:
+        run_linear(m, x, memory, weights, tiles, bias, "marks", index, begins, None, residual, activation, rows, **how)
+    else:
+        run_pointwise(m, torch.mm(matrix, x).contiguous(), out, residual, "plus", activation, bias)
 
 
 def unmarked(values, marks, tiles, rows, ins):
@@ -208,21 +193,6 @@ def unmarked(values, marks, tiles, rows, ins):
     dense[bits != 0] = values[: int((bits != 0).sum())]
     count = tiles.numel() // 4
     return dense.view(count, -1, rows, 32).transpose(1, 2).reshape(count * rows, -1)[:, :ins].contiguous()
-
-
-def run_sparse(
-    m, x, out, memory, values, marks, begins, tiles, bias, residual=None, activation="none", rows=64, tokens=64, stages=4
-):
-    """A 2:4 weight on the sparse tensor cores, by torch's semi-structured product (cuSPARSELt); elsewhere by its marks."""
-    if not m.sparse_cores:
-        run_marked(m, x, memory, values, marks, begins, tiles, bias, None, residual, activation, rows, tokens, stages)
-        return
-    key = values.data_ptr()
-    if key not in m.tables:
-        from torch.sparse import to_sparse_semi_structured
-
-        m.tables[key] = to_sparse_semi_structured(unmarked(values, marks, tiles, rows, x.shape[0])[: out.shape[0]])
-    run_pointwise(m, torch.mm(m.tables[key], x), out, residual, "plus", activation, bias)
 
 
 def run_pointwise(m, x, out, other=None, how="plus", activation="none", bias=None):
