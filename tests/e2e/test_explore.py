@@ -259,7 +259,8 @@ def test_a_cluster_finds_the_same_and_a_killed_worker_is_replaced(
 
     marker = tmp_path / "died"
     monkeypatch.setenv("HPCC_TEST_DIES_ONCE", str(marker))
-    with LocalCluster(**LOCAL, n_workers=2) as cluster:
+    made: Any = LocalCluster(**LOCAL, n_workers=2)
+    with made as cluster:
         monkeypatch.setattr(searching, "judge", dies_once)
         explored = explore(options(small, tmp_path / "out", dask=cluster.scheduler_address))
     assert marker.is_file(), "no worker died"

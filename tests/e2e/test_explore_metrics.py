@@ -50,7 +50,7 @@ def with_pairs(task: SmallTask) -> None:
         rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         pairs = np.array([(a, b) for a in range(16) for b in range(a)])[random.permutation(120)[:60]]
         figures = np.exp(9 * (rows[pairs[:, 0]] * rows[pairs[:, 1]]).sum(1))
-        np.savez(task.folder / f"{name}.npz", **arrays, pairs=pairs, labels=figures)
+        np.savez(task.folder / f"{name}.npz", **arrays, pairs=pairs, labels=figures)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("metric", ["f1", "agreement", "cosine", "pearson", "spearman"])

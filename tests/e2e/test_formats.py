@@ -71,7 +71,7 @@ def test_a_pattern_on_an_accelerator(spec: str, model: Path, tmp_path: Path) -> 
 
 
 ON_A_CPU = ("row:0.5:tile=16x64", "block:8x8:0.5+nm:2:4", "monarch:4:0.5")
-"""One whose rows share inputs, one whose do not, a product; every C compiler run is seconds, and test_cpu.py has the kernels."""
+"""Rows that share inputs, rows that do not, a product; every C compiler run is seconds, and test_cpu.py has the kernels."""
 
 
 @pytest.mark.parametrize(
