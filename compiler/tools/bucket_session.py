@@ -67,8 +67,7 @@ class BucketSession(FpgaSession):
 
 def run_buckets(options: Options, buckets: Sequence[Shapes]) -> int:
     """Compile, simulate and verify every shape, write one bundle, print the table; returns the exit status."""
-    target = load_any_target(options.target)
-    _check(options, target, buckets)
+    target = _checked(options, load_any_target(options.target), buckets)
     histogram = read_histogram(Path(options.length_histogram)) if options.length_histogram is not None else None
     output = Path(options.output or default_output(options, target))
     check_output(output)
@@ -111,8 +110,8 @@ def run_buckets(options: Options, buckets: Sequence[Shapes]) -> int:
     return 0
 
 
-def _check(options: Options, target: object, buckets: Sequence[Shapes]) -> None:
-    """Raises UsageError for what does not go with several shapes."""
+def _checked(options: Options, target: object, buckets: Sequence[Shapes]) -> Target:
+    """The target, an accelerator. Raises UsageError for what does not go with several shapes."""
     if not isinstance(target, Target):
         hint = "--shape input_ids:1x128: its program takes every length up to that"
         raise UsageError("HPCC2031", "a CPU program needs no buckets", hint=hint)
@@ -131,6 +130,7 @@ def _check(options: Options, target: object, buckets: Sequence[Shapes]) -> None:
         raise UsageError("HPCC2035", f"{wrong[0]} does not go with several shapes", hint=hint)
     if len({tuple(sorted(shapes.items())) for shapes in buckets}) < len(buckets):
         raise UsageError("HPCC2033", "--shape names a bucket twice", hint="give every length once")
+    return target
 
 
 def _name(shapes: Shapes, buckets: Sequence[Shapes]) -> str:
