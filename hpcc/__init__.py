@@ -48,6 +48,7 @@ def compile(
     sparsity: str | None = None,
     precision: str | None = None,
     storage: str = "auto",
+    pass_after: Sequence[str] = (),
     inputs: AnyPath | Mapping[str, NDArray[Any]] | None = None,
     output: AnyPath | None = None,
     verify: bool = True,
@@ -59,9 +60,9 @@ def compile(
     shapes the program then has; the extra `export` is needed for it.
     `shapes` binds inputs by name, as `--shape`; `sparsity` is a specification as for `--sparsity`, None changes no
     weight; `precision` is "fp32", "fp16", "bf16" or "int8", as `--precision`; `storage` overrules the choice of storage
-    formats, as `--storage`; `inputs` are arrays by name (the first axis counts samples) or an .npz file, None makes one
-    batch up. The bundle is written to `output`, nowhere if that is None. The result has
-    `program`, `report`, `run_report`, `outputs` (those of `inputs`, by name), `run` and `save`.
+    formats, as `--storage`; `pass_after` runs more passes, as `--pass-after`; `inputs` are arrays by name (the first axis
+    counts samples) or an .npz file, None makes one batch up. The bundle is written to `output`, nowhere if that is None.
+    The result has `program`, `report`, `run_report`, `outputs` (those of `inputs`, by name), `run` and `save`.
 
     Raises HpccError, as InputError (a file or the compilation is at fault), UsageError (an argument is),
     InfeasibleError (the target is too small), VerificationError or MissingToolError; each has a `code`.
@@ -76,7 +77,7 @@ def compile(
 
         with exported(model, example_inputs) as path:
             given = {"shapes": shapes, "sparsity": sparsity, "precision": precision, "storage": storage}
-            return compile(path, target, inputs=inputs, output=output, verify=verify, **given)
+            return compile(path, target, pass_after=pass_after, inputs=inputs, output=output, verify=verify, **given)
     options = Options(
         model=fspath(model),
         target=fspath(target),
@@ -84,6 +85,7 @@ def compile(
         sparsity=sparsity,
         precision=precision,
         storage=storage,
+        pass_after=tuple(pass_after),
         inputs=inputs if inputs is None or isinstance(inputs, Mapping) else fspath(inputs),
         output=None if output is None else fspath(output),
         verify=verify,

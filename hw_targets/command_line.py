@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hw_targets.errors import HpccError, InputError, UsageError
 
@@ -16,6 +16,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError("HPCC2000", message, hint=f"{self.prog} --help")
+
+
+class OneMore(argparse.Action):
+    """An option that may come more than once: a tuple of what was given, empty by default."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), values))
 
 
 INTERRUPTED = 130

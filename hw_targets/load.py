@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import cast, get_args
 
@@ -104,7 +105,7 @@ def parse_any_target(text: str, *, where: str, workload: Workload | None = None)
     if isinstance(form, GpuTargetFile):
         return _gpu(form)
     try:
-        return _sized(form, workload)
+        return _sized_once(text, workload)
     except InfeasibleError as error:
         error.where = where
         raise
@@ -125,6 +126,14 @@ def parse_form(text: str, *, where: str) -> AnyTargetFile:
 
 
 # ---- from the form to the target ------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=128)
+def _sized_once(text: str, workload: Workload | None) -> Target:
+    """Several stages of a compilation ask for the same target, and to size it takes as long as a small model."""
+    form = parse_form(text, where="")
+    assert isinstance(form, TargetFile)
+    return _sized(form, workload)
 
 
 def _sized(form: TargetFile, workload: Workload | None) -> Target:

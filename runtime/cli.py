@@ -83,7 +83,7 @@ def objdump_parser() -> Parser:
 
 def _run(options: argparse.Namespace) -> None:
     from runtime.buckets import is_bucket_bundle
-    from runtime.cpu.manifest import kind_of
+    from runtime.steps.manifest import kind_of
 
     if options.repeat < 1:
         raise UsageError("HPCC2601", f"--repeat {options.repeat} is not at least 1")
@@ -131,8 +131,8 @@ def _run_simulated(options: argparse.Namespace) -> None:
 def _dump_vectors(options: argparse.Namespace) -> None:
     """Run once, and write what the instructions read and wrote."""
     from runtime.buckets import is_bucket_bundle
-    from runtime.cpu.manifest import kind_of
     from runtime.program import Program
+    from runtime.steps.manifest import kind_of
     from runtime.vectors import Group, Selection, dump, parse_group, parse_range
 
     if options.timing_only or options.output is not None or options.repeat != 1:
@@ -436,7 +436,7 @@ def _dump(options: argparse.Namespace) -> None:
     from hw_targets.asm import disassemble
     from runtime.buckets import is_bucket_bundle
     from runtime.bundle import load_bundle
-    from runtime.cpu.manifest import kind_of
+    from runtime.steps.manifest import kind_of
 
     kind = kind_of(options.bundle)
     if kind == "cpu":

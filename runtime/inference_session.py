@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from hw_targets.errors import InputError, UsageError
 from runtime.buckets import BucketProgram, is_bucket_bundle
-from runtime.cpu.manifest import kind_of
 from runtime.cpu.program import CpuProgram
 from runtime.gpu.program import GpuProgram
 from runtime.manifest import TensorEntry
 from runtime.program import Program
+from runtime.steps.manifest import kind_of
 
 AnyArray = NDArray[Any]
 PROVIDER = "HpccExecutionProvider"

@@ -35,14 +35,16 @@ class Encoder:
     """Sliced by the input's own length, as in a model that takes any: its reshapes then copy batch and tokens."""
     head: Literal["none", "mean", "pooler", "classifier"] = "none"
     layer_norm: Literal["op", "decomposed", "reciprocal"] = "op"
-    gelu: Literal["torchscript", "dynamo", "half_first", "op", "relu", "tanh", "tanh_cubed", "op_tanh", "quick", "silu"] = (
-        "torchscript"
-    )
+    gelu: Literal[
+        "torchscript", "dynamo", "half_first", "op", "relu", "tanh", "tanh_cubed", "op_tanh", "quick", "silu", "softplus"
+    ] = "torchscript"
+    """Softplus has no instruction: the device pauses in the middle of every layer."""
     linear: Literal["matmul", "bias_first", "gemm", "transposed", "constant", "conv", "einsum"] = "matmul"
     weights: Literal["float", "rounded", "int8", "int8_tensor", "qdq", "uint8"] = "float"
     attention: Literal["scores", "sdpa", "batched"] = "scores"
     projections: Literal["separate", "split", "chosen", "interleaved"] = "separate"
-    mask: Literal["none", "1e4", "finfo", "where", "gathered", "masked_fill", "weak", "causal"] = "finfo"
+    mask: Literal["none", "1e4", "finfo", "where", "gathered", "masked_fill", "weak", "causal", "relative"] = "finfo"
+    """Weak: too small to exclude anything. Relative: a stored number for every pair of places and head, and 1e4."""
     names: Literal["paths", "numbers"] = "paths"
 
     @property
@@ -170,6 +172,8 @@ class GraphBuilder:
     def activation(self, x: str, name: str) -> str:
         if self.spec.gelu == "relu":
             return self.op("Relu", [x], name)
+        if self.spec.gelu == "softplus":
+            return self.op("Softplus", [x], name)
         if self.spec.gelu == "op":
             return self.op("Gelu", [x], name)
         if self.spec.gelu == "op_tanh":
@@ -221,8 +225,10 @@ class GraphBuilder:
             flags = self.op("Equal", [wide, self.constant(0, np.int64)], "mask")
             return self.op("Where", [flags, self.constant([-np.inf]), self.constant([0.0])], "mask")
         cleared = self.op("Sub", [self.constant(1.0), self.op("Cast", [wide], "mask", to=TensorProto.FLOAT)], "mask")
-        fill = {"1e4": -1e4, "weak": -3.0}.get(spec.mask, np.finfo(np.float32).min)
+        fill = {"1e4": -1e4, "relative": -1e4, "weak": -3.0}.get(spec.mask, np.finfo(np.float32).min)
         added = self.op("Mul", [cleared, self.constant(fill)], "mask")
+        if spec.mask == "relative":
+            return self.op("Add", [added, self.parameter("relative.bias", 1, spec.heads, s, s)], "mask")
         if spec.mask != "causal":
             return added
         above = np.triu(np.full((1, 1, s, s), -1e9), 1)

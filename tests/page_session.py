@@ -51,7 +51,7 @@ NEEDS: Mapping[str, Callable[[], bool]] = {
     "nothing": lambda: True,
     "torch": lambda: _has("torch"),
     "an exporter": lambda: _has("torch") or TORCH_PYTHON in os.environ,
-    "triton": lambda: _has("triton"),
+    "triton": lambda: _has("triton") and _has("torch"),
     "iree": lambda: _has("iree"),
     "VNNI": _multiplies_bytes,
 }

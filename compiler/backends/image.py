@@ -45,6 +45,27 @@ class StepFacts:
     macs: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepsModel(Generic[P]):
+    """The printed source of a model and what its steps are; inputs and outputs in the program's order."""
+
+    source: str
+    weights: NDArray[np.uint8]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    batch: int
+    tokens: int
+    steps: tuple[StepFacts, ...]
+    linears: tuple[LinearFacts[P], ...]
+    id_limits: tuple[tuple[str, int], ...]
+    activation_bytes: int
+
+    def layers_of(self, step: int) -> tuple[str, ...]:
+        """The linears that a step computes, by role."""
+        return tuple(linear.role for linear in self.linears if linear.step == step)
+
+
 @dataclass
 class Image:
     """weights.bin as it grows: aligned arrays behind a header; an array that is asked for twice stands once."""

@@ -9,36 +9,30 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from xdsl.dialects.builtin import IntegerAttr, StringAttr
+from xdsl.dialects.builtin import IntegerAttr
 from xdsl.dialects.utils import EnumAttribute
-from xdsl.ir import Dialect, SpacedOpaqueSyntaxAttribute, SSAValue
+from xdsl.ir import Dialect, SpacedOpaqueSyntaxAttribute
 from xdsl.irdl import (
-    AttrSizedOperandSegments,
-    IRDLOperation,
     irdl_attr_definition,
     irdl_op_definition,
-    operand_def,
-    opt_operand_def,
     prop_def,
-    result_def,
-    traits_def,
 )
-from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.str_enum import StrEnum
 
-from compiler.dialects.nn import AnyTensor, shape_of
 from compiler.dialects.steps import (
     CODES,
+    FORMAT,
     SAMPLES,
     TOKENS,
+    TYPES,
     WINDOWS,
     Activation,
-    AnyBuffer,
     AttentionStep,
     Buffer,
     EmbeddingStep,
     LayerNormStep,
+    LinearStep,
     PointwiseStep,
     PoolStep,
     QuantizeStep,
@@ -46,7 +40,6 @@ from compiler.dialects.steps import (
     RotaryStep,
     buffer_of,
     features_of,
-    same_columns,
 )
 
 __all__ = ["CODES", "SAMPLES", "TOKENS", "WINDOWS", "Activation", "Kernel", "buffer_of", "features_of"]
@@ -92,64 +85,24 @@ class QuantizeOp(QuantizeStep):
 
 
 @irdl_op_definition
-class LinearOp(IRDLOperation):
+class LinearOp(LinearStep):
     """activation(W x + bias + residual); `block` inputs at a time."""
 
     name = "hpcc_cpu.linear"
-    x = operand_def(AnyBuffer)
-    weight = operand_def(AnyTensor)
-    bias = opt_operand_def(AnyTensor)
-    residual = opt_operand_def(AnyBuffer)
-    role = prop_def(StringAttr)
+    KERNEL: ClassVar = KernelAttr
+    ACTIVATION: ClassVar = ActivationAttr
     kernel = prop_def(KernelAttr)
     block = prop_def(IntegerAttr)
     activation = prop_def(ActivationAttr)
-    result = result_def(AnyBuffer)
-    irdl_options = (AttrSizedOperandSegments(as_property=True),)
-    traits = traits_def(Pure())
-    assembly_format = (
-        "$role $x `,` $weight (`bias` $bias^)? (`residual` $residual^)? `by` $kernel `block` $block `then` $activation"
-        " attr-dict `:` type($x) `,` type($weight) (`bias` type($bias)^)? (`residual` type($residual)^)?"
-        " `->` type($result)"
-    )
-
-    def __init__(
-        self,
-        role: str,
-        x: SSAValue,
-        weight: SSAValue,
-        bias: SSAValue | None,
-        residual: SSAValue | None,
-        type: Buffer,
-        *,
-        kernel: Kernel,
-        block: int,
-        activation: Activation,
-    ) -> None:
-        super().__init__(
-            operands=[x, weight, bias, residual],
-            properties={
-                "role": StringAttr(role),
-                "kernel": KernelAttr(kernel),
-                "block": IntegerAttr(block, 64),
-                "activation": ActivationAttr(activation),
-            },
-            result_types=[type],
-        )
+    assembly_format = FORMAT.format(sizes="`block` $block") + TYPES
 
     def verify_(self) -> None:
-        if self.kernel.data.in_bytes:
-            if buffer_of(self.x).per.data != (CODES if self.kernel.data is Kernel.BYTES else WINDOWS):
-                raise VerifyException("the kernel of bytes reads codes, that of picks codes in windows")
-            same_columns(self, self.residual, self.result)
-        else:
-            same_columns(self, self.x, self.residual, self.result)
-        if shape_of(self.weight) != (features_of(self.result), features_of(self.x)):
-            raise VerifyException("the weight does not fit the buffers")
-        if self.bias is not None and shape_of(self.bias) != (features_of(self.result),):
-            raise VerifyException("the bias does not fit the result")
-        if self.residual is not None and features_of(self.residual) != features_of(self.result):
-            raise VerifyException("the residual does not fit the result")
+        wanted = {Kernel.BYTES: CODES, Kernel.PICKS: WINDOWS}.get(self.kernel.data)
+        if wanted is not None and buffer_of(self.x).per.data != wanted:
+            raise VerifyException("the kernel of bytes reads codes, that of picks codes in windows")
+        if wanted is None and buffer_of(self.x).per.data in (CODES, WINDOWS):
+            raise VerifyException("only the kernels of bytes and picks read codes")
+        super().verify_()
 
 
 @irdl_op_definition

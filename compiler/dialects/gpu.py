@@ -9,41 +9,31 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from xdsl.dialects.builtin import IntegerAttr, StringAttr
+from xdsl.dialects.builtin import IntegerAttr
 from xdsl.dialects.utils import EnumAttribute
-from xdsl.ir import Dialect, SpacedOpaqueSyntaxAttribute, SSAValue
+from xdsl.ir import Dialect, SpacedOpaqueSyntaxAttribute
 from xdsl.irdl import (
-    AttrSizedOperandSegments,
-    IRDLOperation,
     irdl_attr_definition,
     irdl_op_definition,
-    operand_def,
-    opt_operand_def,
     prop_def,
-    result_def,
-    traits_def,
 )
-from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.str_enum import StrEnum
 
-from compiler.dialects.nn import AnyTensor, shape_of
 from compiler.dialects.steps import (
-    CODES,
+    FORMAT,
+    TYPES,
     Activation,
-    AnyBuffer,
     AttentionStep,
     Buffer,
     EmbeddingStep,
     LayerNormStep,
+    LinearStep,
     PointwiseStep,
     PoolStep,
     QuantizeStep,
     RmsNormStep,
     RotaryStep,
-    buffer_of,
-    features_of,
-    same_columns,
 )
 
 
@@ -85,70 +75,22 @@ class QuantizeOp(QuantizeStep):
 
 
 @irdl_op_definition
-class LinearOp(IRDLOperation):
+class LinearOp(LinearStep):
     """activation(W x + bias + residual): a block computes `rows` x `tokens`, with `inputs` at a time in shared memory."""
 
     name = "hpcc_gpu.linear"
-    x = operand_def(AnyBuffer)
-    weight = operand_def(AnyTensor)
-    bias = opt_operand_def(AnyTensor)
-    residual = opt_operand_def(AnyBuffer)
-    role = prop_def(StringAttr)
+    KERNEL: ClassVar = KernelAttr
+    ACTIVATION: ClassVar = ActivationAttr
     kernel = prop_def(KernelAttr)
     rows = prop_def(IntegerAttr)
     tokens = prop_def(IntegerAttr)
     inputs = prop_def(IntegerAttr)
     stages = prop_def(IntegerAttr)
     activation = prop_def(ActivationAttr)
-    result = result_def(AnyBuffer)
-    irdl_options = (AttrSizedOperandSegments(as_property=True),)
-    traits = traits_def(Pure())
-    assembly_format = (
-        "$role $x `,` $weight (`bias` $bias^)? (`residual` $residual^)? `by` $kernel"
-        " `tile` $rows `x` $tokens `inputs` $inputs `stages` $stages `then` $activation"
-        " attr-dict `:` type($x) `,` type($weight) (`bias` type($bias)^)? (`residual` type($residual)^)?"
-        " `->` type($result)"
-    )
-
-    def __init__(
-        self,
-        role: str,
-        x: SSAValue,
-        weight: SSAValue,
-        bias: SSAValue | None,
-        residual: SSAValue | None,
-        type: Buffer,
-        *,
-        kernel: Kernel,
-        rows: int,
-        tokens: int,
-        inputs: int,
-        stages: int,
-        activation: Activation,
-    ) -> None:
-        sizes = {"rows": rows, "tokens": tokens, "inputs": inputs, "stages": stages}
-        super().__init__(
-            operands=[x, weight, bias, residual],
-            properties={
-                "role": StringAttr(role),
-                "kernel": KernelAttr(kernel),
-                "activation": ActivationAttr(activation),
-                **{name: IntegerAttr(size, 64) for name, size in sizes.items()},
-            },
-            result_types=[type],
-        )
+    assembly_format = FORMAT.format(sizes="`tile` $rows `x` $tokens `inputs` $inputs `stages` $stages") + TYPES
 
     def verify_(self) -> None:
-        if buffer_of(self.x).per.data == CODES:
-            same_columns(self, self.residual, self.result)
-        else:
-            same_columns(self, self.x, self.residual, self.result)
-        if shape_of(self.weight) != (features_of(self.result), features_of(self.x)):
-            raise VerifyException("the weight does not fit the buffers")
-        if self.bias is not None and shape_of(self.bias) != (features_of(self.result),):
-            raise VerifyException("the bias does not fit the result")
-        if self.residual is not None and features_of(self.residual) != features_of(self.result):
-            raise VerifyException("the residual does not fit the result")
+        super().verify_()
         for size in (self.rows, self.tokens, self.inputs):
             count = size.value.data
             if count < 16 or count & (count - 1):

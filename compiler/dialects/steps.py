@@ -1,7 +1,6 @@
 """What the step dialects of CPUs and GPUs share: buffers of activations, and the steps that are alike on both.
 
-These are abstract; a dialect (cpu.py, gpu.py) gives each its name. A linear, whose weights are multiplied by kernels of the
-machine's own, is not among them.
+These are abstract; a dialect (cpu.py, gpu.py) gives each its name, and a linear the kernel and tiles of its machine.
 """
 
 from __future__ import annotations
@@ -128,6 +127,64 @@ class QuantizeStep(IRDLOperation):
         kinds = buffer_of(self.x).per.data, buffer_of(self.result).per.data
         if kinds not in ((TOKENS, CODES), (TOKENS, WINDOWS)) or features_of(self.x) != features_of(self.result):
             raise VerifyException("codes are made of as many features of tokens")
+
+
+class LinearStep(IRDLOperation):
+    """activation(W x + bias + residual). A dialect adds `kernel`, the sizes of its tiles, `activation` and the format."""
+
+    KERNEL: ClassVar[Any]
+    ACTIVATION: ClassVar[Any]
+    """Those of the properties `kernel` and `activation`."""
+
+    x = operand_def(AnyBuffer)
+    weight = operand_def(AnyTensor)
+    bias = opt_operand_def(AnyTensor)
+    residual = opt_operand_def(AnyBuffer)
+    role = prop_def(StringAttr)
+    result = result_def(AnyBuffer)
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+    traits = traits_def(Pure())
+
+    def __init__(
+        self,
+        role: str,
+        x: SSAValue,
+        weight: SSAValue,
+        bias: SSAValue | None,
+        residual: SSAValue | None,
+        type: Buffer,
+        *,
+        kernel: StrEnum,
+        activation: Activation,
+        **sizes: int,
+    ) -> None:
+        super().__init__(
+            operands=[x, weight, bias, residual],
+            properties={
+                "role": StringAttr(role),
+                "kernel": self.KERNEL(kernel),
+                "activation": self.ACTIVATION(activation),
+                **{name: IntegerAttr(size, 64) for name, size in sizes.items()},
+            },
+            result_types=[type],
+        )
+
+    def verify_(self) -> None:
+        if buffer_of(self.x).per.data in (CODES, WINDOWS):
+            same_columns(self, self.residual, self.result)
+        else:
+            same_columns(self, self.x, self.residual, self.result)
+        if shape_of(self.weight) != (features_of(self.result), features_of(self.x)):
+            raise VerifyException("the weight does not fit the buffers")
+        if self.bias is not None and shape_of(self.bias) != (features_of(self.result),):
+            raise VerifyException("the bias does not fit the result")
+        if self.residual is not None and features_of(self.residual) != features_of(self.result):
+            raise VerifyException("the residual does not fit the result")
+
+
+FORMAT = "$role $x `,` $weight (`bias` $bias^)? (`residual` $residual^)? `by` $kernel {sizes} `then` $activation attr-dict"
+"""A linear's text before its types; its dialect fills in the sizes."""
+TYPES = " `:` type($x) `,` type($weight) (`bias` type($bias)^)? (`residual` type($residual)^)? `->` type($result)"
 
 
 class AttentionStep(IRDLOperation):

@@ -33,7 +33,10 @@ _HELP = (
     ("no bias to the scores", "an FPGA target adds it"),
     ("key-value cache", "export without past keys and values"),
     ("run time", "bind every input with --shape, or export with fixed shapes"),
-    ("no name in the ONNX graph", "write convolutions over single positions as linear layers"),
+    (
+        "no name in the ONNX graph",
+        "export with plain operators here: no tensor of the graph, nor a movement of one, is this value",
+    ),
     ("channels a group", "depthwise convolutions have no product for the array; ordinary ones become linear layers"),
     ("patches overlap to", "smaller inputs, or a larger stride"),
     ("more than one position", "bind every input with --shape: with known shapes it becomes a linear layer"),

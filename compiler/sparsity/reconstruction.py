@@ -226,9 +226,11 @@ def solve_inside(w: Float64, h: Float64, mask: Mask, residual: float = RESIDUAL)
     """argmin of tr((W - V) H (W - V)^T) over V that are zero outside the mask; all rows at once.
 
     Conjugate gradients, scaled by the diagonal, until each row's gradient is `residual` of the first one. They start from
-    W inside the mask and never step out of it. In single precision where no more is asked for.
+    W inside the mask and never step out of it. In single precision where no more is asked for; H is brought near 1 by a
+    power of two, which changes no bit of the result and keeps its products in range.
     """
     dtype = np.float32 if residual >= RESIDUAL else np.float64
+    h = np.ldexp(h, -np.frexp(np.mean(np.diagonal(h)))[1])
     curvature, inside = h.astype(dtype), mask.astype(dtype)
     inverse_diagonal = 1 / np.diagonal(curvature)
     values = np.where(mask, w, 0.0).astype(dtype)

@@ -18,10 +18,11 @@ from compiler.backends.fpga.emission import program_parts
 from compiler.passes.smoothing import factors_of, give_factors
 from compiler.pipelines import Stage
 from compiler.tools.compiled import Compiled
+from compiler.tools.fpga_session import FpgaSession
 from compiler.tools.histogram import Histogram, read_histogram
 from compiler.tools.linking import Unlinked, link
 from compiler.tools.options import Options
-from compiler.tools.session import Session, check_output, default_output
+from compiler.tools.session import check_output, default_output
 from hw_targets.errors import UsageError, VerificationError
 from hw_targets.load import load_any_target
 from hw_targets.target import Target
@@ -51,7 +52,7 @@ class Line:
         return self.accelerator_ms + self.transfer_ms
 
 
-class BucketSession(Session):
+class BucketSession(FpgaSession):
     """One shape. The factors that smooth its activations are those of the first session, so that weights are the same."""
 
     shared: Attribute | None = None

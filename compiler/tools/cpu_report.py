@@ -1,33 +1,23 @@
-"""`report.json` and `run.json` of a CPU bundle: what the model and the target determine, and what was measured.
-
-The reasons of the ledger are a closed list; each has a sentence for people.
-"""
+"""`report.json` and `run.json` of a CPU bundle: what steps_report.py has not, and the CPU's own reasons."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from compiler.tools.report import (
-    SCHEMA_VERSION,
-    DamagePart,
-    Form,
-    HostOpPart,
-    HostOpTime,
-    InputsPart,
-    Milliseconds,
-    ModelPart,
-    PruningPart,
-    VerifyPart,
+from compiler.tools.report import Form
+from compiler.tools.steps_report import (
+    STEP_EXPLANATIONS,
+    StepReason,
+    StepsLayerPart,
+    StepsMemoryPart,
+    StepsReport,
+    StepsRunReport,
 )
 
 
 class CpuReason(StrEnum):
-    """Why a layer got the speed-up it got, or why not more."""
+    """Why a pruned layer got the speed-up it got, or why not more."""
 
-    DENSE = "dense"
-    NO_WEIGHTS = "no weights"
-    OUT_OF_SCOPE = "out of scope"
-    LEFT_DENSE = "too few inputs"
     FULL = "full rate"
     SINGLES = "rows share no inputs"
     PADDED = "rows share few inputs"
@@ -36,11 +26,8 @@ class CpuReason(StrEnum):
     FASTER_DENSE = "faster dense"
 
 
-CPU_EXPLANATIONS: dict[CpuReason, str] = {
-    CpuReason.DENSE: "no pattern was asked for or found; every weight is multiplied",
-    CpuReason.NO_WEIGHTS: "works on activations only, which have no pattern",
-    CpuReason.OUT_OF_SCOPE: "embeddings, poolers and heads are not pruned by default",
-    CpuReason.LEFT_DENSE: "fewer inputs than four groups of the pattern, so it stayed dense",
+CPU_EXPLANATIONS: dict[StepReason | CpuReason, str] = {
+    **STEP_EXPLANATIONS,
     CpuReason.FULL: "four rows share their inputs: a loaded vector is used four times, as in a dense product",
     CpuReason.SINGLES: "each row has inputs of its own, loaded for each weight; hp:S or block:4x1:S is faster here",
     CpuReason.PADDED: "not all of four rows use the inputs that one of them needs; hp:S or block:4x1:S is faster here",
@@ -57,78 +44,20 @@ class CpuTargetPart(Form):
     unverified: tuple[str, ...]
 
 
-class CpuMemoryPart(Form):
-    """Bytes. `weights_*` are the linear weights in fp32, `image_bytes` all of weights.bin."""
-
-    weights_dense_bytes: int
-    weights_packed_bytes: int
-    value_bytes: int
-    index_bytes: int
-    image_bytes: int
-    activation_bytes: int
+class CpuLayerPart(StepsLayerPart):
+    reason: StepReason | CpuReason
 
 
-class CpuLayerPart(Form):
-    """`density`: the share of multiplications done, padding of the kernel included."""
-
-    name: str
-    onnx_node: str
-    op: str
-    pattern: str
-    kernel: str
-    density: float
-    macs_dense: int
-    macs_executed: int
-    dense_bytes: int
-    value_bytes: int
-    index_bytes: int
-    reason: CpuReason
-    explanation: str
-
-
-class CpuReport(Form):
+class CpuReport(StepsReport):
     """report.json: the same bytes for the same command on machines of the same kind."""
 
-    schema_version: int = SCHEMA_VERSION
-    hpcc_version: str
-    model: ModelPart
     target: CpuTargetPart
-    inputs: InputsPart
-    precision: str
-    batch: int
-    tokens: int
-    memory: CpuMemoryPart
-    pruning: PruningPart
+    memory: StepsMemoryPart
     layers: tuple[CpuLayerPart, ...]
-    host_ops: tuple[HostOpPart, ...]
 
 
-class LayerTime(Form):
-    """Measured on one batch: milliseconds, 1e9 multiplications and additions (of the bundle's precision) per second, and
-    what a dense layer would have to do in the same time. A layer in a step with others has the share that its
-    multiplications say."""
+class CpuRunReport(StepsRunReport):
+    """run.json, with how the library was built and on how many threads it ran."""
 
-    name: str
-    ms: float
-    gflops: float
-    dense_equivalent_gflops: float
-
-
-class CpuRunReport(Form):
-    """run.json: what a clock or ONNX Runtime's floats decide."""
-
-    schema_version: int = SCHEMA_VERSION
-    hpcc_version: str
-    verify: VerifyPart | None
-    damage: DamagePart | None
-    latency: dict[str, Milliseconds]
     threads: int
-    layers: tuple[LayerTime, ...]
-    host_ops: tuple[HostOpTime, ...]
     build: dict[str, str]
-    compile_seconds: dict[str, float]
-    reference_ms: float | None
-    peak_rss_mb: float
-    paths: dict[str, str]
-    date: str
-    machine: dict[str, str]

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from compiler.tools.arguments import parse_buckets
 from compiler.tools.options import EMIT_FORMS, UPSTREAM_FORMS, Options
-from hw_targets.command_line import Parser, guarded
+from hw_targets.command_line import OneMore, Parser, guarded
 from hw_targets.errors import UsageError
 
 
@@ -88,6 +88,9 @@ def build_parser() -> Parser:
     output.add_argument("-o", "--output", metavar="DIR", help="the bundle (default: MODEL.TARGET.PATTERN.hpcc)")
     output.add_argument("--emit", metavar="FORM", help=f"stop early and print: {', '.join(EMIT_FORMS)}")
     output.add_argument("--from", dest="start", metavar="STAGE", help="go on from a dumped stage")
+    output.add_argument(
+        "--pass-after", action=OneMore, default=(), metavar="STAGE:PASS", help="run a pass more at the end of a stage"
+    )
     output.add_argument("--timing-only", action="store_true", help="count cycles, compute no values")
     output.add_argument("--dump-stages", metavar="DIR", help="write the module after every stage, weights beside it")
     output.add_argument("--time-passes", action="store_true", help="print what each stage took")
@@ -167,12 +170,15 @@ def _list_targets(*, as_json: bool) -> int:
 
 def _print_pipeline(options: argparse.Namespace) -> int:
     from compiler.pipelines import PIPELINES
+    from compiler.tools.passes_after import passes_after
     from hw_targets.load import load_any_target
     from hw_targets.target import Target
 
     target, sparsity = options.target or "fpga-u280", options.sparsity or "auto"
     machine = load_any_target(target)
-    for stage in PIPELINES[machine.kind]:
+    stages = PIPELINES[machine.kind]
+    more = passes_after(options.pass_after, [stage.name for stage in stages if stage.passes])
+    for stage in stages:
         text = stage.pipeline(
             target=target,
             sparsity=sparsity,
@@ -180,7 +186,8 @@ def _print_pipeline(options: argparse.Namespace) -> int:
             storage=options.storage,
             streaming=machine.accelerator.design.streaming_shift if isinstance(machine, Target) else None,
         )
-        print(f"{stage.name:<9} {text or '(the ONNX importer)'}")
+        told = ",".join(filter(None, (text, more.get(stage.name))))
+        print(f"{stage.name:<9} {told or '(the ONNX importer)'}")
     return 0
 
 

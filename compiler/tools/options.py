@@ -50,6 +50,8 @@ class Options:
     atol: float | None = None
     baseline: str | None = None
     """`dense`, or the folder of a bundle of the same model."""
+    pass_after: tuple[str, ...] = ()
+    """`STAGE:PASS`: passes that follow those of a stage, as `hpcc-opt -p` takes them."""
     verify_each: bool = False
     check: bool = False
     list_layers: bool = False

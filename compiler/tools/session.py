@@ -1,4 +1,7 @@
-"""One `hpcc` run: import, stages, program, simulation, verification, report. Joins the compiler and the runtime."""
+"""One `hpcc` run up to the program: import, stages, inputs, and the comparison with ONNX Runtime.
+
+Programs are the business of fpga_session.py, cpu_session.py and gpu_session.py.
+"""
 
 from __future__ import annotations
 
@@ -7,56 +10,46 @@ import os
 import re
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp, NameLoc
 
-from compiler.backends.fpga.machine import machine_of
 from compiler.dialects import nn
 from compiler.frontend.host import HostSegment, host_segments
 from compiler.frontend.importer import Imported, import_onnx
 from compiler.frontend.preflight import Preflight, preflight
-from compiler.interpreters.evaluate import evaluate
 from compiler.interpreters.probe import id_limits
-from compiler.passes.sparsify import AUTO, RECIPE, pruning_summary
+from compiler.passes.sparsify import AUTO, RECIPE
 from compiler.passes.verify_stage import VerifyStagePass
 from compiler.pipelines import PIPELINES, Stage, stages_between
 from compiler.sparsity.base import Pattern
 from compiler.sparsity.patterns import parse_pattern
 from compiler.sparsity.recipes import load_recipe
 from compiler.tools import inputs as run_inputs
-from compiler.tools.baseline import DENSE, compared, dense_options, print_comparison, read_baseline
-from compiler.tools.compiled import Compiled
-from compiler.tools.dense_twin import dense_layers
+from compiler.tools.baseline import DENSE, compared, dense_options, read_baseline
 from compiler.tools.foresight import check_disk, check_memory, output_bytes, steps
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
 from compiler.tools.options import Options
-from compiler.tools.packaging import build_bundle
-from compiler.tools.parameters import check_parameters
+from compiler.tools.passes_after import passes_after
 from compiler.tools.reference import Distance, Reference, damage, distance, with_weights
 from compiler.tools.report import Form
-from compiler.tools.reporting import Comparison, RunFacts, build_report, build_run_report, ledger_problem
+from compiler.tools.reporting import Comparison
 from compiler.tools.stages import StageRunner, dump, load_dump, mlir_path, module_text, new_context
 from compiler.tools.stepwise import StepwiseCheck
-from compiler.tools.summary import STEPS, STEPS_OF, Progress, print_summary
-from hw_targets.asm import disassemble
+from compiler.tools.summary import STEPS, STEPS_OF, Progress
 from hw_targets.cpu import CpuTarget
-from hw_targets.errors import InfeasibleError, InputError, UsageError, VerificationError
+from hw_targets.errors import InfeasibleError, InputError, UsageError
 from hw_targets.gpu import GpuTarget
-from hw_targets.load import load_any_target, load_target
+from hw_targets.load import load_any_target
 from hw_targets.target import Target
-from runtime.bundle import MANIFEST, Bundle
+from runtime.bundle import MANIFEST
 from runtime.compare import Difference
-from runtime.program import Program
-
-if TYPE_CHECKING:
-    from compiler.tools.cpu_session import CpuCompiled
-    from compiler.tools.gpu_session import GpuCompiled
 
 Array = NDArray[Any]
 
@@ -72,7 +65,9 @@ def open_session(options: Options) -> Session:
         from compiler.tools.gpu_session import GpuSession
 
         return GpuSession(options, target)
-    return Session(options, target)
+    from compiler.tools.fpga_session import FpgaSession
+
+    return FpgaSession(options, target)
 
 
 def run_command(options: Options) -> int:
@@ -87,22 +82,25 @@ def run_command(options: Options) -> int:
     return status
 
 
-class Session:
-    """The state of one run. What can fail early is checked before anything slow, and nothing is written before that."""
+class Session(ABC):
+    """The state of one run, on any kind of machine. What can fail early is checked before anything slow, and nothing is
+    written before that."""
 
-    program_forms: ClassVar[tuple[str, ...]] = ("asm", "program")
+    program_forms: ClassVar[tuple[str, ...]]
     """What --emit takes besides the stages: these come after the last of them."""
-    default_precision: ClassVar[str] = "int8"
+    default_precision: ClassVar[str]
 
-    def __init__(self, options: Options, target: Target | CpuTarget | GpuTarget | None = None) -> None:
+    def __init__(self, options: Options, target: Target | CpuTarget | GpuTarget) -> None:
         self.options = options
-        self.machine = load_target(options.target) if target is None else target
+        self.machine = target
         self.kind = self.machine.kind
         self.stage_names = tuple(stage.name for stage in PIPELINES[self.kind])
         self.precision = options.precision or self.default_precision
         self._check_stages()
         self._check_precision()
         self._check_storage()
+        stages = [stage.name for stage in PIPELINES[self.kind] if stage.passes]
+        self.passes_after = passes_after(options.pass_after, stages)
         self.baseline = read_baseline(options)  # before anything slow: it may be missing
         self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
         if options.recipe is not None:
@@ -113,8 +111,6 @@ class Session:
         self.hosts: list[HostSegment] = []
         self.preflight: Preflight | None = None
         self.floats: ModuleOp | None = None
-        self.golden: ModuleOp | None = None
-        self.encoded: ModuleOp | None = None
         self.keys_before: dict[str, str] = {}
         self.keys_after: dict[str, str] = {}
         self.stepwise: StepwiseCheck | None = None
@@ -150,34 +146,16 @@ class Session:
             return f"{RECIPE}{self.options.recipe}"
         return AUTO if self.asked is None else self.asked.spec()
 
-    @property
-    def target(self) -> Target:
-        """The accelerator; a session for another kind of machine does without."""
-        assert isinstance(self.machine, Target)
-        return self.machine
-
-    def compiled(self) -> Compiled:
-        """The program with its reports, simulated and verified as the options ask; nothing is written, nothing raised for
-        results that are wrong."""
-        start = self._load()
-        self._stages(start, self.stage_names[-1])
-        return self._compiled(self._bundle(), None)
-
-    def compile(self) -> Compiled | CpuCompiled | GpuCompiled:
-        """The program with its reports, simulated and verified as the options ask; a bundle only where they name one.
+    @abstractmethod
+    def compile(self) -> Any:
+        """The program with its reports, run and verified as the options ask; a bundle only where they name one.
 
         Raises VerificationError where the results are wrong; the bundle is kept for a look.
         """
-        output = Path(self.options.output) if self.options.output is not None else None
-        if output is not None:
-            check_output(output)
-        start = self._load()
-        self._stages(start, self.stage_names[-1])
-        compiled = self._compiled(self._bundle(), output)
-        if output is not None:
-            compiled.save(output)
-        compiled.raise_if_wrong(output)
-        return compiled
+
+    @abstractmethod
+    def _produce(self, output: Path) -> int:
+        """From the last stage on: print the program, or run and verify it and write the bundle. Returns the exit status."""
 
     def run(self) -> int:
         """Do what the options ask for, print it, write the bundle; returns the exit status."""
@@ -198,14 +176,6 @@ class Session:
         if self.stage_names.index(last) > self.stage_names.index(start):
             self._stages(start, last)
         return self._print_module() if stops else self._produce(output)
-
-    def _produce(self, output: Path) -> int:
-        """From the last stage on: print the program, or run and verify it and write the bundle."""
-        bundle = self._bundle()
-        if self.options.emit == "asm":
-            sys.stdout.write(disassemble(bundle.instructions, bundle.manifest.onnx_nodes))
-            return 0
-        return self._finish(self._compiled(bundle, output), output)
 
     def print_times(self) -> None:
         """What every stage took, on stderr."""
@@ -244,16 +214,6 @@ class Session:
         """Keep what later checks want of a dump, where it still has it."""
         if stage in ("import", "fuse", "sparsify", "quantize", "encode"):
             self._foresee(stage, self.module)
-        if stage == "quantize":
-            self.golden = self.module.clone()
-        elif stage == "encode":
-            self.encoded = self.module.clone()
-        if self.kind == "fpga" and self.stage_names.index(stage) >= self.stage_names.index("encode"):
-            self._size_machine(self.module)
-
-    def _size_machine(self, module: ModuleOp) -> None:
-        """From here on the accelerator is the one that tiles and schedules are made for."""
-        self.machine = machine_of(module, self.options.target)
 
     def _facts(self) -> ModelFacts:
         return read_facts(self.module, self.spec, self.options.model)
@@ -282,6 +242,7 @@ class Session:
             self.precision,
             self.options.storage,
             self.machine.accelerator.design.streaming_shift if isinstance(self.machine, Target) else None,
+            self.passes_after,
         )
         for stage in stages_between(self.kind, first, last):
             self.progress.start(stage.name)
@@ -299,11 +260,6 @@ class Session:
         elif stage.name == "sparsify":
             self.keys_after = _linear_keys(module)
             self.floats = module.clone()
-        elif stage.name == "quantize":
-            self.golden = module.clone()
-        elif stage.name == "encode":
-            self.encoded = module.clone()
-            self._size_machine(module)
         if self.options.dump_stages is not None:
             number = self.stage_names.index(stage.name)
             dump(module, self.store, Path(self.options.dump_stages) / f"{number}.{stage.name}.mlir")
@@ -387,29 +343,6 @@ class Session:
 
     # ---- the program ------------------------------------------------------------------------------------------------
 
-    def _bundle(self) -> Bundle:
-        began = time.perf_counter()
-        bundle = build_bundle(self.module, self.store, self.target, self._facts(), self.hosts)
-        self.seconds["emit"] = self.seconds.get("emit", 0.0) + time.perf_counter() - began
-        return bundle
-
-    def _compiled(self, bundle: Bundle, output: Path | None) -> Compiled:
-        """Check the program, count its cycles, and unless the options stop before, run and verify it."""
-        options = self.options
-        program = Program(bundle)
-        self.progress.start("simulate")
-        report = build_report(
-            program, self._facts().entry, self.samples, self.asked, self.encoded, self._dense_layers(program)
-        )
-        run = RunFacts(self.seconds)
-        outputs: Mapping[str, Array] = {}
-        if options.emit != "program" and not options.timing_only:
-            outputs = self._simulate(program, run)
-        run.failed = run.failed or ledger_problem(report)
-        run_report = build_run_report(run, program, output, options.model)
-        comparison = self._compare_with_baseline(output, report, run_report)
-        return Compiled(program, report, run_report, outputs, run.failed, comparison)
-
     def _compare_with_baseline(self, output: Path | None, report: Form, run_report: Form) -> Difference | None:
         """The comparison that --baseline asks for; None where the dense model does not fit."""
         options = self.options
@@ -427,68 +360,9 @@ class Session:
         name = self.spec if output is None else output.resolve().name
         return compared(baseline, name, report, run_report)
 
-    def _finish(self, compiled: Compiled, output: Path) -> int:
-        """Write the bundle and say what came out. It is kept for a look where the verification failed."""
-        options = self.options
-        compiled.save(output)
-        self.progress.stop()
-        if options.json:
-            self._print_json(compiled.report, compiled.run_report)
-        elif not options.quiet:
-            print_summary(compiled.report, compiled.run_report, output, verbose=options.verbose)
-            print_comparison(compiled.comparison, options.baseline)
-        compiled.raise_if_wrong(output)
-        return 0
-
     def _print_json(self, report: Form, run_report: Form) -> None:
         parts = {"report": report, "run": run_report}
         print(json.dumps({name: part.model_dump(mode="json") for name, part in parts.items()}))
-
-    def _dense_layers(self, program: Program) -> Any:
-        """The yardstick of the ledger: the program itself where nothing is pruned."""
-        if self.encoded is None or not pruning_summary(self.encoded).changes_work:
-            return program.layers()
-        return dense_layers(self.encoded, self.target)
-
-    def _simulate(self, program: Program, run: RunFacts) -> Mapping[str, Array]:
-        """The outputs of every sample, compared with the integer reference and with ONNX Runtime."""
-        result = program.run(self.samples.arrays)
-        run.samples, run.batches = self.samples.count, result.batches
-        run.simulate_seconds = result.simulate_seconds
-        run.host_seconds = dict(result.host_seconds)
-        if not self.options.verify:
-            return result.outputs
-        self.progress.start("verify")
-        if self.golden is not None:
-            run.bit_exact = self._bit_exact(program, self.golden)
-            if not run.bit_exact:
-                run.failed = "the simulator's values differ from the integer reference"
-        if self.imported is not None:
-            self._compare(self.imported, result.outputs, run)
-            self._check_graph(self.imported, run)
-        return result.outputs
-
-    def _check_graph(self, imported: Imported, run: RunFacts) -> None:
-        """What the limits of the integer result have room for: the fp32 graph computes what ONNX Runtime computes, and
-        its parameters are those of the integer one."""
-        if self.floats is None or self.golden is None:
-            return
-        try:
-            check = StepwiseCheck(imported, self.store, self.batches[0])
-            run.graph_error = check.float_stage("sparsify", self.floats, self._replaced())
-            check_parameters(self.floats, self.golden, self.store)
-        except VerificationError as error:
-            run.failed = run.failed or error.message
-
-    def _bit_exact(self, program: Program, golden: ModuleOp) -> bool:
-        """Whether the device's outputs equal the whole-tensor interpreter's, bit for bit, batch by batch."""
-        for batch in self.batches:
-            values = program.border_inputs(batch)
-            got = program.run(values, host=False).outputs
-            wanted = evaluate(golden, self.store, values)
-            if not all(np.array_equal(got[name], wanted[name].reshape(got[name].shape)) for name in got):
-                return False
-        return True
 
     def _limits(self, wanted: Array, mask: Array | None) -> dict[str, Any]:
         """The tolerances of an output, as `distance` takes them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import StringIO
@@ -57,6 +57,8 @@ class StageRunner:
     precision: str = "fp32"
     storage: str = "auto"
     streaming: int | None = None
+    passes_after: Mapping[str, str] = field(default_factory=dict[str, str])
+    """More passes at the end of a stage, by its name; its verifier sees what they leave."""
 
     def run(self, module: ModuleOp, stages: Sequence[Stage]) -> ModuleOp:
         for stage in stages:
@@ -82,6 +84,7 @@ class StageRunner:
             kind=self.kind,
             streaming=self.streaming,
         )
+        text = ",".join(filter(None, (text, self.passes_after.get(stage.name))))
         if not text:
             return
         try:

@@ -100,21 +100,58 @@ def hpcc_backend(graph: Any, example_inputs: Sequence[Any], **given: Any) -> Cal
     if unknown:
         raise UsageError("HPCC2056", f"the backend has no option {unknown[0]!r}", hint=f"options: {', '.join(OPTIONS)}")
     reason = _obstacle(graph, example_inputs)
+    if reason is None and _has_sizes(example_inputs):
+        return _ByShape(graph, options)
+    return _compiled(graph, example_inputs, options, reason)
+
+
+def _compiled(
+    graph: Any, example_inputs: Sequence[Any], options: Mapping[str, str], reason: str | None = None
+) -> Callable[..., Any]:
+    """A program, or torch with a warning: for a `reason` that is known before, or one that turns up."""
     if reason is None:
         try:
             return _Compiled(graph, example_inputs, options)
         except HpccError as error:
             reason = str(error)
-    warnings.warn(f"hpcc leaves a graph to torch: {reason}", HpccFallback, stacklevel=2)
+    warnings.warn(f"hpcc leaves a graph to torch: {reason}", HpccFallback, stacklevel=3)
     return graph.forward
+
+
+def _has_sizes(example_inputs: Sequence[Any]) -> bool:
+    """Whether sizes that vary from call to call are among a graph's inputs."""
+    torch = _torch()
+    return any(not isinstance(value, torch.Tensor) for value in example_inputs)
+
+
+MAX_SHAPES = 8
+"""Programs of a graph whose sizes vary; a further shape runs in torch."""
+
+
+@dataclass
+class _ByShape:
+    """A graph whose sizes vary: a program for each shape, compiled when it comes for the first time."""
+
+    graph: Any
+    options: Mapping[str, str]
+    programs: dict[tuple[Any, ...], Callable[..., Any]] = field(default_factory=dict[tuple[Any, ...], Callable[..., Any]])
+
+    def __call__(self, *arguments: Any) -> Any:
+        shape = tuple(tuple(value.shape) if hasattr(value, "shape") else value for value in arguments)
+        if shape not in self.programs:
+            full = len(self.programs) >= MAX_SHAPES
+            reason = f"it has {MAX_SHAPES} programs of other shapes" if full else None
+            program = _compiled(self.graph, arguments, self.options, reason)
+            if full:
+                return program(*arguments)
+            self.programs[shape] = program
+        return self.programs[shape](*arguments)
 
 
 def _obstacle(graph: Any, example_inputs: Sequence[Any]) -> str | None:
     """Why a graph is not even tried."""
     torch = _torch()
     tensors = [value for value in example_inputs if isinstance(value, torch.Tensor)]
-    if len(tensors) < len(example_inputs):
-        return "it has sizes that vary among its inputs (torch.compile(..., dynamic=False) fixes them)"
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return "gradients are on; call the model under torch.no_grad()"
     other = {str(tensor.device.type) for tensor in tensors} - {"cpu"}
@@ -128,7 +165,7 @@ def _obstacle(graph: Any, example_inputs: Sequence[Any]) -> str | None:
 
 @dataclass
 class _Compiled:
-    """A compiled graph: called with all of the graph's inputs; those that are parameters are part of the program."""
+    """A compiled graph: called with all of the graph's inputs; parameters and sizes are part of the program."""
 
     graph: Any
     example_inputs: Sequence[Any]
@@ -141,7 +178,7 @@ class _Compiled:
         placeholders = [node for node in self.graph.graph.nodes if node.op == "placeholder"]
         for index, (node, value) in enumerate(zip(placeholders, self.example_inputs, strict=True)):
             static = node.meta.get("tensor_dict", {}).get("_dynamo_static_input_type")
-            if isinstance(value, torch.nn.Parameter) or static is not None:
+            if not isinstance(value, torch.Tensor) or isinstance(value, torch.nn.Parameter) or static is not None:
                 self.fixed[index] = value
         self._compile()
 
@@ -151,7 +188,7 @@ class _Compiled:
         from compiler.tools.session import open_session
 
         torch = _torch()
-        self.versions = {index: value._version for index, value in self.fixed.items()}
+        self.versions = {index: value._version for index, value in self.fixed.items() if isinstance(value, torch.Tensor)}
         free = [value for index, value in enumerate(self.example_inputs) if index not in self.fixed]
         with tempfile.TemporaryDirectory(prefix="hpcc-") as place:
             path = Path(place) / "graph.onnx"
@@ -191,7 +228,10 @@ def _Closed(torch: Any, graph: Any, fixed: Mapping[int, Any], count: int) -> Any
             super().__init__()
             self.inner = graph
             for index, value in fixed.items():
-                self.register_buffer(f"fixed{index}", value.detach())
+                if isinstance(value, torch.Tensor):
+                    self.register_buffer(f"fixed{index}", value.detach())
+                else:
+                    setattr(self, f"fixed{index}", int(value))
 
         def forward(self, *free: Any) -> Any:
             rest = iter(free)

@@ -100,6 +100,7 @@ def _check(options: Options, buckets: Sequence[Mapping[str, tuple[int, ...]]]) -
         "--list-layers": options.list_layers,
         "--baseline": options.baseline is not None,
         "--timing-only": options.timing_only,
+        "--pass-after": bool(options.pass_after),
         "--verify-each": options.verify_each,
         "--dump-stages": options.dump_stages is not None,
         "--precision": options.precision not in (None, "fp32"),

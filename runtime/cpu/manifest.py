@@ -1,114 +1,13 @@
-"""manifest.json of a CPU or GPU bundle: the tensors and segments of the model, and what the program's steps are.
-
-The model is strict: an unknown key, a missing one or a wrong type is an error that names it.
-"""
+"""manifest.json of a CPU bundle."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import ValidationError
-
-from hw_targets.errors import InputError
-from runtime.bundle import check_plain, digest
-from runtime.manifest import DeviceEntry as DeviceEntry
-from runtime.manifest import HostEntry, ModelEntry, Segment, Size, Strict, TensorEntry
-
-SCHEMA_VERSION = 1
-
-
-class StepEntry(Strict):
-    """One step of the library, in order of execution: its C function's name, and the layers that it computes."""
-
-    name: str
-    op: str
-    onnx_node: str
-    layers: tuple[str, ...]
-
-
-class StepsManifest(Strict):
-    """What manifests of programs in steps, for CPUs and GPUs, share. `inputs` and `outputs` are those of the library, in its
-    order; `batch` and `tokens` the most it takes. `digests` are blake2b (32 bytes, hex) of the other files but a CPU's
-    library, whose digest is in build.json; `digest` is this file's own, made with an empty one."""
-
-    schema_version: int = SCHEMA_VERSION
-    hpcc_version: str
-    model: ModelEntry
-    target: dict[str, Any]
-    batch: Size
-    tokens: Size
-    inputs: tuple[TensorEntry, ...]
-    outputs: tuple[TensorEntry, ...]
-    id_limits: dict[str, Size]
-    steps: tuple[StepEntry, ...]
-    model_inputs: tuple[TensorEntry, ...]
-    model_outputs: tuple[TensorEntry, ...]
-    segments: tuple[Segment, ...]
-    digests: dict[str, str] = {}
-    digest: str = ""
-
-    def own_digest(self) -> str:
-        """That of this file's text with `digest` empty."""
-        return digest(self.model_copy(update={"digest": ""}).text().encode())
-
-    @property
-    def host_segments(self) -> tuple[HostEntry, ...]:
-        return tuple(segment for segment in self.segments if isinstance(segment, HostEntry))
-
-    def text(self) -> str:
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+from runtime.steps.manifest import StepsManifest
 
 
 class CpuManifest(StepsManifest):
-    """The whole file of a CPU bundle."""
+    """The whole file. The program is the library; its digest is in build.json."""
 
     kind: Literal["cpu"] = "cpu"
-
-
-class GpuManifest(StepsManifest):
-    """The whole file of a GPU bundle. The library is model.py here, and `precision` that of its products."""
-
-    kind: Literal["gpu"] = "gpu"
-    precision: str
-
-
-M = TypeVar("M", bound=StepsManifest)
-
-
-def parse_cpu_manifest(text: str, where: str) -> CpuManifest:
-    """The manifest of a CPU bundle; see parse_manifest."""
-    return parse_manifest(text, where, CpuManifest)
-
-
-def parse_manifest(text: str, where: str, form: type[M]) -> M:
-    """The manifest of a JSON text. Raises InputError for damage, and for a bundle of another version."""
-    try:
-        head: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError("HPCC1269", f"not valid JSON: {error}", where=where) from error
-    entries: dict[str, Any] = {**head} if isinstance(head, dict) else {}
-    found = entries.get("schema_version")
-    if found != SCHEMA_VERSION:
-        hint = "compile the model again, or use the release that wrote it"
-        message = f"schema_version is {found!r}, this release reads {SCHEMA_VERSION}"
-        raise InputError("HPCC1270", message, where=where, hint=hint)
-    try:
-        return form.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError("HPCC1269", f"{place}: {first['msg']}", where=where) from error
-
-
-def kind_of(path: Path) -> str:
-    """The kind of target that a folder's manifest names; empty where there is none that can be read, or for an FPGA."""
-    try:
-        check_plain(path / "manifest.json")
-        head: Any = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, InputError):
-        return ""
-    entries: dict[str, Any] = {**head} if isinstance(head, dict) else {}
-    kind = entries.get("kind")
-    return kind if isinstance(kind, str) else ""

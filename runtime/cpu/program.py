@@ -11,17 +11,18 @@ import os
 import time
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw_targets.cpu import CpuTarget
 from hw_targets.errors import InfeasibleError, UsageError
-from runtime.batches import AnyArray, BatchProgram, Tensors
 from runtime.bundle import MANIFEST
 from runtime.cpu.bundle import CpuBundle, load_cpu_bundle
 from runtime.cpu.library import MAX_THREADS, Library
 from runtime.cpu.manifest import CpuManifest
+from runtime.steps.batches import AnyArray, BatchProgram, Tensors
 
 
 def available_threads() -> int:
@@ -30,7 +31,7 @@ def available_threads() -> int:
     return max(1, min(count or 1, MAX_THREADS))
 
 
-class CpuProgram(BatchProgram):
+class CpuProgram(BatchProgram[CpuBundle]):
     """A checked bundle, ready to run with `threads` (0: one for each processor)."""
 
     def __init__(self, bundle: CpuBundle, threads: int = 0) -> None:
@@ -39,17 +40,8 @@ class CpuProgram(BatchProgram):
         self.bundle = bundle
         self.threads = threads or available_threads()
 
-    @property
-    def steps_bundle(self) -> CpuBundle:
-        return self.bundle
-
-    def moved_to(self, bundle: CpuBundle) -> CpuProgram:
-        """This program, which goes on with what it has loaded, after its folder was renamed."""
-        self.bundle = bundle
-        return self
-
     @classmethod
-    def load(cls, path: Path | str, threads: int = 0) -> CpuProgram:
+    def load(cls, path: Path | str, threads: int = 0) -> Self:
         """The program of a bundle folder. Raises InputError naming the damaged file."""
         return cls(load_cpu_bundle(Path(path)), threads)
 

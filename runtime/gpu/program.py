@@ -17,17 +17,17 @@ import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw_targets.errors import InfeasibleError, MissingToolError
 from hw_targets.gpu import GpuTarget
-from runtime.batches import AnyArray, BatchProgram
 from runtime.bundle import MANIFEST
-from runtime.cpu.manifest import GpuManifest
 from runtime.gpu.bundle import SOURCE, GpuBundle, load_gpu_bundle
+from runtime.gpu.manifest import GpuManifest
+from runtime.steps.batches import AnyArray, BatchProgram
 
 INTERPRETER = "TRITON_INTERPRET"
 """The environment variable, Triton's own, that asks for its interpreter; 1 means yes."""
@@ -50,7 +50,7 @@ def missing_part() -> str:
     return ""
 
 
-class GpuProgram(BatchProgram):
+class GpuProgram(BatchProgram[GpuBundle]):
     """A checked bundle, ready to run."""
 
     def __init__(self, bundle: GpuBundle, threads: int = 0) -> None:
@@ -59,13 +59,9 @@ class GpuProgram(BatchProgram):
         self.interpreted = is_interpreted()
 
     @classmethod
-    def load(cls, path: Path | str, threads: int = 0) -> GpuProgram:
+    def load(cls, path: Path | str, threads: int = 0) -> Self:
         """The program of a bundle folder. Raises InputError naming the damaged file."""
         return cls(load_gpu_bundle(Path(path)), threads)
-
-    @property
-    def steps_bundle(self) -> GpuBundle:
-        return self.bundle
 
     @property
     def manifest(self) -> GpuManifest:
@@ -74,11 +70,6 @@ class GpuProgram(BatchProgram):
     @cached_property
     def target(self) -> GpuTarget:
         return GpuTarget.from_snapshot(self.manifest.target, where=MANIFEST)
-
-    def moved_to(self, bundle: GpuBundle) -> GpuProgram:
-        """This program, which goes on with what it has loaded, after its folder was renamed."""
-        self.bundle = bundle
-        return self
 
     @cached_property
     def module(self) -> Any:

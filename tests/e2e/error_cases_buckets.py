@@ -77,9 +77,9 @@ def mixed(bundle: Path) -> None:
 
 def wrong(folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """A reference that finds every integer different."""
-    from compiler.tools.session import Session
+    from compiler.tools.fpga_session import FpgaSession
 
-    monkeypatch.setattr(Session, "_bit_exact", lambda *_: False)
+    monkeypatch.setattr(FpgaSession, "_bit_exact", lambda *_: False)
     shapes = ("--shape", "input_ids:1x{4,8}", "-q", "-o", "out.hpcc")
     return hpcc(model(folder).name, "--target", "fpga-zcu104", *shapes)
 

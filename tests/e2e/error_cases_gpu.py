@@ -15,9 +15,10 @@ import pytest
 
 import benchmarks.gpu
 from runtime.cli import main_run
-from runtime.cpu.manifest import GpuManifest, parse_manifest
 from runtime.gpu import program as programs
+from runtime.gpu.manifest import GpuManifest
 from runtime.gpu.program import INTERPRETER, GpuProgram
+from runtime.steps.manifest import parse_manifest
 from tests.e2e.error_cases_compiler import BEFORE_TILING, Case, folded_ids, opt, small, two_shapes
 from tests.e2e.harness import TARGET, call
 

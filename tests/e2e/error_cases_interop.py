@@ -17,7 +17,7 @@ from compiler import pipelines
 from compiler.backends.fpga.machine import machine_of
 from compiler.tools import torch_modules
 from hw_targets import catalogue
-from tests.e2e.error_cases_compiler import SHAPE, SMALL, model, node
+from tests.e2e.error_cases_compiler import SHAPE, SMALL, model, node, small
 from tests.e2e.harness import TARGET
 from tests.e2e.harness import hpcc as hpcc_command
 from tests.graphs import write
@@ -105,6 +105,8 @@ MODULE = type("Module", (), {"__module__": "torch.nn.modules.module"})
 """As is_module sees a torch module, where torch is not installed."""
 
 CASES: dict[str, Case] = {
+    "a pass after no stage": small("--target", "cpu-avx2", "--pass-after", "fuse"),
+    "a pass that nobody brings": small("--target", "cpu-avx2", "--pass-after", "fuse:my-pass"),
     "linalg of an unknown operator": opaque,
     "linalg with an option of programs": emitting("linalg", "--timing-only"),
     "linalg into no .mlir file": emitting("iree", "-o", "out.txt"),

@@ -311,6 +311,8 @@ LIBRARIES: dict[str, Case] = {
     "cpu: missing weights": damaged("weights.bin", None),
     "cpu: edited manifest": damaged("manifest.json", b"{"),
     "cpu: manifest without a digest": rewritten("manifest.json", lambda m: m["digests"].pop("weights.bin")),
+    "cpu: input that nothing makes": rewritten("manifest.json", lambda m: m["model_inputs"][2].update(name="x")),
+    "cpu: output that nothing makes": rewritten("manifest.json", lambda m: m["model_outputs"][0].update(name="x")),
     "cpu: manifest of a newer release": rewritten("manifest.json", lambda m: m.update(schema_version=99)),
     "cpu: record of another build": rewritten("build.json", lambda b: b.clear()),
     "cpu: input of another shape": cpu_run(input_ids=np.ones((2, 9), np.int64)),

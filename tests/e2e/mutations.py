@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -21,6 +21,8 @@ Patch = pytest.MonkeyPatch
 
 MODEL = Encoder(hidden=72, heads=4, intermediate=84, layers=1, vocabulary=50, positions=11)
 """84 inputs are two windows of 32 and a tail; 9 rows of tokens are two tiles of 4 and a tail."""
+BIASED = replace(MODEL, mask="relative", gelu="softplus")
+"""With numbers added to its scores, and in two parts: the host computes the activation between them."""
 BATCH, TOKENS = 1, 9
 BOARD = {
     "cores": 1,
@@ -54,6 +56,8 @@ class Mutation:
     pattern: str = "dense"
     each: str = ""
     """What --verify-each says of it, where it says something else: it names the stage."""
+    biased: bool = False
+    """Whether it is a fault in what only the biased model in two parts has."""
 
 
 # ---- how to break things --------------------------------------------------------------------------------------------

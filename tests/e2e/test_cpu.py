@@ -37,8 +37,9 @@ from hw_targets.errors import HpccError, InputError, UsageError
 from hw_targets.load import load_any_target, load_target
 from runtime.cli import main_objdump, main_run
 from runtime.cpu.library import Library
-from runtime.cpu.manifest import parse_cpu_manifest
+from runtime.cpu.manifest import CpuManifest
 from runtime.cpu.program import CpuProgram
+from runtime.steps.manifest import parse_manifest
 from tests.e2e.harness import ROOT, Done, call, digests, read_json
 from tests.e2e.harness import hpcc as hpcc_command
 from tests.graphs import Encoder, feeds, write
@@ -237,7 +238,7 @@ def test_neon_in_an_emulator(tmp_path: Path, pattern: str, gelu: Any) -> None:
     command = [*compiler.command, *static, "-static", f"-I{bundle}", *sources, "-o", str(program), "-lm"]
     subprocess.run(command, check=True, capture_output=True)
     here = hpcc.compile(model, "cpu-host", sparsity=pattern)
-    manifest = parse_cpu_manifest((bundle / "manifest.json").read_text(), "manifest.json")
+    manifest = parse_manifest((bundle / "manifest.json").read_text(), "manifest.json", CpuManifest)
     for batch, tokens in ((BATCH, TOKENS), (1, 1), (2, 33)):
         inputs = feeds(encoder, batch, tokens, seed=tokens)
         inputs["attention_mask"][:, tokens // 2 + 1 :] = 0

@@ -13,14 +13,15 @@ from benchmarks.decoder import Decoder, write
 from compiler.dialects import nn
 from compiler.passes.fuse import FusePass
 from compiler.passes.quantize import QuantizePass
+from compiler.tools.fpga_session import FpgaSession
 from compiler.tools.options import Options
-from compiler.tools.session import Session
+from compiler.tools.session import open_session
 from hw_targets import decoder_numerics
 from hw_targets.cpu import CpuTarget
 from hw_targets.load import load_any_target
 from runtime.simulator import functional
 from tests.e2e.harness import TARGET, hpcc, read_json
-from tests.e2e.test_mutations import BITS, ONNX_RUNTIME, PARAMETERS, Mutation, after, altered, ops, swap_out
+from tests.e2e.mutations import BITS, ONNX_RUNTIME, PARAMETERS, Mutation, after, altered, ops, swap_out
 
 TOKENS = 10
 BASE = Decoder()
@@ -51,7 +52,8 @@ SPELLINGS: dict[str, Decoder] = {
 def fused(spec: Decoder, folder: Path) -> ModuleOp:
     model = write(spec, folder / "decoder.onnx")
     shapes = {name: (2, TOKENS) for name in ("input_ids", *(["attention_mask"] if spec.padding else []))}
-    session = Session(Options(model=str(model), target=TARGET, shapes=shapes, quiet=True))
+    session = open_session(Options(model=str(model), target=TARGET, shapes=shapes, quiet=True))
+    assert isinstance(session, FpgaSession)
     session._load()
     session._stages("import", "quantize")
     assert session.floats is not None

@@ -105,7 +105,7 @@ def test_a_classifier_from_its_folder_to_the_comparison(
             assert "second-order" in pruned.out
     difference = call(main_objdump, "--diff", "dense.hpcc", "pruned.hpcc")
     assert (difference.status, difference.err) == (0, "")
-    assert difference.out.count("nm:2:4") == 12, "six matrices of two layers"
+    assert difference.out.count("dense -> nm  dense -> nm") == 12, "six matrices of two layers"
     assert call(main_run, "pruned.hpcc", "-o", "outputs.npz").status == 0
 
 

@@ -18,9 +18,28 @@ TEXT = ["bert", "bert-cls", "roberta", "roberta-cls", "distilbert", "distilbert-
 TEXT += ["albert", "albert-cls", "electra", "electra-cls"]
 IMAGE = ["vit", "vit-cls", "deit-cls", "dinov2", "dinov2-cls", "clip-vision"]
 DECODERS = ["gpt2", "llama", "llama-tied", "mistral", "qwen2", "qwen3", "gpt-neox", "opt", "phi", "phi3", "gemma"]
-FAMILIES = [*TEXT, *IMAGE]
-EXPORTS = {"sdpa": ("ts17", "ts14", "dynamo18"), "eager": ("ts17", "ts11", "dynamo18")}
-DECODER_EXPORTS = {"sdpa": ("ts17", "dynamo18", "dynamo23"), "eager": ("ts17", "dynamo18")}
+MORE_TEXT = ["xlm-roberta", "camembert", "ernie", "mobilebert", "modernbert", "clip-text", "siglip-text"]
+SEQUENCES = ["whisper-encoder", "bart", "mbart", "pegasus", "marian", "ast", "wav2vec2", "hubert"]
+MORE_DECODERS = ["falcon", "gptj", "stablelm", "olmo"]
+TORCHSCRIPT = ["t5-encoder", "t5", "flan-t5", "beit"]
+"""Families that the dynamo exporter refuses."""
+DYNAMO = ["llama-ids", "cohere", "falcon-alibi", "dinov2-registers"]
+"""Families that the TorchScript exporter refuses, or writes so that ONNX Runtime refuses them."""
+EAGER = ["squeezebert", "swin"]
+"""Families that know no other attention; so do those with a share on the host."""
+HOSTED = {"convbert": 0.06, "deberta": 0.1, "gemma2": 0.03, "segformer": 0.035}
+"""Largest share of the host: depthwise and generated kernels, disentangled scores, capped scores, depthwise kernels."""
+
+BOTH = ("ts17", "dynamo18")
+EXPORTS: list[tuple[list[str], dict[str, tuple[str, ...]]]] = [
+    ([*TEXT, *IMAGE], {"sdpa": ("ts17", "ts14", "dynamo18"), "eager": ("ts17", "ts11", "dynamo18")}),
+    (DECODERS, {"sdpa": (*BOTH, "dynamo23"), "eager": BOTH}),
+    ([*MORE_TEXT, *SEQUENCES, *MORE_DECODERS, "siglip-vision"], {"sdpa": BOTH}),
+    (TORCHSCRIPT, {"sdpa": ("ts17",)}),
+    (DYNAMO, {"sdpa": ("dynamo18",)}),
+    ([*EAGER, *HOSTED], {"eager": BOTH}),
+]
+"""Which families are exported with which attention and how."""
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +53,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("torch and transformers are not installed (pip install hpcc[train], or set HPCC_TORCH_PYTHON)")
     folder = tmp_path_factory.mktemp("families")
     script = Path(__file__).parents[1] / "export_families.py"
-    for families, exports in ((FAMILIES, EXPORTS), (DECODERS, DECODER_EXPORTS)):
+    for families, exports in EXPORTS:
         for attention, exporters in exports.items():
             command = [python, script, folder / attention, "--attention", attention, "--families", *families]
             subprocess.run([*map(str, command), "--exporters", *exporters], check=True, capture_output=True)
@@ -43,7 +62,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CASES = [
     pytest.param(family, attention, exporter, id=f"{family}-{attention}-{exporter}")
-    for families, exports in ((FAMILIES, EXPORTS), (DECODERS, DECODER_EXPORTS))
+    for families, exports in EXPORTS
     for family in families
     for attention, exporters in exports.items()
     for exporter in exporters
@@ -52,12 +71,12 @@ CASES = [
 
 @pytest.mark.parametrize(("family", "attention", "exporter"), CASES)
 def test_a_family_runs_on_the_accelerator(family: str, attention: str, exporter: str, exports: Path, tmp_path: Path) -> None:
-    """At most 0.5 % of the MACs on the host, the simulator's bits, and ONNX Runtime's results."""
+    """At most 0.5 % of the MACs on the host, or what HOSTED says, the simulator's bits, and ONNX Runtime's results."""
     model = exports / attention / f"{family}.{exporter}.onnx"
     assert model.exists(), "the exporter refuses this family"
     shapes = model.with_suffix(".shape").read_text(encoding="utf-8").split()
     check = json.loads(hpcc(model, "--target", TARGET, "--check", "--json", *shapes).out)
-    assert check["host_macs"] <= 0.005 * (check["device_macs"] + check["host_macs"])
+    assert check["host_macs"] <= HOSTED.get(family, 0.005) * (check["device_macs"] + check["host_macs"])
     done = hpcc(model, "--target", TARGET, "-q", "-o", tmp_path / "out.hpcc", *shapes)
     assert (done.status, done.err) == (0, "")
     verify = read_json(tmp_path / "out.hpcc" / "run.json")["verify"]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ import pytest
 from numpy.typing import NDArray
 
 import hpcc
+from compiler.tools import torch_modules
 from tests.e2e.harness import ROOT, TARGET
 from tests.e2e.harness import hpcc as hpcc_command
+from tests.e2e.test_vision import MODELS as VISION
 from tests.graphs import Encoder, feeds, write
 from tests.interop import iree, sparsified
+from tests.vision import feeds as vision_feeds
+from tests.vision import write as write_vision
+
+Models = Callable[..., Path]
 
 SPEC = Encoder(head="pooler")
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs the extra export")
@@ -49,6 +56,31 @@ def test_l3_by_iree_is_onnx_runtimes(form: str, l3_model: Path, tmp_path: Path) 
     inputs = text_like(32)
     wanted = onnxruntime.InferenceSession(str(l3_model)).run(None, inputs)
     for found, want in zip(iree(tmp_path / "l3.mlir", inputs), wanted, strict=True):
+        assert close(found, want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["l6", "tinybert4"])
+def test_larger_encoders_by_iree(name: str, l6_export: Models, generated: Models, tmp_path: Path) -> None:
+    model = l6_export() if name == "l6" else generated(name)
+    inputs = text_like(16)
+    inputs["token_type_ids"] = np.zeros_like(inputs["input_ids"])
+    shapes = [part for key in inputs for part in ("--shape", f"{key}:1x16")]
+    done = hpcc_command(model, *shapes, "--emit", "iree", "-q", "-o", tmp_path / "m.mlir")
+    assert (done.status, done.err) == (0, "")
+    wanted = onnxruntime.InferenceSession(str(model)).run(None, inputs)
+    for found, want in zip(iree(tmp_path / "m.mlir", inputs), wanted, strict=True):
+        assert close(found, want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VISION)
+def test_vision_transformers_by_iree(name: str, tmp_path: Path) -> None:
+    model, inputs = write_vision(VISION[name], tmp_path / "model.onnx"), vision_feeds(VISION[name])
+    done = hpcc_command(model, "--emit", "linalg", "-q", "-o", tmp_path / "m.mlir")
+    assert (done.status, done.err) == (0, "")
+    wanted = onnxruntime.InferenceSession(str(model)).run(None, inputs)
+    for found, want in zip(iree(tmp_path / "m.mlir", inputs), wanted, strict=True):
         assert close(found, want)
 
 
@@ -147,6 +179,28 @@ def test_torch_compile_runs_our_program(module: Any) -> None:
         assert close(found.last_hidden_state.numpy(), module(**given).last_hidden_state.numpy())
         module.embeddings.LayerNorm.weight.mul_(2.0)  # the program follows its parameters
         assert close(compiled(**given).last_hidden_state.numpy(), module(**given).last_hidden_state.numpy())
+
+
+@needs_torch
+@pytest.mark.slow
+def test_torch_compile_takes_sizes_that_vary(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock torch.compile makes sizes variable at the second shape that it sees; from then on each has its own program."""
+    torch, given = importlib.import_module("torch"), tensors()
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend="hpcc")
+    monkeypatch.setattr(torch_modules, "MAX_SHAPES", 2)
+
+    def check(tokens: int) -> None:
+        part = {name: tensor[:, :tokens].contiguous() for name, tensor in given.items()}
+        assert close(compiled(**part).last_hidden_state.numpy(), module(**part).last_hidden_state.numpy())
+
+    with torch.no_grad():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for tokens in (8, 6, 7, 6):
+                check(tokens)
+        with pytest.warns(UserWarning, match="2 programs of other shapes"):
+            check(5)
 
 
 @needs_torch

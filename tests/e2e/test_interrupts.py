@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
+import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +24,18 @@ SMALL = Encoder(hidden=32, heads=2, intermediate=48, layers=1, vocabulary=50)
 STAGES = ("fuse", "sparsify", "quantize", "encode", "tile", "schedule", "emit")
 
 
+@pytest.fixture(scope="module")
+def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("older")
+    write(SMALL, folder / "model.onnx", 2, 7)
+    assert hpcc(folder / "model.onnx", "--target", TARGET, "-q", "-o", folder / "out.hpcc").status == 0
+    return folder
+
+
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(older: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model and an older bundle, whose temporary files lie in it, too."""
-    write(SMALL, tmp_path / "model.onnx", 2, 7)
-    assert hpcc(tmp_path / "model.onnx", "--target", TARGET, "-q", "-o", tmp_path / "out.hpcc").status == 0
+    shutil.copytree(older, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -95,6 +105,38 @@ def test_other_commands_are_interrupted(place: Path, monkeypatch: pytest.MonkeyP
         assert call(hpcc_opt.main, "model.onnx").status == 130
 
 
+def signalling(patch: pytest.MonkeyPatch, name: str) -> list[Path]:
+    """A real signal before each rename by this function of `os`; returns the list of what was renamed."""
+    rename, renamed = getattr(os, name), []
+
+    def interrupted(source: Any, target: Any) -> None:
+        renamed.append(Path(target))
+        os.kill(os.getpid(), signal.SIGINT)
+        rename(source, target)
+
+    patch.setattr(os, name, interrupted)
+    return renamed
+
+
+def test_a_bundle_takes_the_place_of_an_older_one_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        renamed = signalling(patch, "rename")
+        assert compile_again("--timing-only", "-q").status == 130
+    assert [path.name for path in renamed] == ["old0", "out.hpcc"]
+    assert Program.load(place / "out.hpcc").manifest.model.pattern == "nm:2:4"
+    assert not list(place.glob(".*"))
+
+
+def test_a_module_and_its_weights_appear_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "m.mlir").write_text("older")
+    with monkeypatch.context() as patch:
+        renamed = signalling(patch, "replace")
+        assert hpcc("model.onnx", "--emit", "linalg", "-q", "-o", "m.mlir").status == 130
+    assert [path.name for path in renamed] == ["m.safetensors", "m.mlir"]
+    assert "linalg.generic" in (place / "m.mlir").read_text(encoding="utf-8")
+    assert not list(place.glob(".*"))
+
+
 SIGNAL = """
 import os, signal, sys, threading
 from compiler.tools.hpcc import main
@@ -106,7 +148,7 @@ os._exit(status)
 """
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.4, 1.0])
+@pytest.mark.parametrize("seconds", [0.4, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.05, 1.0))])
 def test_a_real_signal(place: Path, seconds: float) -> None:
     """Wherever it comes, the bundle is the older one or the new one, whole."""
     before = digests(place)
@@ -137,7 +179,7 @@ sys.exit(main(sys.argv[2:]))
 
 
 @pytest.mark.skipif(sys.platform != "linux" or resource.getrlimit(resource.RLIMIT_FSIZE)[1] == 0, reason="needs the limit")
-@pytest.mark.parametrize("limit", [100, 6000])
+@pytest.mark.parametrize("limit", [pytest.param(100, marks=pytest.mark.slow), 6000])
 def test_a_file_that_the_system_does_not_let_grow(place: Path, limit: int) -> None:
     arguments = ("model.onnx", "--target", TARGET, "--sparsity", "nm:2:4", "-q", "-o", "out.hpcc")
     with unchanged(place):

@@ -17,19 +17,20 @@ import pytest
 from compiler.dialects import nn
 from compiler.interpreters.evaluate import evaluate
 from compiler.tools import parameters
+from compiler.tools.fpga_session import FpgaSession
 from compiler.tools.options import Options
-from compiler.tools.session import Session
+from compiler.tools.session import open_session
 from compiler.tools.stepwise import FLOAT_LIMIT, StepwiseCheck, relative_error
 from hw_targets.errors import VerificationError
-from tests.e2e import mutation_cases_graph, mutation_cases_machine, mutation_cases_program
+from tests.e2e import mutation_cases_graph, mutation_cases_machine, mutation_cases_parts, mutation_cases_program
 from tests.e2e.harness import Done, hpcc
 from tests.e2e.mutation_cases_graph import drop_a_bias
 from tests.e2e.mutation_cases_machine import SHARED
-from tests.e2e.mutations import BATCH, BOARD, MODEL, TOKENS, Patch, ops
+from tests.e2e.mutations import BATCH, BIASED, BOARD, MODEL, TOKENS, Patch, ops
 from tests.e2e.test_random_models import board_file
 from tests.graphs import write
 
-PARTS = (mutation_cases_graph, mutation_cases_program, mutation_cases_machine)
+PARTS = (mutation_cases_graph, mutation_cases_program, mutation_cases_machine, mutation_cases_parts)
 MUTATIONS = {name: mutation for part in PARTS for name, mutation in part.MUTATIONS.items()}
 
 
@@ -38,13 +39,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model and the board."""
     folder = tmp_path_factory.mktemp("mutations")
     write(MODEL, folder / "model.onnx", BATCH, TOKENS)
+    write(BIASED, folder / "biased.onnx", BATCH, TOKENS)
     board_file(folder, BOARD)
     return folder
 
 
-def run(place: Path, pattern: str, *more: str) -> Done:
+def run(place: Path, pattern: str, *more: str, biased: bool = False) -> Done:
     """The ordinary command: nothing but a model, a board and a pattern."""
-    command = (place / "model.onnx", "--target", place / "board.toml", "--sparsity", pattern, "-q", "-o", place / "out.hpcc")
+    model = place / ("biased.onnx" if biased else "model.onnx")
+    command = (model, "--target", place / "board.toml", "--sparsity", pattern, "-q", "-o", place / "out.hpcc")
     return hpcc(*command, *more)
 
 
@@ -55,15 +58,23 @@ def test_without_a_mutation_the_run_succeeds(place: Path, pattern: str, more: tu
     assert (done.status, done.err) == (0, "")
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.slow
+def test_without_a_mutation_the_biased_model_succeeds(place: Path) -> None:
+    done = run(place, "dense", "--verify-each", biased=True)
+    assert (done.status, done.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if m.biased else ()) for name, m in MUTATIONS.items()]
+)
 def test_a_mutation_turns_its_check_red(place: Path, monkeypatch: Patch, name: str) -> None:
     mutation = MUTATIONS[name]
     mutation.make(monkeypatch)
-    done = run(place, mutation.pattern)
+    done = run(place, mutation.pattern, biased=mutation.biased)
     assert done.status == mutation.status, done
     assert re.search(mutation.says, done.line), done.line
     if mutation.each:
-        done = run(place, mutation.pattern, "--verify-each")
+        done = run(place, mutation.pattern, "--verify-each", biased=mutation.biased)
         assert re.search(mutation.each, done.line), done.line
 
 
@@ -76,6 +87,7 @@ def test_every_kind_of_fault_is_made() -> None:
         "ignore a mask",
         "wrong N:M axis",
         "drop a tail",
+        "mix parts up",
         "wrong semaphore",
         "wrong index",
         "lose a cycle",
@@ -92,7 +104,8 @@ def test_every_bias_of_l3_is_missed(l3_model: Path) -> None:
     A bias of the keys adds the same to all scores of a row, which softmax does not see: no output can tell, and only
     the comparison of parameters does.
     """
-    session = Session(Options(model=str(l3_model), target="fpga-u280", shapes={"input_ids": (1, 24)}, quiet=True))
+    session = open_session(Options(model=str(l3_model), target="fpga-u280", shapes={"input_ids": (1, 24)}, quiet=True))
+    assert isinstance(session, FpgaSession)
     session._load()
     session._stages("import", "quantize")
     assert session.imported is not None

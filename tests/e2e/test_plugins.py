@@ -131,3 +131,35 @@ def test_a_board_and_a_pass_are_known_by_name(model: Path, tmp_path: Path) -> No
     assert "workshop.linears = 4 : i64" in counted.stdout
     unknown = run(None, model, "-p", passes, command=OPT)
     assert unknown.returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["fpga-u280", "cpu-avx2", "gpu-sm80"])
+def test_a_pass_takes_part_in_a_compilation(target: str, model: Path, tmp_path: Path) -> None:
+    """What the package's pass writes is in the module when its stage ends, and the program is made all the same."""
+    workshop = installed(WORKSHOP, tmp_path)
+    more = ("--pass-after", 'fuse:workshop-count-linears{role="attn"}', "--sparsity", "nm:2:4")
+    stages = tmp_path / "stages"
+    options = (*more, "--emit", "program", "--dump-stages", stages, "-q", "-o", tmp_path / "out.hpcc")
+    done = run(workshop, model, "--target", target, *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    texts = {file.stem.partition(".")[2]: file.read_text(encoding="utf-8") for file in stages.glob("*.mlir")}
+    assert "workshop.linears" not in texts["import"]
+    assert "workshop.linears = 4 : i64" in texts["fuse"]
+    told = run(workshop, "--print-pipeline", "--target", target, *more[:2]).stdout
+    assert 'workshop-count-linears{role="attn"}' in next(line for line in told.splitlines() if line.startswith("fuse"))
+
+
+def test_a_pass_that_changes_weights_is_what_is_compared(model: Path, tmp_path: Path) -> None:
+    """After `sparsify` a pass may change values: the reference has the same ones."""
+    workshop = installed(WORKSHOP, tmp_path)
+    bundle = tmp_path / "out.hpcc"
+    done = run(workshop, model, "--target", "fpga-u280", "--pass-after", "sparsify:workshop-halve", "--json", "-o", bundle)
+    assert (done.returncode, done.stderr) == (0, "")
+    outcome = json.loads(done.stdout)["run"]
+    assert outcome["verify"]["bit_exact"]
+    assert all(output["passed"] for output in outcome["verify"]["outputs"])
+    assert outcome["damage"]["mean_sample_cosine"] < 0.9999
+    without = run(None, model, "--target", "fpga-u280", "--pass-after", "sparsify:workshop-halve", "-o", bundle)
+    assert without.returncode == 2
+    assert "[HPCC2062]" in without.stderr

@@ -73,7 +73,7 @@ def attempt(case: Case, memory: dict[str, float]) -> None:
         event("the pattern applies to no layer")
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(), memories())
 def test_no_program_beats_its_roofline(case: Case, memory: dict[str, float]) -> None:
     attempt(case, memory)

@@ -268,14 +268,15 @@ def libraries(shop: Workshop) -> Case:
 def resign_cpu(bundle: Path) -> None:
     """Make the digests of a CPU bundle those of its files, as far as its manifest still reads."""
     from runtime.bundle import digest
-    from runtime.cpu.manifest import parse_cpu_manifest
+    from runtime.cpu.manifest import CpuManifest
+    from runtime.steps.manifest import parse_manifest
 
     try:
         document = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         for name in document["digests"]:
             if (bundle / name).is_file():
                 document["digests"][name] = digest((bundle / name).read_bytes())
-        document["digest"] = parse_cpu_manifest(json.dumps(document), "").own_digest()
+        document["digest"] = parse_manifest(json.dumps(document), "", CpuManifest).own_digest()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, HpccError):
         return
     (bundle / "manifest.json").write_text(json.dumps(document), encoding="utf-8")

@@ -37,8 +37,9 @@ SHAPE = ("--shape", "input_ids:2x7")
 FPGA = "fpga-u280"
 
 
-def build(folder: Path) -> None:
-    """Write the corpus into `folder`; nothing happens if it is there."""
+def build(folder: Path, *, everything: bool = True) -> None:
+    """Write the corpus into `folder`; nothing happens if it is there. Without `everything` it lacks the nodes of the
+    standard, the CPU's bundles and the dumped stages, which take longest."""
     if (folder / "whole").exists():
         return
     for name in ("models", "nodes", "targets", "inputs", "fpga", "cpu", "stages", "texts"):
@@ -49,12 +50,14 @@ def build(folder: Path) -> None:
     onnx.save(
         external, folder / "models" / "external.onnx", save_as_external_data=True, location="external.bin", size_threshold=0
     )
-    _node_cases(folder / "nodes")
     for path in sorted(Path(hw_targets.__file__).parent.glob("*-*.toml")):
         (folder / "targets" / path.name).write_bytes(path.read_bytes())
     np.savez(folder / "inputs" / "good.npz", **feeds(SMALL, 4, 7))
     np.savez_compressed(folder / "inputs" / "packed.npz", **feeds(SMALL, 2, 7))
-    _bundles(folder)
+    _accelerator_bundles(folder)
+    if everything:
+        _node_cases(folder / "nodes")
+        _other_bundles(folder)
     _tokenizer(folder / "texts")
     (folder / "whole").touch()
 
@@ -68,7 +71,7 @@ def _node_cases(folder: Path) -> None:
             (folder / f"{case.name}.onnx").write_bytes(case.model.SerializeToString())
 
 
-def _bundles(folder: Path) -> None:
+def _accelerator_bundles(folder: Path) -> None:
     models = folder / "models"
     for name, model, sparsity in (
         ("dense", "plain", "dense"),
@@ -87,6 +90,10 @@ def _bundles(folder: Path) -> None:
             folder / "fpga" / f"{name}.hpcc",
         )
     save_bundle(host_bundle(LinearData()), folder / "fpga" / "host.hpcc")
+
+
+def _other_bundles(folder: Path) -> None:
+    models = folder / "models"
     for name, model, sparsity in (("dense", "plain", "dense"), ("hp", "pooled", "hp:0.75")):
         _run(
             models / f"{model}.onnx",

@@ -107,9 +107,9 @@ def test_errors_are_typed_and_have_codes(
 
 
 def test_a_wrong_result_raises_and_keeps_the_bundle(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from compiler.tools.session import Session
+    from compiler.tools.fpga_session import FpgaSession
 
-    monkeypatch.setattr(Session, "_bit_exact", lambda *_: False)
+    monkeypatch.setattr(FpgaSession, "_bit_exact", lambda *_: False)
     with pytest.raises(VerificationError, match="kept for a look"):
         hpcc.compile(model, "fpga-u280", output=tmp_path / "tiny.hpcc")
     assert (tmp_path / "tiny.hpcc" / "run.json").is_file()

@@ -22,6 +22,7 @@ from compiler.backends.cpu.packing import (
 from compiler.dialects.cpu import Kernel
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools.cpu_report import CPU_EXPLANATIONS, CpuReason
+from compiler.tools.steps_report import StepReason
 from hw_targets.cpu import CpuTarget
 
 Matrix = NDArray[np.float32]
@@ -171,4 +172,4 @@ def test_the_page_lists_every_reason() -> None:
     page = (Path(__file__).parents[2] / "docs" / "CPU.md").read_text(encoding="utf-8")
     for reason, explanation in CPU_EXPLANATIONS.items():
         assert f"| {reason.value} | {explanation} |" in page
-    assert set(CPU_EXPLANATIONS) == set(CpuReason)
+    assert set(CPU_EXPLANATIONS) == {*StepReason, *CpuReason}

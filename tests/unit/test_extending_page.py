@@ -15,7 +15,8 @@ from hw_targets import catalogue, storage
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "EXTENDING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(python|toml)\n(.*?)```", PAGE, flags=re.DOTALL)
-SOURCES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests" / "packages").rglob("*.*")) if path.is_file()]
+PACKAGES = ROOT / "tests" / "packages"
+SOURCES = [path.read_text(encoding="utf-8") for path in sorted([*PACKAGES.rglob("*.py"), *PACKAGES.rglob("*.toml")])]
 
 
 @pytest.mark.parametrize("index", range(len(BLOCKS)))

@@ -12,7 +12,7 @@ import pytest
 
 from compiler.pipelines import PASSES
 from compiler.tools.options import Options
-from compiler.tools.session import Session, open_session
+from compiler.tools.session import open_session
 from compiler.universe import DIALECTS
 from tests.graphs import Encoder, write
 
@@ -36,7 +36,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every stage of a small encoder."""
     folder = tmp_path_factory.mktemp("stages")
     model = write(Encoder(), folder / "tiny.onnx")
-    Session(Options(str(model), "fpga-u280", sparsity="nm:2:4", verify=False, dump_stages=str(folder))).compile()
+    open_session(Options(str(model), "fpga-u280", sparsity="nm:2:4", verify=False, dump_stages=str(folder))).compile()
     cpu = Options(str(model), "cpu-avx2", sparsity="nm:2:4", emit="tile", output=str(folder / "cpu.mlir"))
     assert open_session(cpu).run() == 0
     gpu = Options(str(model), "gpu-sm90", sparsity="nm:2:4", emit="tile", output=str(folder / "gpu.mlir"))

@@ -1,4 +1,4 @@
-"""docs/LEDGER.md names every field of both reports, for accelerators and CPUs, and every reason of a CPU layer."""
+"""docs/LEDGER.md names every field of both reports and every reason of a CPU layer; docs/GPU.md what GPUs add."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from types import ModuleType
 import pytest
 from pydantic import BaseModel
 
-from compiler.tools import cpu_report, report
+from compiler.tools import cpu_report, gpu_report, report, steps_report
 from compiler.tools.cpu_report import CPU_EXPLANATIONS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "LEDGER.md").read_text(encoding="utf-8")
-NAMED = {word for code in re.findall(r"`([^`\n]+)`", PAGE) for word in re.findall(r"\w+", code)}
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "LEDGER.md").read_text(encoding="utf-8")
+GPUS = (DOCS / "GPU.md").read_text(encoding="utf-8")
+
+
+def named(page: str) -> set[str]:
+    return {word for code in re.findall(r"`([^`\n]+)`", page) for word in re.findall(r"\w+", code)}
 
 
 def forms(module: ModuleType) -> list[type[BaseModel]]:
@@ -21,9 +26,17 @@ def forms(module: ModuleType) -> list[type[BaseModel]]:
     return [kind for kind in kinds if kind.__module__ == module.__name__]
 
 
-@pytest.mark.parametrize("form", [*forms(report), *forms(cpu_report)], ids=lambda form: form.__name__)
+EXPLAINED = [*forms(report), *forms(steps_report), *forms(cpu_report)]
+
+
+@pytest.mark.parametrize("form", EXPLAINED, ids=lambda form: form.__name__)
 def test_every_field_is_explained(form: type[BaseModel]) -> None:
-    assert set(form.model_fields) - NAMED == set()
+    assert set(form.model_fields) - named(PAGE) == set()
+
+
+@pytest.mark.parametrize("form", forms(gpu_report), ids=lambda form: form.__name__)
+def test_every_field_of_a_gpu_is_explained(form: type[BaseModel]) -> None:
+    assert set(form.model_fields) - named(PAGE) - named(GPUS) == set()
 
 
 def test_the_reasons_of_cpu_layers_are_the_codes_own() -> None:

@@ -189,7 +189,7 @@ def test_only_numbers_and_metadata_change(external: bool, tmp_path: Path) -> Non
     assert json.loads(metadata["hpcc.pruning.history"])[0]["methods"] == ["magnitude"]
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     width=st.integers(4, 9),
     wide=st.integers(9, 30),

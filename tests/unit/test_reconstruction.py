@@ -239,3 +239,14 @@ def test_levels_share_the_granularity() -> None:
     assert all(p.sparsity < 1 for p in levels_of(parse_pattern("unstructured:0.75")))
     with pytest.raises(UsageError, match="no levels"):
         levels_of(Dense())
+
+
+def test_the_size_of_the_inputs_changes_no_bit() -> None:
+    """Squares of large inputs, and products of those, leave the range of single precision."""
+    w, moments = layer(24, 32)
+    mask = parse_pattern("nm:2:4").mask(w)
+    h = damped(moments.gram)
+    wanted = solve_inside(w, h, mask)
+    with np.errstate(all="raise"):
+        for power in (-200, 100, 200):
+            np.testing.assert_array_equal(solve_inside(w, np.ldexp(h, power), mask), wanted)

@@ -329,7 +329,7 @@ def devices(draw: st.DrawFn) -> list[tuple[str, str]]:
     return edits
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(devices())
 def test_auto_sizing_keeps_every_ceiling_or_refuses(edits: list[tuple[str, str]]) -> None:
     text = U280

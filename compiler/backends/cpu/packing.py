@@ -66,6 +66,11 @@ class Packed:
     def multiplied(self) -> int:
         return self.values.size
 
+    @property
+    def needed(self) -> int:
+        """Multiplications without what fills up a chunk: these kernels have no chunks to fill."""
+        return self.multiplied
+
 
 def group_rows(kernel: Kernel, target: CpuTarget) -> int:
     """Rows that a kernel computes together."""

@@ -21,7 +21,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from compiler.backends.cpu.lowering import memory_sizes, padded
 from compiler.backends.cpu.packing import Packed, pack
-from compiler.backends.image import ALIGNMENT, Image, LinearFacts, StepFacts, distinct_parts, maker_of
+from compiler.backends.image import ALIGNMENT, Image, LinearFacts, StepFacts, StepsModel, distinct_parts, maker_of
 from compiler.backends.lowering import matrix_of, stored_array
 from compiler.dialects import cpu, nn
 from compiler.dialects.sparsity import pattern_of
@@ -45,26 +45,11 @@ CHUNK = 48
 _TYPES = {"i64": "q", "i32": "i", "f32": "f", "f64": "d", "i8": "b", "i1": "b", "ui8": "b"}
 
 
-@dataclass(frozen=True)
-class CModel:
-    """The C of a model and what its steps are."""
+@dataclass(frozen=True, kw_only=True)
+class CModel(StepsModel[Packed]):
+    """The C of a model: its source, and the header of its interface."""
 
-    source: str
     header: str
-    weights: NDArray[np.uint8]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    output_shapes: tuple[tuple[int, ...], ...]
-    batch: int
-    tokens: int
-    steps: tuple[StepFacts, ...]
-    linears: tuple[LinearFacts[Packed], ...]
-    id_limits: tuple[tuple[str, int], ...]
-    activation_bytes: int
-
-    def layers_of(self, step: int) -> tuple[str, ...]:
-        """The linears that a step computes, by role."""
-        return tuple(linear.role for linear in self.linears if linear.step == step)
 
 
 @dataclass
@@ -94,18 +79,20 @@ class CPrinter:
             self._step(group)
         sizes = memory_sizes(function.body.block)
         return CModel(
-            self._source(sizes),
-            self._header(),
-            self.image.bytes,
-            tuple(self.inputs),
-            tuple(self.outputs),
-            tuple((self.batch, self.tokens, features) if per else (self.batch, features) for features, per in self.results),
-            self.batch,
-            self.tokens,
-            tuple(self.steps),
-            tuple(self.linears),
-            tuple((self.inputs[number], rows) for number, rows in self.rows_of_ids.items()),
-            (4 * sizes[cpu.TOKENS] + sizes[cpu.CODES]) * self.batch * self.tokens,
+            source=self._source(sizes),
+            header=self._header(),
+            weights=self.image.bytes,
+            inputs=tuple(self.inputs),
+            outputs=tuple(self.outputs),
+            output_shapes=tuple(
+                (self.batch, self.tokens, features) if per else (self.batch, features) for features, per in self.results
+            ),
+            batch=self.batch,
+            tokens=self.tokens,
+            steps=tuple(self.steps),
+            linears=tuple(self.linears),
+            id_limits=tuple((self.inputs[number], rows) for number, rows in self.rows_of_ids.items()),
+            activation_bytes=(4 * sizes[cpu.TOKENS] + sizes[cpu.CODES]) * self.batch * self.tokens,
         )
 
     # ---- steps ------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from compiler.backends.gpu.lowering import rows_of
 from compiler.backends.gpu.packing import Packed, pack
-from compiler.backends.image import ALIGNMENT, Image, LinearFacts, StepFacts, distinct_parts, maker_of
+from compiler.backends.image import ALIGNMENT, Image, LinearFacts, StepFacts, StepsModel, distinct_parts, maker_of
 from compiler.backends.lowering import matrix_of, memory_sizes, stored_array
 from compiler.dialects import gpu, nn
 from compiler.dialects.sparsity import pattern_of
@@ -40,27 +40,12 @@ _TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "flo
 _NUMPY = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "int8": "int8", "int32": "int32"}
 
 
-@dataclass(frozen=True)
-class TritonModel:
-    """The Triton source of a model and what its steps are. `moved_bytes` are what each step reads and writes at the compiled
-    shape: every input, weight and output once."""
+@dataclass(frozen=True, kw_only=True)
+class TritonModel(StepsModel[Packed]):
+    """The Triton of a model. `moved_bytes` are what each step reads and writes at the compiled shape: every input, weight
+    and output once."""
 
-    source: str
-    weights: NDArray[np.uint8]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    output_shapes: tuple[tuple[int, ...], ...]
-    batch: int
-    tokens: int
-    steps: tuple[StepFacts, ...]
-    linears: tuple[LinearFacts[Packed], ...]
     moved_bytes: tuple[int, ...]
-    id_limits: tuple[tuple[str, int], ...]
-    activation_bytes: int
-
-    def layers_of(self, step: int) -> tuple[str, ...]:
-        """The linears that a step computes, by role."""
-        return tuple(linear.role for linear in self.linears if linear.step == step)
 
 
 @dataclass
@@ -94,18 +79,20 @@ class TritonPrinter:
         sizes = memory_sizes(block, rows_of)
         batch, tokens = self.batch, self.tokens
         return TritonModel(
-            self._source(sizes),
-            self.image.bytes,
-            tuple(self.inputs),
-            tuple(self.outputs),
-            tuple((batch, tokens, features) if per else (batch, features) for per, _, features in self.results),
-            batch,
-            tokens,
-            tuple(self.steps),
-            tuple(self.linears),
-            tuple(self.moved),
-            tuple(self.rows_of_ids.items()),
-            (sizes[TOKENS] * self.element.itemsize + sizes[CODES]) * batch * tokens,
+            source=self._source(sizes),
+            weights=self.image.bytes,
+            inputs=tuple(self.inputs),
+            outputs=tuple(self.outputs),
+            output_shapes=tuple(
+                (batch, tokens, features) if per else (batch, features) for per, _, features in self.results
+            ),
+            batch=batch,
+            tokens=tokens,
+            steps=tuple(self.steps),
+            linears=tuple(self.linears),
+            moved_bytes=tuple(self.moved),
+            id_limits=tuple(self.rows_of_ids.items()),
+            activation_bytes=(sizes[TOKENS] * self.element.itemsize + sizes[CODES]) * batch * tokens,
         )
 
     # ---- steps ------------------------------------------------------------------------------------------------------

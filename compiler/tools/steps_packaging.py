@@ -1,39 +1,43 @@
-"""From a tiled module to the folder of a GPU bundle: the Triton module, weights, manifest and host segments."""
+"""From a printed model to the folder of a CPU or GPU bundle: its files, host segments and manifest."""
 
 from __future__ import annotations
 
-from compiler.backends.gpu.printer import TritonModel
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import onnx
+
+from compiler.backends.image import StepsModel
 from compiler.frontend.host import HostSegment
-from compiler.tools.cpu_packaging import of_any_length
 from compiler.tools.hpcc import installed_version
 from compiler.tools.model_facts import ModelFacts
 from compiler.tools.packaging import host_entries
-from hw_targets.gpu import GpuTarget
 from runtime.bundle import MANIFEST, WEIGHTS, Room, digest
-from runtime.cpu.manifest import GpuManifest, StepEntry
-from runtime.gpu.bundle import SOURCE
 from runtime.manifest import DeviceEntry, TensorEntry
+from runtime.steps.manifest import M, StepEntry
 
 
 def write_bundle(
     room: Room,
-    model: TritonModel,
-    borders: dict[str, TensorEntry],
-    target: GpuTarget,
-    precision: str,
+    form: type[M],
+    model: StepsModel[Any],
+    sources: Mapping[str, str],
+    borders: Mapping[str, TensorEntry],
     facts: ModelFacts,
     hosts: list[HostSegment],
-) -> GpuManifest:
-    """Write all but the reports into a bundle in the making. `borders` are the module's tensors."""
+    **own: Any,
+) -> M:
+    """Write all but the reports, and what is built, into a bundle in the making. `sources` are its texts by name, `borders`
+    the module's tensors, `own` the fields that a manifest of this form has besides."""
     entries, files = host_entries([of_any_length(segment) for segment in hosts])
     before = [entry for entry, segment in entries if segment.when == "before"]
     after = [entry for entry, segment in entries if segment.when == "after"]
-    contents: dict[str, bytes | memoryview] = {SOURCE: model.source.encode(), WEIGHTS: model.weights.data, **files}
-    manifest = GpuManifest(
+    texts = {name: text.encode() for name, text in sources.items()}
+    contents: dict[str, bytes | memoryview] = {**texts, WEIGHTS: model.weights.data, **files}
+    manifest = form(
         hpcc_version=installed_version(),
         model=facts.entry,
-        target=target.snapshot(),
-        precision=precision,
         batch=model.batch,
         tokens=model.tokens,
         inputs=tuple(borders[name] for name in model.inputs),
@@ -47,9 +51,21 @@ def write_bundle(
         model_outputs=facts.outputs,
         segments=(*before, DeviceEntry(), *after),
         digests={name: digest(data) for name, data in contents.items()},
+        **own,
     )
     manifest = manifest.model_copy(update={"digest": manifest.own_digest()})
     for name, data in contents.items():
         room.write(name, data)
     room.write(MANIFEST, manifest.text())
     return manifest
+
+
+def of_any_length(segment: HostSegment) -> HostSegment:
+    """The host's part without the compiled batch and length at its borders: the program takes shorter ones too."""
+    model = onnx.ModelProto()
+    model.CopyFrom(segment.model)
+    for value in (*model.graph.input, *model.graph.output):
+        for number, dim in enumerate(value.type.tensor_type.shape.dim):
+            dim.Clear()
+            dim.dim_param = f"{value.name}_{number}"
+    return replace(segment, model=model)

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hw_targets.errors import InputError
-from runtime.cpu.manifest import StepsManifest
 from runtime.host import HostSegment
 from runtime.manifest import DeviceEntry, TensorEntry
+from runtime.steps.files import CheckedFiles
+from runtime.steps.manifest import StepsManifest
 
 AnyArray = NDArray[Any]
 Tensors = Mapping[str, AnyArray]
-
-
-class StepsBundle(Protocol):
-    """A checked folder: its manifest, and host segments by file."""
-
-    @property
-    def manifest(self) -> StepsManifest: ...
-
-    @property
-    def host(self) -> Mapping[str, bytes]: ...
+B = TypeVar("B", bound=CheckedFiles[Any])
 
 
 @dataclass(frozen=True)
@@ -44,15 +37,20 @@ class BatchResult:
         return tuple(device + host for device, host in zip(self.device_ms, self.host_ms, strict=True))
 
 
-class BatchProgram(ABC):
+class BatchProgram(ABC, Generic[B]):
     """A checked bundle and how its device part runs. `threads` are those of host segments."""
 
+    bundle: B
     threads: int
 
-    @property
+    @classmethod
     @abstractmethod
-    def steps_bundle(self) -> StepsBundle:
-        """The bundle."""
+    def load(cls, path: Path | str, threads: int = 0) -> Self:
+        """The program of a bundle folder. Raises InputError naming the damaged file."""
+
+    def moved_to(self, folder: Path) -> None:
+        """Go on with what was loaded after the folder was renamed."""
+        self.bundle = replace(self.bundle, folder=folder)
 
     @abstractmethod
     def _run_device(self, values: dict[str, AnyArray]) -> float:
@@ -60,12 +58,12 @@ class BatchProgram(ABC):
 
     @property
     def entries(self) -> StepsManifest:
-        return self.steps_bundle.manifest
+        return self.bundle.manifest
 
     @cached_property
     def _host(self) -> dict[str, HostSegment]:
         segments = self.entries.host_segments
-        return {entry.file: HostSegment(entry, self.steps_bundle.host[entry.file], self.threads) for entry in segments}
+        return {entry.file: HostSegment(entry, self.bundle.host[entry.file], self.threads) for entry in segments}
 
     @property
     def id_limits(self) -> Mapping[str, int]:
