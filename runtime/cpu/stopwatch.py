@@ -10,11 +10,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from hw_targets.errors import HpccError
-from runtime.batches import BatchProgram, Tensors
+from runtime.steps.batches import BatchProgram, Tensors
 from runtime.cpu.program import CpuProgram
 
 WARM_UP = 3
@@ -34,7 +35,7 @@ class Latency:
     threads: int
 
 
-def latency_of(program: BatchProgram, inputs: Tensors) -> Latency:
+def latency_of(program: BatchProgram[Any], inputs: Tensors) -> Latency:
     """Run again and again, alone."""
     size, count = program.entries.batch, len(next(iter(inputs.values())))
     batches = [{name: array[at : at + size] for name, array in inputs.items()} for at in range(0, count - size + 1, size)]
