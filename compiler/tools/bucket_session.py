@@ -137,7 +137,6 @@ def _check(options: Options, buckets: Sequence[Shapes]) -> None:
         raise UsageError("HPCC2035", f"{wrong[0]} does not go with several shapes", hint=hint)
     if len({tuple(sorted(shapes.items())) for shapes in buckets}) < len(buckets):
         raise UsageError("HPCC2033", "--shape names a bucket twice", hint="give every length once")
-    return target
 
 
 def _name(shapes: Shapes, buckets: Sequence[Shapes]) -> str:
