@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from hw_targets.errors import HpccError
-from runtime.steps.batches import BatchProgram, Tensors
 from runtime.cpu.program import CpuProgram
+from runtime.steps.batches import BatchProgram, Tensors
 
 WARM_UP = 3
 FEWEST, MOST = 21, 201
