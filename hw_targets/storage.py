@@ -21,6 +21,9 @@ DECODERS = "hpcc.decoders"
 PLUGIN_CODES = range(12, 16)
 """Numbers of load.weights' field `format` that formats from outside may take."""
 
+BASIS = ".basis"
+"""What a layer's name ends in that multiplies by the first of two factors; the second keeps the name of their product."""
+
 
 @dataclass(frozen=True)
 class StorageFormat:

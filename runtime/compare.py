@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hw_targets.errors import InputError
+from hw_targets.storage import BASIS
 from runtime.bundle import check_plain
 from runtime.figures import ms_text, ratio_text, size_text
 
@@ -142,13 +143,13 @@ def _expect_text(report: Document, whole: Whole, layers: Mapping[str, Side]) -> 
 def _expect_one_model(first: tuple[str, Document, Document], second: tuple[str, Document, Document]) -> None:
     """Raises InputError unless both have the same linear layers: a pruned file is another file, but the same model."""
     linears = [
-        {layer["name"]: layer["op"] for layer in report["layers"] if layer["op"] == "linear"}
+        {layer["name"] for layer in report["layers"] if layer.get("op") == "linear" and not layer["name"].endswith(BASIS)}
         for _, report, _ in (first, second)
     ]
     if linears[0] == linears[1]:
         return
     names = [report["model"]["name"] for _, report, _ in (first, second)]
-    odd = sorted(set(linears[0]) ^ set(linears[1]))
+    odd = sorted(linears[0] ^ linears[1])
     message = (
         f"these are programs of different models: {names[0]!r} with {len(linears[0])} linear layers and {names[1]!r} with"
         f" {len(linears[1])}, of which only one has {odd[0]!r}"

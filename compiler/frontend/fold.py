@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
@@ -85,13 +86,14 @@ def fold(model: ir.Model, where: str) -> None:
     try:
         InlinePass()(model)
         wanted = _interpolations(model) | _kernels(model)
-        fold_constants(
-            model,
-            onnx_shape_inference=True,
-            input_size_limit=INPUT_LIMIT,
-            output_size_limit=OUTPUT_LIMIT,
-            should_fold=lambda node: _should_fold(node, wanted),
-        )
+        with np.errstate(all="ignore"):  # what overflows here would overflow at run time, and says nothing there
+            fold_constants(
+                model,
+                onnx_shape_inference=True,
+                input_size_limit=INPUT_LIMIT,
+                output_size_limit=OUTPUT_LIMIT,
+                should_fold=lambda node: _should_fold(node, wanted),
+            )
         _forward_identities(model)
         RemoveUnusedNodesPass()(model)
     except (RuntimeError, ir.passes.InvariantError, ir.passes.PassError) as error:

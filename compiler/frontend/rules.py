@@ -38,8 +38,11 @@ def check_attributes(model: ir.Model, where: str) -> None:
         except onnx.defs.SchemaError:
             continue  # what an unknown operator is, is said where it would run
         for attribute in node.attributes.values():
+            if attribute.is_ref():  # in a function it stands for what its caller gives; a graph has none
+                message = f"attribute {attribute.name!r} refers to an attribute of a function, and stands in none"
+                raise _broken(message, f"{where}: node {node.name!r}")
             wanted = known.get(attribute.name)
-            if wanted is not None and wanted.type.name != attribute.type.name and not attribute.is_ref():
+            if wanted is not None and wanted.type.name != attribute.type.name:
                 message = (
                     f"attribute {attribute.name!r} is of type {attribute.type.name}, {node.op_type} takes {wanted.type.name}"
                 )

@@ -25,9 +25,8 @@ def bind_shapes(model: ir.Model, shapes: Shapes, where: str) -> None:
     for name, sizes in shapes.items():
         _bind_input(_find(inputs, name, where), sizes, bound, where)
     for value in inputs.values():
-        if str(value.name) not in shapes:
-            value.shape = _substitute(value.shape, bound)
-            _require_static(value, where)
+        value.shape = _substitute(value.shape, bound)
+        _require_static(value, where)
     for node in model.graph.all_nodes():
         for output in node.outputs:
             output.shape = _substitute(output.shape, bound)

@@ -16,10 +16,11 @@ from xdsl.passes import ModulePass
 
 from compiler.dialects.nn import LinearOp, WeightOp, shape_of, stored_weight
 from compiler.dialects.sparsity import attribute_of, pattern_of
-from compiler.passes.sparsify import BASIS, FACTOR_OF, logical
+from compiler.passes.sparsify import FACTOR_OF, logical
 from compiler.sparsity.base import Pattern
 from compiler.sparsity.factored import Factored
 from compiler.weights import Array, WeightStore, row_major, store_of
+from hw_targets.storage import BASIS
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from compiler.sparsity.recipes import Linear, Recipe, load_recipe
 from compiler.storage.formats import candidates
 from compiler.weights import Array, WeightStore, content_digest, row_major, store_of
 from hw_targets.errors import InputError, UsageError
+from hw_targets.storage import BASIS
 
 PRUNABLE = re.compile(r"layer\.\d+\.(attn\.(q|k|v|o)|ffn\.(up|gate|down))")
 """Roles pruned by default: the linears inside encoder and decoder blocks."""
@@ -47,8 +48,6 @@ RECIPE = "recipe:"
 """What stands before the path of a recipe in the place of a pattern."""
 FACTOR_OF = "hpcc.factor_of"
 """Attribute of the two linears that one with a factored weight has become: the pattern of their product."""
-BASIS = ".basis"
-"""What the role of the first of the two ends in."""
 _CACHED_ROWS = 256
 MIN_GROUPS = 4
 """A row of fewer groups than this stays dense."""

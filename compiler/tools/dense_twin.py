@@ -8,12 +8,13 @@ from xdsl.rewriter import Rewriter
 
 from compiler.dialects.nn import QLinearOp, WeightOp, shape_of
 from compiler.dialects.storage import StorageAttr, storage_attribute_of
-from compiler.passes.sparsify import BASIS, FACTOR_OF
+from compiler.passes.sparsify import FACTOR_OF
 from compiler.sparsity.base import Dense
 from compiler.storage.formats import FORMATS
 from compiler.tools.variants import compile_encoded
 from compiler.weights import WeightStore
 from hw_targets.errors import InfeasibleError
+from hw_targets.storage import BASIS
 from hw_targets.target import Target
 from runtime.ledger import LayerCycles
 

@@ -11,13 +11,14 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from compiler.backends.fpga.weights import WeightPlan, plan_weight
 from compiler.dialects.nn import QLinearOp, shape_of
 from compiler.dialects.storage import StorageAttr
-from compiler.passes.sparsify import BASIS, FACTOR_OF, PRUNABLE, pruning_summary
+from compiler.passes.sparsify import FACTOR_OF, PRUNABLE, pruning_summary
 from compiler.sparsity.base import Dense, Pattern
 from compiler.storage.choose import rank
 from compiler.tools.helps import MATRIX_SHARE, help_of
 from compiler.tools.report import EXPLANATIONS, LayerPart, Reason
 from hw_targets.extents import layout_of
 from hw_targets.isa import MatrixMode
+from hw_targets.storage import BASIS
 from hw_targets.target import Accelerator, Target
 from hw_targets.timing import cost, matrix_macs, transfer
 from runtime.ledger import Cause, LayerCycles

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.backends.image import LinearFacts, StepFacts, StepsModel
-from compiler.passes.sparsify import BASIS, PRUNABLE, PruningSummary
+from compiler.passes.sparsify import PRUNABLE, PruningSummary
 from compiler.sparsity.base import Dense, Pattern
 from compiler.sparsity.factored import Factored
 from compiler.tools.hpcc import installed_version
@@ -20,6 +20,7 @@ from compiler.tools.inputs import InputSet
 from compiler.tools.report import HostOpPart, HostOpTime, InputsPart, Milliseconds, ModelPart
 from compiler.tools.reporting import Comparison, damage_part, machine_part, now_text, pruning_part, verify_part
 from compiler.tools.steps_report import LayerTime, StepReason, StepsLayerPart
+from hw_targets.storage import BASIS
 from runtime.memory import peak_rss_mb
 from runtime.steps.manifest import StepsManifest
 

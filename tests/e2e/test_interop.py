@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
@@ -127,6 +128,17 @@ def test_code_for_onnx_runtime_runs_unchanged(target: str, tmp_path: Path) -> No
     assert session.get_provider_options()["HpccExecutionProvider"]["target"].startswith(target[:4])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["cpu-host", TARGET])
+def test_l3_answers_like_a_session_of_onnx_runtime(target: str, l3_model: Path, tmp_path: Path) -> None:
+    inputs = text_like(32)
+    hpcc.compile(l3_model, target, shapes={"input_ids": (1, 32)}, output=tmp_path / "out.hpcc", inputs=inputs)
+    wanted = onnxruntime.InferenceSession(str(l3_model)).run(None, inputs)
+    limit = 1e-4 if target == "cpu-host" else 0.1
+    for found, want in zip(hpcc.InferenceSession(tmp_path / "out.hpcc").run(None, inputs), wanted, strict=True):
+        assert np.linalg.norm(found - want) <= limit * np.linalg.norm(want)
+
+
 def test_simulate_counts_with_and_without_values(tmp_path: Path) -> None:
     model, inputs = write(SPEC, tmp_path / "model.onnx"), feeds(SPEC)
     compiled = hpcc.compile(model, TARGET, output=tmp_path / "out.hpcc", inputs=inputs)
@@ -147,6 +159,22 @@ def module() -> Any:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 60}
     return transformers.BertModel(transformers.BertConfig(**sizes)).eval()
+
+
+def l3_module(path: Path) -> Any:
+    """L3 as transformers has it. The file names its parameters, but for the matrices: those have their node's path."""
+    torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
+    graph, prefix = onnx.load(path).graph, "model.0.auto_model."
+    arrays = {entry.name: onnx.numpy_helper.to_array(entry).copy() for entry in graph.initializer}
+    state = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in arrays:
+            owner = node.name.removesuffix("/MatMul").rpartition("auto_model/")[2]
+            state[f"{owner.replace('/', '.')}.weight"] = arrays[node.input[1]].T.copy()
+    sizes = {"hidden_size": 384, "num_hidden_layers": 3, "num_attention_heads": 12, "intermediate_size": 1536}
+    module = transformers.BertModel(transformers.BertConfig(**sizes), add_pooling_layer=False).eval()
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    return module
 
 
 def tensors() -> dict[str, Any]:
@@ -201,6 +229,23 @@ def test_torch_compile_takes_sizes_that_vary(module: Any, monkeypatch: pytest.Mo
                 check(tokens)
         with pytest.warns(UserWarning, match="2 programs of other shapes"):
             check(5)
+
+
+@needs_torch
+@pytest.mark.slow
+def test_l3_in_torch_is_onnx_runtimes(l3_model: Path) -> None:
+    """The weights of the ONNX file in a module of transformers: eager, by both bridges, and in ONNX Runtime."""
+    torch, module, inputs = importlib.import_module("torch"), l3_module(l3_model), text_like(32)
+    given = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    outputs = onnxruntime.InferenceSession(str(l3_model)).run(None, inputs)
+    wanted = next(array for array in outputs if array.shape == (1, 32, 384))
+    torch._dynamo.reset()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert close(module(**given).last_hidden_state.numpy(), wanted)
+        assert close(torch.compile(module, backend="hpcc")(**given).last_hidden_state.numpy(), wanted)
+    compiled = hpcc.compile(module, "cpu-host", example_inputs=given)
+    assert close(next(iter(compiled.run(inputs).outputs.values())), wanted)
 
 
 @needs_torch

@@ -42,6 +42,8 @@ MEMORY_BYTES = 4 << 30
 RESIDENT_BYTES = 1500 << 20
 FILE_BYTES = 256 << 20
 LINE = re.compile(r"error: .* \[(HPCC\d{4})\]$")
+TALKATIVE = {"--time-passes", "--verify-each"}
+"""Options that say on stderr what they found."""
 BUGS = {"HPCC1900", "HPCC1432"}
 """Codes that say that hpcc is at fault, not its input."""
 KEPT_AFTER_AN_ERROR = ("stages",)
@@ -150,7 +152,7 @@ def _judge(case: Case, status: int, out: str, err: str, resident: int) -> list[s
     lines = [line for line in err.splitlines() if not line.startswith("note: no --inputs")]
     check = status == 3 and "--check" in case.arguments
     if status == 0 or check:
-        if lines and "--time-passes" not in case.arguments:
+        if lines and not TALKATIVE & set(case.arguments):
             problems.append("success, and something on stderr")
     elif status in range(6) and "traceback" not in problems:
         if len(lines) != 1 or not LINE.search(lines[0]):

@@ -352,7 +352,7 @@ def test_nothing_half_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     result = hpcc.prune(model, "nm:2:4")
-    monkeypatch.setattr(session.ModelFile, "_write", fails)
+    monkeypatch.setattr(session.ModelFile, "_written", fails)
     with pytest.raises(InputError, match="No space left"):
         result.save(tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_text() == "older"

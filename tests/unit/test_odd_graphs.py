@@ -1,0 +1,66 @@
+"""Graphs and reports that only a fuzzer writes: what they are is said in one line, or they just run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import hpcc
+from compiler.frontend.importer import import_onnx
+from hw_targets.errors import InputError
+from hw_targets.storage import BASIS
+from runtime.compare import compare, read_reports
+from tests.graphs import Encoder, write
+
+
+BASE = Encoder(hidden=96, heads=4, intermediate=208, layers=1, head="pooler")
+
+
+def graph(path: Path, nodes: list[onnx.NodeProto], shape: list[int], result: list[int]) -> Path:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, result)
+    names = {name for node in nodes for name in node.input if name != "x"}
+    weights = [helper.make_tensor(name, TensorProto.FLOAT, [shape[-1]], np.ones(shape[-1])) for name in sorted(names)]
+    body = helper.make_graph(nodes, "odd", [x], [y], weights)
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def test_an_attribute_of_a_function_outside_of_one(tmp_path: Path) -> None:
+    node = helper.make_node("LayerNormalization", ["x", "gamma"], ["y"], epsilon=1e-5)
+    node.attribute[0].ref_attr_name = "elsewhere"
+    with pytest.raises(InputError, match="'epsilon' refers to an attribute of a function") as error:
+        import_onnx(graph(tmp_path / "m.onnx", [node], [2, 4], [2, 4]), {})
+    assert error.value.code == "HPCC1016"
+
+
+def test_a_bound_input_without_entries(tmp_path: Path) -> None:
+    model = write(BASE, tmp_path / "model.onnx", symbolic=True)
+    with pytest.raises(InputError, match="is empty") as error:
+        import_onnx(model, {"input_ids": (0, 8)})
+    assert error.value.code == "HPCC1011"
+
+
+def test_an_output_whose_rows_are_no_samples(tmp_path: Path) -> None:
+    node = helper.make_node("Flatten", ["x"], ["y"], axis=3)
+    model = graph(tmp_path / "m.onnx", [node], [2, 3, 4, 5], [24, 5])
+    compiled = hpcc.compile(model, "fpga-u280")
+    assert compiled.outputs["y"].shape == (24, 5)
+
+
+def test_bundles_are_compared_with_a_layer_of_two_factors(tmp_path: Path) -> None:
+    """A dense program and one of products are of one model; a report whose layers lack their kind is of no model."""
+    model = write(BASE, tmp_path / "model.onnx", 2, 8)
+    for name, spec in (("dense", "dense"), ("low", "low_rank:0.75")):
+        hpcc.compile(model, "fpga-u280", sparsity=spec, output=tmp_path / name)
+    dense, low = ((name, *read_reports(tmp_path / name)) for name in ("dense", "low"))
+    names = [pair.name for pair in compare(dense, low).layers]
+    assert sum(name.endswith(BASIS) for name in names) > 0
+    for layer in low[1]["layers"]:
+        del layer["op"]
+    with pytest.raises(InputError, match="different models"):
+        compare(dense, low)
