@@ -10,12 +10,14 @@ import pytest
 from onnx import TensorProto, helper
 
 import hpcc
+from compiler.dialects import nn
 from compiler.frontend.importer import import_onnx
+from compiler.passes.fuse import FusePass
+from compiler.tools.stages import new_context
 from hw_targets.errors import InputError
 from hw_targets.storage import BASIS
 from runtime.compare import compare, read_reports
 from tests.graphs import Encoder, write
-
 
 BASE = Encoder(hidden=96, heads=4, intermediate=208, layers=1, head="pooler")
 
@@ -43,6 +45,21 @@ def test_a_bound_input_without_entries(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is empty") as error:
         import_onnx(model, {"input_ids": (0, 8)})
     assert error.value.code == "HPCC1011"
+
+
+def test_scores_scaled_by_more_than_fp32_holds(tmp_path: Path) -> None:
+    """1 / 1e-40 is a number here and none there: the attention stays in parts."""
+    model = onnx.load(write(BASE, tmp_path / "model.onnx"))
+    divisor = next(node.input[1] for node in model.graph.node if node.op_type == "Div" and "attention" in node.input[0])
+    constant = next(entry for entry in model.graph.initializer if entry.name == divisor)
+    constant.CopyFrom(onnx.numpy_helper.from_array(np.array(1e-40, np.float32), divisor))
+    onnx.save(model, tmp_path / "odd.onnx")
+    imported = import_onnx(tmp_path / "odd.onnx", {})
+    ctx = new_context(imported.store)
+    FusePass().apply(ctx, imported.module)
+    ops = list(imported.module.walk())
+    assert not any(isinstance(op, nn.AttentionOp) for op in ops)
+    assert any(isinstance(op, nn.SoftmaxOp) for op in ops)
 
 
 def test_an_output_whose_rows_are_no_samples(tmp_path: Path) -> None:

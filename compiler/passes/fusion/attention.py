@@ -32,6 +32,9 @@ from compiler.passes.fusion.match import (
     users,
 )
 
+_LARGEST_SCALE = float(np.finfo(np.float32).max)
+"""What scales the scores beyond it, or to no number, stays in parts."""
+
 _MOVEMENT = (nn.ReshapeOp, nn.TransposeOp, nn.ExpandOp, nn.GatherOp)
 
 
@@ -263,8 +266,8 @@ def _merged(scope: Scope, context: nn.MatMulOp, batch: int, heads: int) -> Opera
 def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scale: float, masking: Masking) -> None:
     shape = nn.shape_of(context.result)
     batch = shape[0] if len(shape) == 4 else shape[0] // q.heads
-    last = _merged(scope, context, batch, q.heads)
-    if last is None or v.factor != 1.0:
+    last, whole = _merged(scope, context, batch, q.heads), scale * q.factor * k.factor
+    if last is None or v.factor != 1.0 or not abs(whole) <= _LARGEST_SCALE:
         return
     if masking.bias is not None:
         scores = (batch, q.heads, shape[-2], nn.shape_of(context.lhs)[-1])
@@ -283,7 +286,7 @@ def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scal
         values[2],
         masking.mask,
         heads=q.heads,
-        scale=scale * q.factor * k.factor,
+        scale=whole,
         kv_heads=k.heads,
         causal=masking.causal,
         bias=masking.bias,
