@@ -396,7 +396,7 @@ class PruningSummary:
         """What `auto` found, in words."""
         by_name: dict[str, list[LayerPruning]] = {}
         for layer in self.layers:
-            if layer.zeros:
+            if layer.zeros or layer.pattern.sharing:
                 by_name.setdefault(layer.pattern.name, []).append(layer)
         if not by_name and not self.near_misses():
             return f"auto: no matrix has {float(LEAST_ZEROS):.0%} zeros, so all stay dense"
@@ -429,6 +429,8 @@ def _words_of(layers: list[LayerPruning]) -> str:
     patterns = list(dict.fromkeys(layer.pattern for layer in layers))
     if len(patterns) == 1:
         return f"{patterns[0].describe()} in {len(layers)} matri{'ces' if len(layers) > 1 else 'x'}"
+    if all(pattern.sharing for pattern in patterns):
+        return f"{patterns[0].name} of several sizes in {len(layers)} matrices"
     shares = [pattern.sparsity for pattern in patterns]
     return f"{patterns[0].name} with {min(shares):.0%} to {max(shares):.0%} zeros in {len(layers)} matrices"
 

@@ -133,7 +133,7 @@ def _memory(program: Program, encoded: ModuleOp | None, target: Target) -> forms
     order = (Memory.ACT, Memory.WEIGHTS, Memory.ACC, Memory.PARAM, Memory.DRAM)
     sizes = program.manifest.sizes
     return forms.MemoryPart(
-        weights_dense_bytes=sum(w.plan.outs * w.plan.ins for w in weights),
+        weights_dense_bytes=sum(w.dense_bytes for w in weights),
         weights_stored_bytes=sum(w.plan.stored_bytes for w in weights),
         value_bytes=sum(w.value_bytes for w in weights),
         metadata_bytes=sum(w.metadata_bytes for w in weights),

@@ -98,6 +98,8 @@ def test_a_product_of_two_matrices_is_two_linears(spec: str, model: Path, tmp_pa
         assert {row["pattern"] for row in both} == {spec}
         assert sum(row["value_bytes"] for row in both) == pattern.free(outs, ins)
     assert sum(row["cycles_if_dense"] or 0 for row in report["layers"]) == report["cycles_if_dense"]
+    memory, whole = report["memory"], 5 * 96**2 + 2 * 96 * 208
+    assert memory["weights_stored_bytes"] < memory["weights_dense_bytes"] == whole
 
 
 def test_the_dense_twin_of_a_product_is_the_whole_matrix(model: Path) -> None:

@@ -96,6 +96,7 @@ def test_bad_spellings(spec: str, message: str) -> None:
 def test_a_linear_becomes_two(spec: str, zeros: object) -> None:
     model = Model(("layer.0.attn.q", "a", "oi"), ("layer.0.attn.k", "a", "io"), ("pooler", "b", "oi")).sparsify(spec)
     summary = pruning_summary(model.module)
+    assert summary.found().startswith(f"auto: found {parse_pattern(spec).describe()} in 2 matri")
     x = {"input0": matrix(4, 64).reshape(1, 4, 64)}
     before = next(iter(evaluate(model.module, model.store, x).values()))
     FactorPass().apply(model.ctx, model.module)
