@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from compiler.sparsity.balanced import NM
 from compiler.sparsity.base import (
-    FPGA_MAX_GROUP,
     Dense,
     Parameters,
     Pattern,
@@ -211,8 +210,7 @@ class Monarch(Factored):
     def parse(cls, arguments: str, kind: str = "fpga") -> Monarch:
         head, *rest = split(arguments.replace(":", ",", 1))
         blocks = whole_number("blocks", head.removeprefix("blocks="))
-        if kind == "fpga" and blocks > FPGA_MAX_GROUP:
-            check_kind(blocks, kind)
+        check_kind(blocks, kind)
         return cls(_rank(cls.name, rest, cls.FORM), blocks)
 
     @property

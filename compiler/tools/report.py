@@ -42,7 +42,7 @@ EXPLANATIONS: dict[Reason, str] = {
     Reason.DENSE: "no pattern was asked for or found; every weight is multiplied",
     Reason.NO_WEIGHTS: "works on activations only, which have no pattern",
     Reason.OUT_OF_SCOPE: "embeddings, poolers and heads are not pruned by default",
-    Reason.LEFT_DENSE: "fewer inputs than four groups of the pattern, so it stayed dense",
+    Reason.LEFT_DENSE: "fewer inputs than four groups of the pattern, or factors as large as the matrix, so it stayed dense",
     Reason.FACTOR: "one of two smaller matrices whose product is the weight",
     Reason.STORED_DENSE: "no format of this target stores the pattern smaller, so the zeros are multiplied too",
     Reason.FULL: "MATRIX is busy almost all of the time and skips what the pattern leaves out",

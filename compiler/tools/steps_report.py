@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from compiler.tools.report import (
+    EXPLANATIONS,
     SCHEMA_VERSION,
     DamagePart,
     Form,
@@ -17,12 +18,13 @@ from compiler.tools.report import (
     Milliseconds,
     ModelPart,
     PruningPart,
+    Reason,
     VerifyPart,
 )
 
 
 class StepReason(StrEnum):
-    """Why a layer does all multiplications of a dense one, on any machine."""
+    """Why a layer does not skip zeros, on any machine; the words are those of report.py."""
 
     DENSE = "dense"
     NO_WEIGHTS = "no weights"
@@ -31,13 +33,7 @@ class StepReason(StrEnum):
     FACTOR = "factor"
 
 
-STEP_EXPLANATIONS: dict[StepReason, str] = {
-    StepReason.DENSE: "no pattern was asked for or found; every weight is multiplied",
-    StepReason.NO_WEIGHTS: "works on activations only, which have no pattern",
-    StepReason.OUT_OF_SCOPE: "embeddings, poolers and heads are not pruned by default",
-    StepReason.LEFT_DENSE: "fewer inputs than four groups of the pattern, so it stayed dense",
-    StepReason.FACTOR: "one of two smaller matrices whose product is the weight",
-}
+STEP_EXPLANATIONS: dict[StepReason, str] = {reason: EXPLANATIONS[Reason(reason)] for reason in StepReason}
 
 
 class StepsMemoryPart(Form):
