@@ -7,6 +7,7 @@ role ends in `.basis`. Both carry the pattern as the attribute `hpcc.factor_of`,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,6 +44,12 @@ def factor(module: ModuleOp, store: WeightStore) -> None:
             if identity not in done:
                 done[identity] = _factorise(weight, pattern, store)
             _split(linear, weight, pattern, done[identity], store)
+
+
+def dense_size(role: str, shape: tuple[int, int], inputs: Mapping[str, int]) -> int:
+    """Weights that a layer's matrix of this shape has as it came: of two factors the second counts their product, the first
+    nothing. `inputs` are those of all layers by role."""
+    return 0 if role.endswith(BASIS) else shape[0] * inputs.get(role + BASIS, shape[1])
 
 
 def _factorise(weight: WeightOp, pattern: Factored, store: WeightStore) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from compiler.backends.cpu.printer import CModel
@@ -11,7 +12,7 @@ from compiler.sparsity.base import Pattern
 from compiler.tools import cpu_report as forms
 from compiler.tools.inputs import InputSet
 from compiler.tools.steps_report import StepReason, StepsMemoryPart
-from compiler.tools.steps_reporting import Row, StepsRunFacts, memory_parts, report_parts, rows_of, run_parts
+from compiler.tools.steps_reporting import Row, StepsRunFacts, dense_sizes, memory_parts, report_parts, rows_of, run_parts
 from hw_targets.cpu import CpuTarget
 from runtime.cpu.manifest import CpuManifest
 from runtime.cpu.program import CpuProgram
@@ -27,18 +28,18 @@ def build_cpu_report(
     pruning: PruningSummary,
 ) -> forms.CpuReport:
     """report.json. `pruning` is that of the module after `sparsify`."""
-    dense_bytes = sum(4 * linear.outs * linear.ins for linear in model.linears)
+    dense = dense_sizes(model)
     return forms.CpuReport(
         **report_parts(model, manifest, precision, samples, asked, pruning),
         target=forms.CpuTargetPart(name=target.name, kind=target.kind, isa=target.isa, unverified=target.unverified()),
-        memory=StepsMemoryPart(**memory_parts(model, dense_bytes)),
-        layers=tuple(_layer(row) for row in rows_of(model, pruning, asked)),
+        memory=StepsMemoryPart(**memory_parts(model, 4 * sum(dense.values()))),
+        layers=tuple(_layer(row, dense) for row in rows_of(model, pruning, asked)),
     )
 
 
-def _layer(row: Row) -> forms.CpuLayerPart:
+def _layer(row: Row, dense: Mapping[str, int]) -> forms.CpuLayerPart:
     reason = reason_of(row)
-    dense_bytes = 4 * row.linear.outs * row.linear.ins if row.linear is not None else 0
+    dense_bytes = 4 * dense[row.linear.role] if row.linear is not None else 0
     return forms.CpuLayerPart(**row.parts(forms.CPU_EXPLANATIONS[reason], dense_bytes), reason=reason)
 
 

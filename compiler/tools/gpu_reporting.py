@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from compiler.sparsity.base import Pattern
 from compiler.tools import gpu_report as forms
 from compiler.tools.inputs import InputSet
 from compiler.tools.steps_report import StepReason
-from compiler.tools.steps_reporting import Row, StepsRunFacts, memory_parts, report_parts, rows_of, run_parts
+from compiler.tools.steps_reporting import Row, StepsRunFacts, dense_sizes, memory_parts, report_parts, rows_of, run_parts
 from hw_targets.gpu import ELEMENT_BYTES, GpuTarget
 from runtime.gpu.manifest import GpuManifest
 from runtime.gpu.program import GpuProgram
@@ -63,34 +63,31 @@ def build_gpu_report(
     precision = manifest.precision
     rows = list(rows_of(model, pruning, asked))
     bounds = _bounds(model, rows, target, precision)
-    dense_bytes = sum(_dense_bytes(linear, precision) for linear in model.linears)
+    sizes = dense_sizes(model)
+    dense = {linear.role: ELEMENT_BYTES[precision_of(linear, precision)] * sizes[linear.role] for linear in model.linears}
     return forms.GpuReport(
         **report_parts(model, manifest, precision, samples, asked, pruning),
         target=forms.GpuTargetPart(
             name=target.name, kind=target.kind, capability=target.capability, unverified=target.unverified()
         ),
-        memory=forms.GpuMemoryPart(**memory_parts(model, dense_bytes), moved_bytes=sum(model.moved_bytes)),
+        memory=forms.GpuMemoryPart(**memory_parts(model, sum(dense.values())), moved_bytes=sum(model.moved_bytes)),
         roofline=forms.GpuRooflinePart(
             products_ms=sum(bound.products_ms for bound in bounds),
             memory_ms=sum(bound.memory_ms for bound in bounds),
             bound_ms=sum(bound.ms for bound in bounds),
         ),
-        layers=tuple(_layer(row, rows, bounds[row.number], precision) for row in rows),
+        layers=tuple(_layer(row, rows, bounds[row.number], dense) for row in rows),
     )
 
 
-def _dense_bytes(linear: LinearFacts[Packed], precision: str) -> int:
-    return ELEMENT_BYTES[precision_of(linear, precision)] * linear.outs * linear.ins
-
-
-def _layer(row: Row, rows: Sequence[Row], bound: _Bound, precision: str) -> forms.GpuLayerPart:
+def _layer(row: Row, rows: Sequence[Row], bound: _Bound, dense: Mapping[str, int]) -> forms.GpuLayerPart:
     reason = reason_of(row)
     together = [other.macs for other in rows if other.number == row.number]
     share = row.macs / sum(together) if sum(together) else 1 / len(together)
     linear = row.linear
     dense_bytes, tile = 0, ""
     if linear is not None:
-        dense_bytes, tile = _dense_bytes(linear, precision), f"{linear.packed.rows}x{linear.packed.inputs}"
+        dense_bytes, tile = dense[linear.role], f"{linear.packed.rows}x{linear.packed.inputs}"
     return forms.GpuLayerPart(
         **row.parts(forms.GPU_EXPLANATIONS[reason], dense_bytes),
         tile=tile,

@@ -11,6 +11,7 @@ from xdsl.dialects.builtin import ModuleOp, StringAttr
 from compiler.backends.fpga.weights import WeightPlan, plan_weight
 from compiler.dialects.nn import QLinearOp, shape_of
 from compiler.dialects.storage import StorageAttr
+from compiler.passes.factor import dense_size
 from compiler.passes.sparsify import FACTOR_OF, PRUNABLE, pruning_summary
 from compiler.sparsity.base import Dense, Pattern
 from compiler.storage.choose import rank
@@ -106,7 +107,7 @@ def weights_by_layer(encoded: ModuleOp | None, target: Target) -> dict[str, Weig
                 role in left,
                 PRUNABLE.fullmatch(role.removesuffix(BASIS)) is not None,
                 product.data if isinstance(product, StringAttr) else "",
-                0 if role.endswith(BASIS) else plan.outs * inputs.get(role + BASIS, plan.ins),
+                dense_size(role, (plan.outs, plan.ins), inputs),
             )
     return result
 

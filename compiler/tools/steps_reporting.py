@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.backends.image import LinearFacts, StepFacts, StepsModel
+from compiler.passes.factor import dense_size
 from compiler.passes.sparsify import PRUNABLE, PruningSummary
 from compiler.sparsity.base import Dense, Pattern
 from compiler.sparsity.factored import Factored
@@ -64,6 +65,12 @@ def report_parts(
             for n in segment.nodes
         ),
     }
+
+
+def dense_sizes(model: StepsModel[Any]) -> dict[str, int]:
+    """Weights of each linear by role, dense and whole."""
+    inputs = {linear.role: linear.ins for linear in model.linears}
+    return {linear.role: dense_size(linear.role, (linear.outs, linear.ins), inputs) for linear in model.linears}
 
 
 def memory_parts(model: StepsModel[Any], dense_bytes: int) -> dict[str, int]:

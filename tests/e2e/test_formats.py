@@ -84,6 +84,18 @@ def test_a_pattern_on_a_cpu(spec: str, model: Path, tmp_path: Path) -> None:
     assert {row["pattern"] for row in rows} == {parse_pattern(spec).canonical().spec()}
 
 
+def test_bytes_if_dense_are_those_of_the_whole_matrix(model: Path, tmp_path: Path) -> None:
+    """On every kind of machine, layer by layer: the first factor stands for nothing, the second for their product."""
+    for target, bytes_each in (("cpu-host", 4), ("gpu-sm80", 2)):
+        done = hpcc(model, "--target", target, "--sparsity", "low_rank:0.5", "-o", tmp_path / target)
+        assert done.status == 0
+        report = read_json(tmp_path / target / "report.json")
+        bytes_of = {row["name"]: row["dense_bytes"] for row in linears(report)}
+        assert bytes_of["layer.0.ffn.up"] == bytes_each * 96 * 208
+        assert {size for name, size in bytes_of.items() if name.endswith(".basis")} == {0}
+        assert report["memory"]["weights_dense_bytes"] == bytes_each * (5 * 96**2 + 2 * 96 * 208)
+
+
 @pytest.mark.parametrize("spec", FACTORED)
 def test_a_product_of_two_matrices_is_two_linears(spec: str, model: Path, tmp_path: Path) -> None:
     bundle = compiled(tmp_path, model, "--sparsity", spec, "--verify-each")
