@@ -7,6 +7,7 @@
 
 enum { LIST = 2, CODE_VECTORS = W == 16 ? 4 : 2 /* vectors of sums of four rows that the registers hold */ };
 typedef int16_t weight_code;
+typedef int32_t __attribute__((may_alias)) pair; /* of weights, which a load spreads over a register */
 
 #if W == 16
 typedef __m512i words;
@@ -34,8 +35,7 @@ INLINE void code_rows(const int NV, const uint8_t *codes, int n, const int16_t *
     words in[CODE_VECTORS];
     UNROLL for (int v = 0; v < NV; v++)
       in[v] = v % 2 ? WORDS(unpackhi_epi16)(a[v / 2], b[v / 2]) : WORDS(unpacklo_epi16)(a[v / 2], b[v / 2]);
-    int32_t w[4];
-    memcpy(w, values + 8 * s, 16);
+    const pair *w = (const pair *)(values + 8 * s);
     UNROLL for (int r = 0; r < 4; r++) {
       const words weight = WORDS(set1_epi32)(w[r]);
       UNROLL for (int v = 0; v < NV; v++) acc[r][v] += (vi)WORDS(madd_epi16)(in[v], weight);
