@@ -50,21 +50,21 @@ def on_a_machine_with(isa: str, patch: pytest.MonkeyPatch) -> str:
     return f"cpu-{isa}"
 
 
-MACHINES = [
+QUICK = [("avx2", "hp:0.75"), ("avx512-vnni", "hp:0.75"), ("avx512-vbmi", "nm:2:4")]
+MORE = [
     ("avx2", "dense"),
-    ("avx2", "hp:0.75"),
-    pytest.param("avx2", "nm:2:4", marks=pytest.mark.slow),
-    pytest.param("avx2", "unstructured:0.9", marks=pytest.mark.slow),
-    pytest.param("avx512", "hp:0.75", marks=pytest.mark.slow),
-    ("avx512-vnni", "hp:0.75"),
-    pytest.param("avx512-vnni", "nm:2:4", marks=pytest.mark.slow),
-    ("avx512-vbmi", "nm:2:4"),
-    pytest.param("avx512-vbmi", "dense", marks=pytest.mark.slow),
-    pytest.param("avx512-vbmi", "unstructured:0.9", marks=pytest.mark.slow),
+    ("avx2", "nm:2:4"),
+    ("avx2", "unstructured:0.9"),
+    ("avx512", "hp:0.75"),
+    ("avx512-vnni", "nm:2:4"),
+    ("avx512-vbmi", "dense"),
+    ("avx512-vbmi", "unstructured:0.9"),
 ]
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in MORE]
 
 
-@pytest.mark.parametrize(("isa", "spec"), MACHINES)
+@pytest.mark.slow
+@pytest.mark.parametrize(("isa", "spec"), [*QUICK, *MORE])
 def test_int8_is_within_the_limits_of_integers(model: Path, isa: str, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     target = on_a_machine_with(isa, monkeypatch)
     inputs = feeds(ODD, BATCH, TOKENS)
@@ -86,7 +86,7 @@ def test_int8_is_within_the_limits_of_integers(model: Path, isa: str, spec: str,
     assert all(np.array_equal(one[name], three[name]) for name in one)
 
 
-@pytest.mark.parametrize(("isa", "spec"), MACHINES)
+@pytest.mark.parametrize(("isa", "spec"), [*QUICK, *SLOW])
 def test_int8_equals_a_plain_quantiser(model: Path, isa: str, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same codes in numpy, layer by layer, give the same result but for the last bits of fp32."""
     inputs = feeds(ODD, 2, 19)
