@@ -211,13 +211,13 @@ def _pack_tiles(w: Matrix) -> Packed:
     """Blocks [group of 16 rows][block] of [16 rows][64 inputs]. A group has a list of the inputs that its rows use, filled
     up to whole blocks; where that takes longer than every input, all groups share the list of every input."""
     codes, scales = quantized(w)
-    used = _by_groups(w != 0, TILE_ROWS).any(axis=1)
+    used: NDArray[np.bool_] = np.any(_by_groups(w != 0, TILE_ROWS), axis=1, keepdims=True)[:, 0]
     every = -(-w.shape[1] // TILE_INPUTS)
     if COST_OF_LISTED_TILE * int((-(-used.sum(axis=1) // TILE_INPUTS)).sum()) >= every * len(used):
         used = np.ones_like(used)
     groups = _by_groups(codes, TILE_ROWS)
     group, column = np.nonzero(used)
-    counts = used.sum(axis=1)
+    counts = np.count_nonzero(used, axis=1)
     starts = np.concatenate([[0], np.cumsum(-(-counts // TILE_INPUTS))])
     slots = starts[group] * TILE_INPUTS + np.arange(len(group)) - (np.cumsum(counts) - counts)[group]
     columns = np.zeros(starts[-1] * TILE_INPUTS, np.uint16)
