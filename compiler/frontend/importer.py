@@ -32,7 +32,7 @@ from xdsl.utils.exceptions import VerifyException
 from compiler.dialects import nn
 from compiler.frontend.contrib import spell_out
 from compiler.frontend.fold import fold
-from compiler.frontend.node import ELEMENTS, Array, NodeImport, Unsupported, element_type, value_type
+from compiler.frontend.node import ELEMENTS, Array, NodeImport, Unsupported, element_type, tell_type, value_type
 from compiler.frontend.onnx_file import open_onnx
 from compiler.frontend.operators import CONVERTERS, MICROSOFT
 from compiler.frontend.patches import cut_patches
@@ -132,6 +132,7 @@ class ModelImport:
             results = self._opaque(node, str(reason))
         for output, result in zip(node.outputs, results, strict=False):
             self.values[output] = result
+            tell_type(output, result)
             self._name(output, result, mark[0])
 
     def _is_gone(self, made: SSAValue, mark: int) -> bool:

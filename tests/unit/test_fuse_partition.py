@@ -192,6 +192,25 @@ def test_borders_without_a_name_are_movements_of_the_graphs_tensors(tmp_path: Pa
     assert [str(node.name) for node in imported.model.graph] == before, "what is there already is not built again"
 
 
+def stray_configuration(model: onnx.ModelProto) -> None:
+    """Against the standard: a Reshape by a mask of floats, and a node for devices that the model does not list, at which
+    ONNX's own inference of shapes gives up for everything behind it."""
+    soften = next(node for node in model.graph.node if node.op_type == "Add" and "mask" in node.input[1])
+    soften.op_type = "Reshape"
+    next(node for node in model.graph.node if "embeddings.position" in node.input).device_configurations.add()
+
+
+def test_borders_of_a_graph_whose_shapes_onnx_does_not_infer(tmp_path: Path) -> None:
+    """What import found out about them is written into the graph."""
+    imported = partition(Encoder(projections="chosen"), tmp_path, stray_configuration)
+    segments = host_segments(imported.module, imported.model)
+    assert any(node.op == "Reshape" for segment in segments for node in segment.nodes)
+    borders = {name for segment in segments for name in segment.inputs}
+    values = {value.name: value for node in imported.model.graph for value in node.outputs if value.name in borders}
+    assert values
+    assert all(value.shape is not None and value.dtype is not None for value in values.values())
+
+
 def soften_before_it_is_turned_back(model: onnx.ModelProto) -> None:
     """Between the two convolutions of layer 0's feed-forward part, Softplus on the channels in place of everything."""
     swish_in_the_middle(model)
