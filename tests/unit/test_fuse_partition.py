@@ -89,6 +89,19 @@ def test_a_whole_encoder_stays_on_the_device(head: str, tmp_path: Path) -> None:
     assert worst_error(imported, feeds(spec)) <= 1e-4
 
 
+def test_slopes_that_the_host_counts_are_added_to_scores(tmp_path: Path) -> None:
+    """ALiBi, with heads and sequences in one axis around the products and apart around the softmax: only the counting of
+    words before a key is the host's."""
+    spec = Encoder(attention="batched", mask="counted", layers=2)
+    imported = partition(spec, tmp_path)
+    found = [op for op in device_ops(imported) if isinstance(op, nn.AttentionOp)]
+    assert [op.bias_extents for op in found] == [(2, spec.heads, 1, 8)] * 2
+    table = preflight(imported.module)
+    assert {row.when for row in table.rows} == {"before"}
+    assert table.host_macs == 0
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
 def test_macs_are_those_of_the_formula(tmp_path: Path) -> None:
     spec = Encoder(layers=2, mask="none")
     rows, h, i = 2 * 8, spec.hidden, spec.intermediate

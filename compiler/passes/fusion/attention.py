@@ -84,6 +84,9 @@ def _fuse(scope: Scope, prover: MaskProver, softmax: nn.SoftmaxOp) -> None:
         return
     probabilities = _after_guard(softmax)
     context = sole_user(probabilities)
+    if isinstance(context, nn.ReshapeOp) and nn.shape_of(context.result)[-2:] == shape[-2:]:
+        probabilities = context.result  # heads and sequences in one axis, or apart
+        context = sole_user(probabilities)
     if not isinstance(context, nn.MatMulOp) or context.lhs is not probabilities:
         return
     found = _scores(prover, softmax.x)
@@ -246,21 +249,25 @@ def _split_matches(
 
 
 def _merged(scope: Scope, context: nn.MatMulOp, batch: int, heads: int) -> Operation | None:
-    """The operation after which the heads of the context lie side by side, as [b, s, d] or with other axes before d."""
+    """The operation after which the heads of the context lie side by side, as [b, s, d] or with other axes before d; if
+    nothing puts them into one axis, that after which they are [b, s, h, d]."""
     shape = nn.shape_of(context.result)
     tokens, width = shape[-2:]
     indices = _split(batch, tokens, heads, width).reshape(shape)
     plain = np.arange(indices.size)
     op: Operation | None = context
-    while op is not None:
+    apart: Operation | None = None
+    while True:
         value = op.results[0]
-        if nn.shape_of(value)[-1] == heads * width and np.array_equal(indices.reshape(-1), plain):
-            return op
+        if np.array_equal(indices.reshape(-1), plain):
+            if nn.shape_of(value)[-1] == heads * width:
+                return op
+            if nn.shape_of(value) == (batch, tokens, heads, width):
+                apart = op
         op = sole_user(value)
         if not isinstance(op, _MOVEMENT):
-            return None
+            return apart
         indices = scope.run(op, [indices])
-    return None
 
 
 def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scale: float, masking: Masking) -> None:
