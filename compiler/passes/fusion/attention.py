@@ -84,7 +84,7 @@ def _fuse(scope: Scope, prover: MaskProver, softmax: nn.SoftmaxOp) -> None:
         return
     probabilities = _after_guard(softmax)
     context = sole_user(probabilities)
-    if isinstance(context, nn.ReshapeOp) and nn.shape_of(context.result)[-2:] == shape[-2:]:
+    while isinstance(context, nn.ReshapeOp) and nn.shape_of(context.result)[-2:] == shape[-2:]:
         probabilities = context.result  # heads and sequences in one axis, or apart
         context = sole_user(probabilities)
     if not isinstance(context, nn.MatMulOp) or context.lhs is not probabilities:
@@ -128,6 +128,10 @@ def _scores(prover: MaskProver, value: SSAValue) -> tuple[nn.MatMulOp, float, Ma
         if reshape is not None and nn.shape_of(reshape.x)[-2:] == nn.shape_of(value)[-2:]:
             value = reshape.x  # heads and sequences apart, or in one axis
             continue
+        clamped = _unclamped(value)
+        if clamped is not None:
+            value = clamped
+            continue
         masked = _unmasked(prover, value)
         if masked is None or (masked[1].bias is not None and scale != 1.0):
             return None  # the bias would be scaled with the scores
@@ -156,11 +160,20 @@ def _unmasked(prover: MaskProver, value: SSAValue) -> tuple[SSAValue, Masking] |
     where = made_by(value, nn.WhereOp)
     if where is None or len(shape) != 4:
         return None
-    fill = scalar(where.rhs)
-    if fill is None or fill > FILL_LIMIT or nn.shape_of(where.lhs) != shape:
+    for scores, other in ((where.lhs, where.rhs), (where.rhs, where.lhs)):
+        fill = scalar(other)
+        if fill is not None and fill <= FILL_LIMIT and nn.shape_of(scores) == shape:
+            proof = prover.keep_mask(where.condition, shape[0], shape[-1], fill, drops=scores is where.rhs)
+            return (scores, _masking(prover, where.condition, proof)) if proof.proved else None
+    return None
+
+
+def _unclamped(value: SSAValue) -> SSAValue | None:
+    """The scores under max(scores, fill), which only keeps sums with a mask from overflowing."""
+    clamp = binary(value, nn.BinaryKind.MAX)
+    if clamp is None:
         return None
-    proof = prover.keep_mask(where.condition, shape[0], shape[-1], fill)
-    return (where.lhs, _masking(prover, where.condition, proof)) if proof.proved else None
+    return next((scores for scores, least in orders(clamp) if (scalar(least) or 0) <= FILL_LIMIT), None)
 
 
 def _masking(prover: MaskProver, value: SSAValue, proof: Proof) -> Masking:
@@ -183,7 +196,7 @@ def _leads_to_product(value: SSAValue) -> bool:
         return _leads_to_product(owner.lhs) or _leads_to_product(owner.rhs)
     if isinstance(owner, nn.ReshapeOp):
         return _leads_to_product(owner.x)
-    return isinstance(owner, nn.WhereOp) and _leads_to_product(owner.lhs)
+    return isinstance(owner, nn.WhereOp) and (_leads_to_product(owner.lhs) or _leads_to_product(owner.rhs))
 
 
 def _split(batch: int, tokens: int, heads: int, width: int) -> Array:
