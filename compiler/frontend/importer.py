@@ -45,6 +45,9 @@ from compiler.sparsity.base import METADATA_KEY, METADATA_LAYERS_KEY
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
 
+_CACHE = re.compile(r"past(_key_values?)?[._]|past_?(key|value|kv)|((k|v|kv|key|value)_?)?caches?([._]|$)|use_cache_branch$")
+"""Names of inputs that exporters give to keys and values of earlier tokens, and to the choice of a graph with them."""
+
 TENSORS = "hpcc_nn.tensors"
 """Attribute of an imported operation: the ONNX tensor names of its results."""
 
@@ -279,7 +282,7 @@ def _arguments(model: ir.Model, state: ModelImport) -> Block:
 
 def _refuse_cache(model: ir.Model, where: str) -> None:
     names = [str(value.name) for value in model.graph.inputs]
-    past = next((name for name in names if re.match(r"past(_key_values?)?[._]|past_(key|value)|cache[._]", name)), None)
+    past = next((name for name in names if _CACHE.match(name)), None)
     if past is not None:
         raise InputError(
             "HPCC1012",
