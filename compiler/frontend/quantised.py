@@ -8,8 +8,10 @@ DequantizeLinear(codes, scale, zero point), which `hpcc-fuse` resolves: int8 cod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 Floats = dict[ir.Value, ir.Value]
@@ -39,6 +41,20 @@ def _is_constant(value: ir.Value | None) -> bool:
         return value is not None
     producer = value.producer()
     return producer is not None and producer.op_type == "Constant"
+
+
+def _stored(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of a constant."""
+    if value is None or value.const_value is not None:
+        return None if value is None else value.const_value
+    producer = value.producer()
+    found = producer.attributes.get("value") if producer is not None and producer.op_type == "Constant" else None
+    return None if found is None else found.as_tensor()
+
+
+def _is_matrix(tensor: ir.TensorProtocol) -> bool:
+    """Whether it has several rows and columns; numbers and biases have not."""
+    return sum(size > 1 for size in tensor.shape.numpy()) > 1
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:
@@ -108,8 +124,9 @@ def _is_single(value: ir.Value) -> bool:
 
 
 def _quantise(floats: Floats, node: ir.Node) -> bool:
-    """QuantizeLinear(x) stands for x."""
-    if node.inputs[0] is None or _is_constant(node.inputs[0]):
+    """QuantizeLinear(x) stands for x, unless x is a stored matrix, whose codes the file says so."""
+    stored = _stored(node.inputs[0])
+    if node.inputs[0] is None or (stored is not None and _is_matrix(stored)):
         return False
     floats[node.outputs[0]] = node.inputs[0]
     return True
@@ -117,11 +134,40 @@ def _quantise(floats: Floats, node: ir.Node) -> bool:
 
 def _dequantise(floats: Floats, node: ir.Node) -> bool:
     if _is_constant(node.inputs[0]):
-        return False
-    value = _float_of(floats, node, 0)
+        value = _numbers(node)
+    else:
+        value = _float_of(floats, node, 0)
     if value is not None:
         _replace(node.outputs[0], value)
     return value is not None
+
+
+def _numbers(node: ir.Node) -> ir.Value | None:
+    """The floats behind constant codes that are no linear layer's weight: a scale of scores, a bias, a convolution's windows
+    (which are laid out anew for their product). None for others."""
+    codes, scale, zero = (_stored(_input(node, index)) for index in range(3))
+    if codes is None or scale is None or (_is_matrix(codes) and not _is_window(codes)):
+        return None
+    axis = node.attributes.get_int("axis", 1) if scale.size > 1 else 0
+    if scale.size > 1 and (codes.shape.rank() <= axis or codes.shape[axis] != scale.size):
+        return None
+    along = (-1, *(1,) * (codes.shape.rank() - axis - 1)) if scale.size > 1 else ()
+    shifted = codes.numpy().astype(np.int64) - (0 if zero is None else zero.numpy().astype(np.int64).reshape(along))
+    return _constant(node, shifted.astype(np.float32) * scale.numpy().astype(np.float32).reshape(along))
+
+
+def _is_window(kernel: ir.TensorProtocol) -> bool:
+    """Whether it is a kernel [outs, ins, *window] of several positions."""
+    return kernel.shape.rank() > 2 and prod(kernel.shape.numpy()[2:]) > 1
+
+
+def _constant(node: ir.Node, floats: np.ndarray) -> ir.Value:
+    """A stored tensor that takes the place of a node."""
+    tensor = ir.Tensor(floats, name=f"{node.outputs[0].name}.numbers")
+    value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(floats.shape), const_value=tensor)
+    assert node.graph is not None
+    node.graph.register_initializer(value)
+    return value
 
 
 def _moved(floats: Floats, node: ir.Node) -> bool:

@@ -128,6 +128,17 @@ def _unshaped(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
 
 
+def test_tensors_that_say_that_they_lie_in_the_file(tmp_path: Path) -> None:
+    """Some writers put data_location = DEFAULT behind the data: it is there all the same."""
+    proto = build(Encoder(), 2, 8)
+    for tensor in proto.graph.initializer:
+        tensor.data_location = TensorProto.DEFAULT
+    onnx.save(proto, tmp_path / "m.onnx")
+    opened = open_onnx(tmp_path / "m.onnx").model.graph.initializers
+    for tensor in proto.graph.initializer:
+        assert np.array_equal(opened[tensor.name].const_value.numpy(), numpy_helper.to_array(tensor))
+
+
 def test_weights_behind_two_gigabytes(tmp_path: Path) -> None:
     """External data of more than 2 GiB, of which the file system stores what is not zero: the same model, by offset."""
     proto = build(Encoder(), 2, 8)
