@@ -7,6 +7,7 @@ Transposed, gathered or dequantised weight matrices are never computed here: imp
 from __future__ import annotations
 
 import logging
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
