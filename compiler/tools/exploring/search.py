@@ -137,15 +137,18 @@ class Search:
         groups: dict[Algorithm, list[Candidate]] = {}
         for candidate in missing:
             if not self._is_cpu(candidate):
-                groups.setdefault(candidate.algorithm, []).append(candidate)
+                groups.setdefault(_timed_as(candidate.algorithm), []).append(candidate)
         bench, done = self.bench, 0
         what = (bench.model, bench.compiled_shapes)
-        timed = [(*what, a, [c.device for c in group], bench.data, self.host_ms) for a, group in groups.items()]
+        devices = {algorithm: list(dict.fromkeys(c.device for c in group)) for algorithm, group in groups.items()}
+        timed = [(*what, algorithm, names, bench.data, self.host_ms) for algorithm, names in devices.items()]
         for number, outcome in self.executor.map(time_on, timed):
-            group = list(groups.values())[number]
-            found = outcome.value if not outcome.error else [Hardware(problem=self._told(outcome))] * len(group)
-            for candidate, hardware in zip(group, found, strict=True):
-                self.ledger.note_hardware(candidate, hardware)
+            algorithm = list(groups)[number]
+            names, group = devices[algorithm], groups[algorithm]
+            values = outcome.value if not outcome.error else [Hardware(problem=self._told(outcome))] * len(names)
+            found = dict(zip(names, values, strict=True))
+            for candidate in group:
+                self.ledger.note_hardware(candidate, found[candidate.device])
             done += len(group)
             self.narrator.say("on the devices", done, len(missing))
         measured = [(*what, candidate.algorithm, candidate.device, bench.data) for candidate in cpus]
@@ -247,3 +250,8 @@ class Search:
         first, second, *_ = order_of(self.objective)(point)
         value = float(first) + 1e-3 * float(second) / self.limits.latency_ms + (FAR * (1 + missing) if missing else 0.0)
         return [value, point.score.low], [*steps, value]
+
+
+def _timed_as(algorithm: Algorithm) -> Algorithm:
+    """The algorithm whose cycles are counted: those of random zeros are those of the pattern."""
+    return replace(algorithm, control="") if algorithm.control == RANDOM else algorithm
