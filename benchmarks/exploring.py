@@ -26,6 +26,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from benchmarks.__main__ import conditions
+from benchmarks.finetuning import LENGTH
 from runtime.program import Program
 
 Array = NDArray[Any]
@@ -62,7 +63,8 @@ def prepare(source: Path, folder: Path, seed: int, test: int) -> Path:
 def search(folder: Path, limits: tuple[str, str], options: Sequence[str]) -> dict[str, Any]:
     """One run of hpcc-explore; what it found."""
     words = ["hpcc-explore", str(folder / "model.onnx"), "--task", str(folder / "task.toml")]
-    words += ["--max-latency", limits[0], "--min-accuracy", limits[1], *options, "-o", str(folder / "search")]
+    words += ["--max-latency", limits[0], "--min-accuracy", limits[1], "--shape", f"input_ids:1x{LENGTH}", *options]
+    words += ["-o", str(folder / "search")]
     print(shlex.join(words), flush=True)
     started = time.perf_counter()
     done = subprocess.run(words, check=False, capture_output=True, text=True)
