@@ -215,11 +215,6 @@ FAMILIES: dict[str, Family] = {
     "esm": Family(
         _text("EsmModel", "EsmConfig", **TEXT, pad_token_id=1, position_embedding_type="rotary"), IDS, "last_hidden_state"
     ),
-    "nystromformer": Family(
-        _text("NystromformerModel", "NystromformerConfig", **TEXT, segment_means_seq_len=16, num_landmarks=8),
-        TYPED,
-        "last_hidden_state",
-    ),
     "xlm": Family(
         _text("XLMModel", "XLMConfig", vocab_size=1000, emb_dim=64, n_layers=2, n_heads=4, max_position_embeddings=64),
         IDS,
@@ -252,7 +247,6 @@ FAMILIES: dict[str, Family] = {
     "smollm3": Family(_text("SmolLM3ForCausalLM", "SmolLM3Config", **LLAMA, pad_token_id=0), IDS, "logits"),
     "blip-vision": Family(_text("BlipVisionModel", "BlipVisionConfig", **IMAGE), PIXELS, "last_hidden_state"),
     "vit-msn": Family(_text("ViTMSNModel", "ViTMSNConfig", **IMAGE), PIXELS, "last_hidden_state"),
-    "dinov3": Family(_text("DINOv3ViTModel", "DINOv3ViTConfig", **IMAGE), PIXELS, "last_hidden_state"),
     "t5-encoder": Family(_text("T5EncoderModel", "T5Config", **T5), IDS, "last_hidden_state"),
     "t5": Family(_text("T5Model", "T5Config", **T5, use_cache=False), SEQ2SEQ, "last_hidden_state"),
     "flan-t5": Family(

@@ -22,9 +22,10 @@ MORE_TEXT = ["xlm-roberta", "camembert", "ernie", "mobilebert", "modernbert", "c
 SEQUENCES = ["whisper-encoder", "bart", "mbart", "pegasus", "marian", "ast", "wav2vec2", "hubert"]
 MORE_TEXT += ["mpnet", "megatron-bert", "roformer", "data2vec", "layoutlm", "esm"]
 MORE_DECODERS = ["falcon", "gptj", "stablelm", "olmo", "xglm", "starcoder2", "gemma3", "olmo2", "granite", "smollm3"]
+MORE_DECODERS += ["gpt-bigcode"]
 TORCHSCRIPT = ["t5-encoder", "t5", "flan-t5", "beit"]
 """Families that the dynamo exporter refuses."""
-DYNAMO = ["llama-ids", "cohere", "falcon-alibi", "dinov2-registers", "gpt-bigcode", "whisper"]
+DYNAMO = ["llama-ids", "cohere", "falcon-alibi", "dinov2-registers", "whisper"]
 """Families that the TorchScript exporter refuses, or writes so that ONNX Runtime refuses them."""
 EAGER = ["squeezebert", "swin", "bloom"]
 """Families that know no other attention; so do those with a share on the host."""
