@@ -243,7 +243,7 @@ FAMILIES: dict[str, Family] = {
     "starcoder2": Family(_text("Starcoder2ForCausalLM", "Starcoder2Config", **LLAMA), IDS, "logits"),
     "gemma3": Family(_text("Gemma3ForCausalLM", "Gemma3TextConfig", **LLAMA, head_dim=16), IDS, "logits"),
     "olmo2": Family(_text("Olmo2ForCausalLM", "Olmo2Config", **LLAMA), IDS, "logits"),
-    "granite": Family(_text("GraniteForCausalLM", "GraniteConfig", **LLAMA), IDS, "logits"),
+    "granite": Family(_text("GraniteForCausalLM", "GraniteConfig", **LLAMA, attention_multiplier=0.25), IDS, "logits"),
     "smollm3": Family(_text("SmolLM3ForCausalLM", "SmolLM3Config", **LLAMA, pad_token_id=0), IDS, "logits"),
     "blip-vision": Family(_text("BlipVisionModel", "BlipVisionConfig", **IMAGE), PIXELS, "last_hidden_state"),
     "vit-msn": Family(_text("ViTMSNModel", "ViTMSNConfig", **IMAGE), PIXELS, "last_hidden_state"),

@@ -27,7 +27,7 @@ TORCHSCRIPT = ["t5-encoder", "t5", "flan-t5", "beit"]
 """Families that the dynamo exporter refuses."""
 DYNAMO = ["llama-ids", "cohere", "falcon-alibi", "dinov2-registers", "whisper"]
 """Families that the TorchScript exporter refuses, or writes so that ONNX Runtime refuses them."""
-EAGER = ["squeezebert", "swin", "bloom"]
+EAGER = ["squeezebert", "swin", "bloom", "rembert", "xlm", "gpt-neo", "mpt", "blip-vision"]
 """Families that know no other attention; so do those with a share on the host."""
 HOSTED = {"convbert": 0.03, "deberta": 0.1, "gemma2": 0.03, "segformer": 0.035}
 """Largest share of the host: depthwise and generated kernels, disentangled scores, capped scores, depthwise kernels."""
@@ -36,7 +36,7 @@ BOTH = ("ts17", "dynamo18")
 EXPORTS: list[tuple[list[str], dict[str, tuple[str, ...]]]] = [
     ([*TEXT, *IMAGE], {"sdpa": ("ts17", "ts14", "dynamo18"), "eager": ("ts17", "ts11", "dynamo18")}),
     (DECODERS, {"sdpa": (*BOTH, "dynamo23"), "eager": BOTH}),
-    ([*MORE_TEXT, *SEQUENCES, *MORE_DECODERS, "siglip-vision"], {"sdpa": BOTH}),
+    ([*MORE_TEXT, *SEQUENCES, *MORE_DECODERS, "siglip-vision", "vit-msn"], {"sdpa": BOTH}),
     (TORCHSCRIPT, {"sdpa": ("ts17",)}),
     (DYNAMO, {"sdpa": ("dynamo18",)}),
     ([*EAGER, *HOSTED], {"eager": BOTH}),
