@@ -290,6 +290,8 @@ def lively(model: torch.nn.Module) -> torch.nn.Module:
                 continue
             if parameter.dim() >= 2:
                 parameter.normal_(0.0, (parameter.numel() / parameter.shape[0]) ** -0.5)
+                if name.endswith("Attention.q.weight"):  # T5 has its scale of scores in its queries
+                    parameter.mul_(T5["d_kv"] ** -0.5)
             else:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return model.eval()
