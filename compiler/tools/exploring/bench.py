@@ -193,7 +193,7 @@ def _check_labels(split: Split, scored: int, where: str, name: str) -> None:
     strange = split.labels[(split.labels < 0) | (split.labels >= scored)]
     if len(strange):
         message = f"label {strange[0]} of {name} is none of the classes that are scored, 0 to {scored - 1}"
-        raise InputError("HPCC1574", message, where=where, hint=f"correct splits.{name}, or the head")
+        raise InputError("HPCC1587", message, where=where, hint=f"correct splits.{name}, or the head")
 
 
 def _calibration(train: Split, count: int) -> dict[str, Array]:
@@ -214,7 +214,7 @@ def _head(task: Task, bench: Bench, meter: Meter, reference: Reference, train: S
         raise InputError("HPCC1584", message, where=str(bench.task_file), hint="splits.train, or head.kind = 'file'")
     elif not np.array_equal(found := np.unique(train.labels), np.arange(len(found))):
         message = f"the labels of train are {', '.join(map(str, found[:12]))}, not 0 to {len(found) - 1}"
-        raise InputError("HPCC1574", message, where=str(bench.task_file), hint="number the classes from 0 on")
+        raise InputError("HPCC1587", message, where=str(bench.task_file), hint="number the classes from 0 on")
     else:
         rows = reduced(meter, reference.run, train, np.arange(train.count), size)
         head = fit_head(rows, train.labels, task.head.c, task.head.iterations)

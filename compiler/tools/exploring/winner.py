@@ -167,7 +167,7 @@ def _on_accelerator(bench: Bench, candidate: Candidate, bundle: Path, test: Spli
     size = 1
     for number, outcome in executor.map(integer_rows, calls):
         if outcome.error:
-            raise InputError("HPCC1585", f"the test set cannot be measured: {outcome.error}", where=str(bundle))
+            raise InputError("HPCC1588", f"the test set cannot be measured: {outcome.error}", where=str(bundle))
         parts[number], size = outcome.value
     found = np.concatenate([parts[number] for number in sorted(parts)])
     program = Program.load(bundle, threads=1)
