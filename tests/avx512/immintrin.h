@@ -76,7 +76,7 @@ EMULATED __m512i emulated_dpbusd_epi32(__m512i sums, __m512i a, __m512i b) {
 }
 
 /* Tiles of 16 rows of 64 bytes, whatever shapes are set. */
-static _Thread_local uint8_t emulated_tiles[8][16][64];
+static _Thread_local __attribute__((unused)) uint8_t emulated_tiles[8][16][64];
 
 EMULATED void emulated_loadd(uint8_t tile[16][64], const void *base, long stride) {
   for (int row = 0; row < 16; row++) memcpy(tile[row], (const char *)base + row * stride, 64);

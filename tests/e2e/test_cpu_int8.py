@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import ModuleOp, TensorType, f32
 from xdsl.ir import Operation
 
 import hpcc
+from compiler.backends.cpu.build import find_compiler
 from compiler.backends.cpu.lowering import matrix_of
 from compiler.backends.cpu.packing import quantized
 from compiler.dialects import nn
@@ -25,7 +26,7 @@ from compiler.tools.stages import StageRunner, new_context
 from compiler.weights import WeightStore
 from hw_targets import cpu
 from runtime.cpu.program import CpuProgram
-from tests.e2e.cpu_harness import BATCH, ODD, SHAPES, TOKENS, Array
+from tests.e2e.cpu_harness import BATCH, ODD, SHAPES, TOKENS, Array, assert_clean
 from tests.graphs import feeds, write
 
 EMULATION = Path(__file__).parent.parent / "avx512"
@@ -109,6 +110,16 @@ def test_int8_equals_a_plain_quantiser(model: Path, isa: str, spec: str, monkeyp
         reference = wanted[name][:2, :19] if value.ndim == 3 else wanted[name][:2]
         error = np.abs(value - reference).max() / np.sqrt(np.square(reference).mean())
         assert error < 0.02, name  # a code may round the other way: 1/254 of a token's largest value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("isa", "spec"), [*QUICK, *MORE])
+def test_the_c_is_clean_and_stays_inside_its_buffers(
+    model: Path, isa: str, spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    target, bundle = on_a_machine_with(isa, monkeypatch), tmp_path / "out.hpcc"
+    hpcc.compile(model, target, shapes=SHAPES, sparsity=spec, precision="int8", output=bundle, verify=False)
+    assert_clean(bundle, find_compiler(cpu.ISAS[isa]), tmp_path)
 
 
 def rounded(w: Array) -> Array:

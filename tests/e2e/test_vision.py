@@ -69,7 +69,9 @@ QUANTISED: dict[str, tuple[str, Callable[[str, str], None]]] = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "QDQ" else ()) for name in QUANTISED])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "QOperator" else pytest.mark.slow) for name in QUANTISED]
+)
 def test_quantised_patches_heads_and_numbers(name: str, tmp_path: Path) -> None:
     """A convolution of windows, tokens put together, numbers of an activation, a classifier: as ONNX Runtime quantises them,
     with every product on the device; against the file as ONNX Runtime runs it."""
