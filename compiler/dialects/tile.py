@@ -9,7 +9,7 @@ every run op its semaphores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from xdsl.dialects.builtin import (
@@ -69,8 +69,10 @@ def element_bytes(type: MemRefType) -> int:
     raise VerifyException(f"a buffer holds i8, i32, f32 or bf16, not {element}")
 
 
+@lru_cache(maxsize=4096)
 def buffer_type(memory: isa.Memory, rows: int, cols: int, element: Attribute, row_stride: int | None = None) -> MemRefType:
-    """The memref type of a buffer, or of a view whose rows are `row_stride` elements apart."""
+    """The memref type of a buffer, or of a view whose rows are `row_stride` elements apart. A program has few, and to make
+    one takes as long as the rest of its op."""
     layout: Attribute = NoneAttr()
     if row_stride is not None and row_stride != cols:
         layout = StridedLayoutAttr([row_stride, 1], None)
