@@ -32,7 +32,7 @@ from hw_targets.resources import (
     used,
     violations,
 )
-from hw_targets.target import Accelerator, Target, Workload
+from hw_targets.target import RANGES, Accelerator, Target, Workload
 
 DEFAULTS = {"multipliers": 8, "window": 32, "selector": 8, "queue_depth": 32}
 TOKEN_CHOICES = (32, 24, 20, 16, 14, 12, 10, 8, 6, 4, 2, 1)
@@ -40,7 +40,7 @@ OUTPUT_CHOICES = (128, 64, 32, 16, 8, 4, 2, 1)
 # Powers of two, for the tree of sums.
 LANE_CHOICES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 # Multipliers of an array for one pattern: fewer where a window leaves fewer values, more where it leaves more.
-MULTIPLIER_CHOICES = (16, 8, 4, 2)
+MULTIPLIER_CHOICES = (16, 12, 8, 6, 5, 4, 3, 2)
 # What an array and its lanes are weighed by: millions of multiplications of BERT-base on 128 tokens, dense and with
 # hp:0.75, and of lane passes with fused chains (2.99 a layer), all counted by the simulator.
 DENSE_MACS = 11170.0
@@ -105,8 +105,11 @@ def _rating(a: Accelerator, workload: Workload | None) -> tuple[float, int, int]
 
 
 def _arrays(target: Target, asked: Mapping[str, int | None], workload: Workload | None) -> Iterator[Accelerator]:
-    """Candidate arrays with memories still of size 0; how many multipliers is only asked for one workload."""
+    """Candidate arrays with memories still of size 0; how many multipliers, and how wide their selectors must be, is only
+    asked for one workload."""
     fixed = {name: asked[name] or default for name, default in DEFAULTS.items()}
+    if asked["selector"] is None and workload is not None:
+        fixed["selector"] = _selector(workload)
     depths = (fixed["multipliers"],)
     if asked["multipliers"] is None:  # a window feeds them
         choices = depths if workload is None else MULTIPLIER_CHOICES
@@ -117,6 +120,13 @@ def _arrays(target: Target, asked: Mapping[str, int | None], workload: Workload 
             array = {**fixed, "multipliers": depth, "tokens": tokens, "outputs": outputs, "lanes": lanes}
             memories = {field: 0 for field in FIELD_OF.values()}
             yield Accelerator(cores=cores, design=target.accelerator.design, **memories, **array)
+
+
+def _selector(workload: Workload) -> int:
+    """The narrowest selector that reaches all that one of the model's multipliers chooses from; never wider than the
+    common one, which takes such a group in several reads."""
+    least, most = RANGES["selector"][0], DEFAULTS["selector"]
+    return min(1 << (max(workload.reach, least) - 1).bit_length(), most) if workload.reach else most
 
 
 def _choices(asked: int | None, choices: tuple[int, ...]) -> tuple[int, ...]:

@@ -25,12 +25,16 @@ from hw_targets.timing import Cost, cost, transfer
 SKEWS = (0.0, 0.25, 0.5, 1.0, 2.0, 8.0)
 """Shares of one layer's time by which the first tokens of a batch run ahead of the last ones."""
 
-MOST_TASKS = 4096
+MOST_TASKS = 8192
 """Longer programs keep the order that they were tiled in, which rolls up into loops; a list has an instruction a task."""
 
 REACHES = (1 << 30, 32)
 """How many tasks in the tiled order a task may be ahead of the first that has not started: as many as there are, or few
 where memories are so small that many would cut them up."""
+
+PLANNED_REACHES = (128, 32, 4)
+"""The same where what lasts waits for its place in the tiled order: a memory that one large buffer nearly fills has no room
+for it anywhere else."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,8 @@ def orders(
     """What list scheduling finds with each skew, the fastest first; empty where the memories are too small for any, or
     where the program is too long.
 
-    `tasks` are in an order that computes the right thing; so are those of the results. `placed` buffers have their
-    addresses and take nothing of the `capacity`.
+    `tasks` are in an order that computes the right thing, and their buffers have addresses for it; those of the results
+    compute the same. `placed` buffers have their addresses and take nothing of the `capacity`.
     """
     if not tasks or len(tasks) > MOST_TASKS:
         return []
@@ -173,12 +177,13 @@ def orders(
     layer = max(ways) / (max(depth) + 1)
     urgencies = [[way - skew * layer * at for way, at in zip(ways, place, strict=True)] for skew in SKEWS]
     found: list[Order] = []
-    for reach in REACHES:
-        listed = (list_schedule(graph, urgency, capacity, reach, placed) for urgency in urgencies)
-        fitting = list(takewhile(lambda order: order is not None, listed))
-        found += [order for order in fitting if order is not None]
-        if len(fitting) == len(SKEWS):
-            break
+    for planned, reaches in ((False, REACHES), (True, PLANNED_REACHES)):
+        for reach in reaches if not found or not planned else ():
+            listed = (list_schedule(graph, urgency, capacity, reach, placed, planned=planned) for urgency in urgencies)
+            fitting = list(takewhile(lambda order: order is not None, listed))
+            found += [order for order in fitting if order is not None]
+            if len(fitting) == len(SKEWS):
+                break
     return sorted(found, key=lambda order: order.cycles)
 
 
@@ -201,9 +206,14 @@ def list_schedule(
     capacity: Mapping[Memory, int],
     reach: int = REACHES[0],
     placed: Mapping[Instance, int] | None = None,
+    *,
+    planned: bool = False,
 ) -> Order | None:
-    """Start the most urgent task that can start, unit by unit; None where every ready task waits for memory."""
-    return _Scheduler(graph, urgency, capacity, reach, placed or {}).run()
+    """Start the most urgent task that can start, unit by unit; None where every ready task waits for memory.
+
+    `planned`: activations that last lie where they do in the tiled order.
+    """
+    return _Scheduler(graph, urgency, capacity, reach, placed or {}, planned=planned).run()
 
 
 COUNTED = (Memory.ACC, Memory.ACT, Memory.WEIGHTS, Memory.PARAM)
@@ -223,8 +233,11 @@ class _Scheduler:
         capacity: Mapping[Memory, int],
         reach: int,
         placed: Mapping[Instance, int],
+        *,
+        planned: bool,
     ) -> None:
         self.graph = graph
+        self.planned = planned
         self.urgency = urgency
         self.reach = reach
         self.instances = [_instances(task, placed) for task in graph.tasks]
@@ -315,7 +328,7 @@ class _Scheduler:
                 return False
         lasts = not is_streamed(self.graph.tasks[index])
         for number, instance in enumerate(new):
-            address = self.room[instance.memory].take(aligned(instance.bytes), high=lasts and not instance.rotates)
+            address = self._address(instance, lasts=lasts and not instance.rotates)
             if address is None:
                 for taken in new[:number]:
                     self.room[taken.memory].give_back(self.addresses.pop(taken), aligned(taken.bytes))
@@ -327,6 +340,13 @@ class _Scheduler:
             pool = pool_of(instance)
             self.live[pool] = self.live.get(pool, 0) + 1
         return True
+
+    def _address(self, instance: Instance, *, lasts: bool) -> int | None:
+        """Room for one buffer, if there is any."""
+        room, size = self.room[instance.memory], aligned(instance.bytes)
+        if self.planned and lasts and instance.memory is Memory.ACT:
+            return room.take_at(instance.address, size)
+        return room.take(size, high=lasts)
 
     def _one_of_many(self, index: int, instance: Instance) -> bool:
         """Whether a temporary is for later: there are as many of its kind as it has slots, and little room for more."""
