@@ -20,6 +20,23 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 @dataclass(frozen=True)
+class ByteProducts:
+    """How int8 products are made: `inputs` are multiplied and summed at once, each in a code of `code_bytes`; unsigned
+    codes stand `offset` higher. `part` is the file of compiler/backends/cpu/kernels that does it."""
+
+    part: str
+    inputs: int
+    code_bytes: int
+    offset: int
+
+
+VNNI = ByteProducts("bytes", 4, 1, 128)
+"""VPDPBUSD, of which the first operand is unsigned."""
+WORDS = ByteProducts("words", 2, 2, 0)
+"""VPMADDWD, on codes in 16 bits."""
+
+
+@dataclass(frozen=True)
 class Isa:
     """A vector instruction set: `floats` in a register, and how many registers a tile of sums takes.
 
@@ -37,8 +54,8 @@ class Isa:
     flags: tuple[str, ...]
     zig_flags: tuple[str, ...]
     needs: tuple[str, ...]
-    has_bytes: bool = False
-    """Whether it multiplies bytes (VPDPBUSD), which `--precision int8` needs."""
+    int8: ByteProducts | None = None
+    """What `--precision int8` multiplies with; None where it has no form."""
     has_picks: bool = False
     """Whether each lane can pick its bytes out of a register (VPERMB): int8 weights whose rows share no inputs."""
 
@@ -46,6 +63,12 @@ class Isa:
     def tile(self) -> int:
         """Tokens in a tile."""
         return self.floats * self.tile_vectors
+
+    @property
+    def code_row(self) -> int:
+        """Bytes of an input's codes for a tile: of whole pairs of vectors."""
+        vectors = self.tile_vectors + self.tile_vectors % 2
+        return (self.int8.code_bytes if self.int8 else 1) * self.floats * vectors
 
 
 _AVX2_NEEDS = ("avx2", "fma", "bmi2", "f16c")
@@ -64,7 +87,7 @@ ISAS: Mapping[str, Isa] = {
             ("-march=x86-64-v4", "-mavx512vnni", "-mavx512vbmi"),
             ("-mcpu=x86_64_v4+avx512vnni+avx512vbmi",),
             (*_AVX512_NEEDS, "avx512_vnni", "avx512vbmi"),
-            has_bytes=True,
+            int8=VNNI,
             has_picks=True,
         ),
         Isa(
@@ -77,10 +100,21 @@ ISAS: Mapping[str, Isa] = {
             ("-march=x86-64-v4", "-mavx512vnni"),
             ("-mcpu=x86_64_v4+avx512vnni",),
             (*_AVX512_NEEDS, "avx512_vnni"),
-            has_bytes=True,
+            int8=VNNI,
         ),
-        Isa("avx512", "x86_64", "x86_64-linux-gnu", 16, 4, 6, ("-march=x86-64-v4",), ("-mcpu=x86_64_v4",), _AVX512_NEEDS),
-        Isa("avx2", "x86_64", "x86_64-linux-gnu", 8, 3, 4, ("-march=x86-64-v3",), ("-mcpu=x86_64_v3",), _AVX2_NEEDS),
+        Isa(
+            "avx512",
+            "x86_64",
+            "x86_64-linux-gnu",
+            16,
+            4,
+            6,
+            ("-march=x86-64-v4",),
+            ("-mcpu=x86_64_v4",),
+            _AVX512_NEEDS,
+            WORDS,
+        ),
+        Isa("avx2", "x86_64", "x86_64-linux-gnu", 8, 3, 4, ("-march=x86-64-v3",), ("-mcpu=x86_64_v3",), _AVX2_NEEDS, WORDS),
         Isa("neon", "aarch64", "aarch64-linux-gnu", 4, 4, 6, ("-march=armv8-a",), ("-mcpu=generic",), ()),
     )
 }

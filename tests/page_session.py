@@ -44,7 +44,7 @@ def _has(module: str) -> bool:
 
 def _multiplies_bytes() -> bool:
     target = load_any_target("cpu-host")
-    return isinstance(target, CpuTarget) and target.instructions.has_bytes
+    return isinstance(target, CpuTarget) and target.instructions.int8 is not None
 
 
 NEEDS: Mapping[str, Callable[[], bool]] = {
@@ -53,7 +53,7 @@ NEEDS: Mapping[str, Callable[[], bool]] = {
     "an exporter": lambda: _has("torch") or TORCH_PYTHON in os.environ,
     "triton": lambda: _has("triton") and _has("torch"),
     "iree": lambda: _has("iree"),
-    "VNNI": _multiplies_bytes,
+    "int8 products": _multiplies_bytes,
 }
 """What a block may need, and whether it is here."""
 MARK = "end of the command:"

@@ -51,9 +51,9 @@ class CpuSession(StepsSession[CModel, CpuManifest, CpuProgram, CpuReport, CpuRun
         assert isinstance(self.machine, CpuTarget)
         if self.precision not in ("fp32", "int8"):
             super()._check_precision()
-        if self.precision == "int8" and not self.machine.instructions.has_bytes:
-            message = f"target {self.machine.name!r} ({self.machine.isa}) has no instruction for int8 products"
-            raise UsageError("HPCC2019", message, hint="--precision fp32, or --target cpu-avx512-vnni")
+        if self.precision == "int8" and self.machine.instructions.int8 is None:
+            message = f"target {self.machine.name!r} ({self.machine.isa}) has no int8 products"
+            raise UsageError("HPCC2019", message, hint="--precision fp32")
 
     def _load(self) -> str:
         if self.options.makes_program:

@@ -56,7 +56,7 @@ def build_parser() -> Parser:
         "--precision",
         default=None,
         metavar="P",
-        help="of products: fp32 (default on CPUs), fp16 (on GPUs), bf16, or int8 (all that FPGAs have; on CPUs with VNNI)",
+        help="of products: fp32 (default on CPUs), fp16 (on GPUs), bf16, or int8 (all that FPGAs have; on CPUs of x86)",
     )
     what.add_argument(
         "--storage",

@@ -432,7 +432,7 @@ COMMANDS: dict[str, Case] = {
     "length beyond the compiled one": from_text(SMALL, length="9"),
     "tokenizers missing": without("tokenizers", from_text(SMALL)),
     "check of a dump": dumped("fuse", lambda _: None, "--check"),
-    "int8 without the instruction": small("--target", "cpu-avx2", "--precision", "int8"),
+    "int8 on a CPU without it": small("--target", "cpu-neon", "--precision", "int8"),
     "form of another kind of target": small("--target", "cpu-avx2", "--emit", "asm"),
     "unknown precision": fpga("--precision", "int4"),
     "precision that an accelerator lacks": fpga("--precision", "fp32"),

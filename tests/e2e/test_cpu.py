@@ -8,30 +8,17 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from xdsl.dialects.builtin import ModuleOp, TensorType, f32
-from xdsl.ir import Operation
 
 import hpcc
 from compiler.backends.cpu import build
-from compiler.backends.cpu.build import FLAGS, CCompiler, build_library, find_compiler
-from compiler.backends.cpu.lowering import matrix_of
-from compiler.backends.cpu.packing import quantized
-from compiler.dialects import nn
-from compiler.frontend.importer import import_onnx
-from compiler.interpreters import evaluate as evaluation
-from compiler.pipelines import stages_between
+from compiler.backends.cpu.build import FLAGS, build_library, find_compiler
 from compiler.tools.cpu_session import CpuCompiled
-from compiler.tools.reference import distance
-from compiler.tools.stages import StageRunner, new_context
-from compiler.weights import WeightStore
 from hw_targets.cpu import ISAS, CpuTarget
 from hw_targets.errors import HpccError, InputError, UsageError
 from hw_targets.load import load_any_target, load_target
@@ -40,37 +27,15 @@ from runtime.cpu.library import Library
 from runtime.cpu.manifest import CpuManifest
 from runtime.cpu.program import CpuProgram
 from runtime.steps.manifest import parse_manifest
+from tests.e2e.cpu_harness import BATCH, ODD, SHAPES, TOKENS, assert_close, quick, reference
 from tests.e2e.harness import ROOT, Done, call, digests, read_json
 from tests.e2e.harness import hpcc as hpcc_command
 from tests.graphs import Encoder, feeds, write
-from tests.graphs import build as build_graph
 
 Array = NDArray[Any]
-BATCH, TOKENS = 3, 75
-"""Samples begin in the middle of a tile, and the last tile is narrower, on every instruction set."""
-
-ODD = Encoder(hidden=42, heads=3, intermediate=150, layers=2, vocabulary=50, positions=80, head="pooler")
-"""Heads of 14 features, and no size that is a multiple of 4."""
-
 HOST = load_any_target("cpu-host")
 assert isinstance(HOST, CpuTarget)
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-
-
-def reference(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What ONNX Runtime computes with the same weights in a graph of the inputs' shape."""
-    content = build_graph(ODD, *inputs["input_ids"].shape).SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return dict(zip([output.name for output in session.get_outputs()], session.run(None, dict(inputs)), strict=True))
-
-
-def assert_close(got: Mapping[str, Array], wanted: Mapping[str, Array], mask: Array | None) -> None:
-    assert got.keys() == wanted.keys()
-    for name, value in wanted.items():
-        assert got[name].shape == value.shape
-        rms = float(np.sqrt(np.mean(np.square(value, dtype=np.float64))))
-        found = distance(name, got[name], value, mask, atol=1e-4 * rms)
-        assert found.passed, found
 
 
 @pytest.fixture(scope="module")
@@ -88,88 +53,9 @@ def small_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-SHAPES = {name: (BATCH, TOKENS) for name in ("input_ids", "attention_mask", "token_type_ids")}
-
-
-HAS_BYTES = HOST.instructions.has_bytes
-
-
-@pytest.mark.skipif(not HAS_BYTES, reason="no VNNI")
-@pytest.mark.parametrize("spec", ["dense", "hp:0.75", "nm:2:4", "unstructured:0.9"])
-def test_int8_is_within_the_limits_of_integers(model: Path, spec: str) -> None:
-    inputs = feeds(ODD, BATCH, TOKENS)
-    inputs["attention_mask"][1, 33:] = 0
-    compiled = hpcc.compile(model, "cpu-host", shapes=SHAPES, sparsity=spec, precision="int8", inputs=inputs)
-    assert isinstance(compiled, CpuCompiled)
-    verify = compiled.run_report.verify
-    assert verify is not None
-    for check in verify.outputs:
-        assert check.passed
-        assert 1e-4 < check.relative_l2 < 0.03
-    kernels = {row.kernel for row in compiled.report.layers if row.op == "linear" and "layer." in row.name}
-    if HOST.instructions.has_picks and spec == "nm:2:4":
-        assert kernels == {"picks"}
-    else:
-        assert kernels <= {"bytes", "picks"}
-    one = CpuProgram(compiled.program.bundle, threads=1).run(inputs).outputs
-    three = CpuProgram(compiled.program.bundle, threads=3).run(inputs).outputs
-    assert all(np.array_equal(one[name], three[name]) for name in one)
-
-
-@pytest.mark.skipif(not HAS_BYTES, reason="no VNNI")
-@pytest.mark.parametrize("spec", ["dense", "nm:2:4"])
-def test_int8_equals_a_plain_quantiser(model: Path, spec: str) -> None:
-    """The same codes in numpy, layer by layer, give the same result but for the last bits of fp32."""
-    inputs = feeds(ODD, 2, 19)
-    compiled = hpcc.compile(model, "cpu-host", shapes=SHAPES, sparsity=spec, precision="int8", verify=False)
-    module, store = fused(model, spec)
-    for op in list(module.walk()):
-        if isinstance(op, nn.LinearOp) and op.role.data.startswith("layer."):
-            key = store.add(f"{op.role.data}.codes", rounded(matrix_of(op.weight, store)))
-            weight = nn.WeightOp(key, store.digest(key), TensorType(f32, nn.shape_of(op.weight)))
-            op.parent.insert_op_before(weight, op)  # pyright: ignore[reportOptionalMemberAccess]
-            op.operands[1] = weight.result
-    got = compiled.run({name: array[:, :19] for name, array in inputs.items()}).outputs
-    padded = {name: np.pad(a, [(0, BATCH - 2), (0, TOKENS - 19)]) for name, a in inputs.items()}
-    wanted = evaluate_quantized(module, store, padded)
-    for name, value in got.items():
-        reference = wanted[name][:2, :19] if value.ndim == 3 else wanted[name][:2]
-        error = np.abs(value - reference).max() / np.sqrt(np.square(reference).mean())
-        assert error < 0.02, name  # a code may round the other way: 1/254 of a token's largest value
-
-
-def rounded(w: Array) -> Array:
-    codes, scales = quantized(w)
-    return codes.astype(np.float32) * scales[:, None]
-
-
-def fused(model: Path, spec: str) -> tuple[ModuleOp, WeightStore]:
-    imported = import_onnx(model, SHAPES)
-    ctx = new_context(imported.store)
-    StageRunner(ctx, "cpu-host", spec, kind="cpu").run(imported.module, stages_between("cpu", "import", "sparsify"))
-    return imported.module, imported.store
-
-
-def evaluate_quantized(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """`evaluate` with the inputs of the layers' linears rounded to codes, one scale for each token."""
-    patch = pytest.MonkeyPatch()
-    plain = evaluation.run_op
-
-    def run(op: Operation, arguments: list[Array], store: WeightStore) -> list[Array]:
-        if isinstance(op, nn.LinearOp) and op.role.data.startswith("layer."):
-            x = arguments[0]
-            arguments = [rounded(x.reshape(-1, x.shape[-1])).reshape(x.shape), *arguments[1:]]
-        return plain(op, arguments, store)
-
-    with patch.context() as context:
-        context.setattr(evaluation, "run_op", run)
-        return evaluation.evaluate(module, store, inputs)
-
-
 def test_int8_needs_the_instruction(model: Path) -> None:
-    done = hpcc_command(model, *BIND, "--target", "cpu-avx2", "--precision", "int8")
-    hint = "(--precision fp32, or --target cpu-avx512-vnni)"
-    expect(done, 2, f"error: target 'cpu-avx2' (avx2) has no instruction for int8 products {hint} [HPCC2019]")
+    done = hpcc_command(model, *BIND, "--target", "cpu-neon", "--precision", "int8")
+    expect(done, 2, "error: target 'cpu-neon' (neon) has no int8 products (--precision fp32) [HPCC2019]")
     done = hpcc_command(model, *BIND, "--target", "fpga-u280", "--precision", "fp32")
     expect(done, 2, "error: target 'fpga-u280' has no fp32 products (--precision int8) [HPCC2027]")
     done = hpcc_command(model, *BIND, "--target", "cpu-host", "--precision", "int4")
@@ -348,8 +234,8 @@ def test_the_c_is_clean_and_stays_inside_its_buffers(dense: CpuCompiled, model: 
     compiler = find_compiler(HOST.instructions)
     bundle = dense.program.bundle.folder
     if kind != "dense fp32":
-        if not HAS_BYTES:
-            pytest.skip("no VNNI")
+        if HOST.instructions.int8 is None:
+            pytest.skip("no int8 products")
         spec, precision = kind.split()
         bundle = tmp_path / "bytes.hpcc"
         hpcc.compile(model, "cpu-host", shapes=SHAPES, sparsity=spec, precision=precision, output=bundle, verify=False)
@@ -400,10 +286,6 @@ def test_a_mutated_library_is_found_out(dense: CpuCompiled, tmp_path: Path, name
     got = dict(zip((entry.name for entry in bundle.manifest.outputs), outputs, strict=True))
     with pytest.raises(AssertionError):
         assert_close(got, wanted, inputs["attention_mask"])
-
-
-def quick(compiler: CCompiler) -> CCompiler:
-    return CCompiler(compiler.command, compiler.version, tuple("-O1" if flag == "-O3" else flag for flag in compiler.flags))
 
 
 def test_a_wrong_index_in_a_packed_tile_is_found_out(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

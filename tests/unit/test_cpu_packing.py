@@ -23,7 +23,7 @@ from compiler.dialects.cpu import Kernel
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools.cpu_report import CPU_EXPLANATIONS, CpuReason
 from compiler.tools.steps_report import StepReason
-from hw_targets.cpu import CpuTarget
+from hw_targets.cpu import ISAS, CpuTarget
 
 Matrix = NDArray[np.float32]
 TARGETS = [
@@ -83,17 +83,21 @@ def test_a_packed_matrix_is_the_matrix(
 def test_packed_bytes_are_the_codes(outs: int, ins: int, density: float, seed: int) -> None:
     random = np.random.default_rng(seed)
     w = np.where(random.random((outs, ins)) < density, random.standard_normal((outs, ins)), 0).astype(np.float32)
-    packed = pack(w, Kernel.BYTES, TARGETS[0])
     codes, scales = quantized(w)
-    found = np.zeros((-(-outs // 4) * 4, ins), np.int32)
-    values, columns = packed.values.reshape(-1, 4, 4), packed.columns.reshape(-1, 4)
-    for group in range(len(found) // 4):
-        for slot in range(packed.starts[group], packed.starts[group + 1]):
-            for number in range(4):
-                found[group * 4 : group * 4 + 4, columns[slot, number]] += values[slot, :, number]
-    np.testing.assert_array_equal(found[:outs], codes)
-    np.testing.assert_array_equal(packed.row_scales[:outs], scales)
-    np.testing.assert_array_equal(packed.begins, -128 * found.sum(axis=1))
+    for isa in ("avx512-vnni", "avx2"):
+        products = ISAS[isa].int8
+        assert products is not None
+        packed = pack(w, Kernel.BYTES, CpuTarget("made up", "cpu", "", isa, 8192, 65536, ()))
+        found = np.zeros((-(-outs // 4) * 4, ins), np.int32)
+        values, columns = packed.values.reshape(-1, 4, products.inputs), packed.columns.reshape(-1, products.inputs)
+        assert values.itemsize == products.code_bytes
+        for group in range(len(found) // 4):
+            for slot in range(packed.starts[group], packed.starts[group + 1]):
+                for number in range(products.inputs):
+                    found[group * 4 : group * 4 + 4, columns[slot, number]] += values[slot, :, number]
+        np.testing.assert_array_equal(found[:outs], codes)
+        np.testing.assert_array_equal(packed.row_scales[:outs], scales)
+        np.testing.assert_array_equal(packed.begins, -products.offset * found.sum(axis=1))
     assert np.abs(codes * scales[:, None] - w).max(initial=0) <= scales.max() / 2 * 1.001
 
 

@@ -18,7 +18,7 @@ PADDING = 12
 """Rows of a buffer come in multiples of this, so that groups of 4 and of 6 rows need no tails."""
 
 SCALE_ROWS = 4
-"""Rows of 64 bytes that hold the scales of a tile's 64 tokens, as kernels/bytes.c has them."""
+"""Rows of codes that hold the scales of a tile's tokens, as kernels/codes.c has them."""
 
 
 def padded(features: int) -> int:

@@ -20,7 +20,7 @@ ROWS = 4
 """Rows that share a list of inputs in the kernels `vectors` and `bytes`."""
 
 INPUTS = 4
-"""Inputs that one instruction of the kernel `bytes` multiplies and sums."""
+"""Inputs that a row of the kernel `picks` multiplies at once."""
 
 WINDOW = 64
 """Inputs among which a row of the kernel `picks` picks its own: the bytes of a register."""
@@ -106,7 +106,7 @@ def choose_byte_kernel(used: NDArray[np.bool_], target: CpuTarget) -> Kernel:
 def pack(w: Matrix, kernel: Kernel, target: CpuTarget) -> Packed:
     """A matrix out x in, packed for a kernel."""
     if kernel is Kernel.BYTES:
-        return _pack_bytes(w)
+        return _pack_bytes(w, target)
     if kernel is Kernel.PICKS:
         return _pack_picks(w)
     rows, block = group_rows(kernel, target), block_inputs(kernel, target)
@@ -135,21 +135,25 @@ def quantized(w: Matrix) -> tuple[NDArray[np.int8], Matrix]:
     return np.clip(np.rint(w / scales[:, None]), -127, 127).astype(np.int8), scales
 
 
-def _pack_bytes(w: Matrix) -> Packed:
-    """Lists of four inputs, the last of a row group filled up with zeros: values [list][4 rows][4 inputs]."""
+def _pack_bytes(w: Matrix, target: CpuTarget) -> Packed:
+    """Lists of the inputs that an instruction takes, the last of a row group filled up with zeros: values [list][4 rows]
+    [inputs]."""
+    products = target.instructions.int8
+    assert products is not None
+    inputs, element = products.inputs, np.dtype(f"i{products.code_bytes}")
     codes, scales = quantized(w)
     groups = _by_groups(codes, ROWS)
     group, column = np.nonzero(_by_groups(w != 0, ROWS).any(axis=1))
     counts = np.bincount(group, minlength=len(groups))
-    lists = -(-counts // INPUTS)
+    lists = -(-counts // inputs)
     starts = np.concatenate([[0], np.cumsum(lists)])
     first = np.cumsum(counts) - counts
-    slots = starts[group] * INPUTS + np.arange(len(group)) - first[group]
-    columns = np.zeros(starts[-1] * INPUTS, np.uint16)
+    slots = starts[group] * inputs + np.arange(len(group)) - first[group]
+    columns = np.zeros(starts[-1] * inputs, np.uint16)
     columns[slots] = column
-    values = np.zeros((starts[-1] * INPUTS, ROWS), np.int8)
+    values = np.zeros((starts[-1] * inputs, ROWS), element)
     values[slots] = groups[group, :, column]
-    in_lists = values.reshape(-1, INPUTS, ROWS).transpose(0, 2, 1)
+    in_lists = values.reshape(-1, inputs, ROWS).transpose(0, 2, 1)
     sums = groups.sum(axis=2, dtype=np.int32).reshape(-1)
     return Packed(
         Kernel.BYTES,
@@ -158,7 +162,7 @@ def _pack_bytes(w: Matrix) -> Packed:
         starts.astype(np.uint32),
         columns,
         np.concatenate([scales, np.ones(len(sums) - len(scales), np.float32)]),
-        -128 * sums,
+        -products.offset * sums,
     )
 
 

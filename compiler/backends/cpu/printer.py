@@ -35,8 +35,6 @@ KERNELS = Path(__file__).parent / "kernels"
 PARTS = ("vector", "layout", "threads", "linear", "attention", "elementwise", "interface")
 """The C library in the order in which it stands in model.c; what it needs of the model comes before, the steps behind."""
 
-BYTES_PARTS = ("bytes", "picks")
-"""What follows `linear` where there are int8 products, and where rows pick inputs of their own."""
 
 MAGIC = b"HPCC CPU weights 1\n"
 CHUNK = 48
@@ -92,8 +90,12 @@ class CPrinter:
             steps=tuple(self.steps),
             linears=tuple(self.linears),
             id_limits=tuple((self.inputs[number], rows) for number, rows in self.rows_of_ids.items()),
-            activation_bytes=(4 * sizes[cpu.TOKENS] + sizes[cpu.CODES]) * self.batch * self.tokens,
+            activation_bytes=4 * sizes[cpu.TOKENS] * self.batch * self.tokens + self._code_bytes(sizes[cpu.CODES]),
         )
+
+    def _code_bytes(self, rows: int) -> int:
+        isa = self.target.instructions
+        return rows * isa.code_row * -(-self.batch * self.tokens // isa.tile)
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
@@ -151,10 +153,11 @@ class CPrinter:
             self.image.place(array) for array in (packed.begins, packed.values, packed.starts, packed.columns)
         )
         outs, ins = nn.shape_of(op.weight)
+        element = f"int{8 * packed.values.itemsize}_t"
         sizes, index = (f"{outs}, {ins}", "uint8_t") if packed.kernel is cpu.Kernel.PICKS else (str(outs), "uint16_t")
         return (
             f"      {{{sizes}, {then}, {self._bias(op)}, {self._float(packed.row_scales)},\n"
-            f"       AT(int32_t, {begins}), AT(int8_t, {values}), AT(uint32_t, {starts}), AT({index}, {columns}),\n"
+            f"       AT(int32_t, {begins}), AT({element}, {values}), AT(uint32_t, {starts}), AT({index}, {columns}),\n"
             f"       {_buffer(op.x)}, {residual}, {_buffer(op.result)}}},\n"
         )
 
@@ -335,6 +338,7 @@ class CPrinter:
             "TILE_VECTORS": isa.tile_vectors,
             "TILE": "(W * TILE_VECTORS)",
             "PANEL": isa.panel,
+            "CODE_ROW": isa.code_row,
             "TOKENS_MEMORY": sizes[cpu.TOKENS],
             "SAMPLES_MEMORY": sizes[cpu.SAMPLES],
             "CODES_MEMORY": sizes[cpu.CODES],
@@ -361,8 +365,10 @@ class CPrinter:
     def _parts(self) -> list[str]:
         after = PARTS.index("linear") + 1
         kernels = {linear.packed.kernel for linear in self.linears}
-        count = 2 if cpu.Kernel.PICKS in kernels else int(cpu.Kernel.BYTES in kernels)
-        return [*PARTS[:after], *BYTES_PARTS[:count], *PARTS[after:]]
+        products = self.target.instructions.int8
+        in_bytes = [products.part, "codes"] if products is not None and any(kernel.in_bytes for kernel in kernels) else []
+        picks = ["picks"] if cpu.Kernel.PICKS in kernels else []
+        return [*PARTS[:after], *in_bytes, *picks, *PARTS[after:]]
 
     def _run(self) -> str:
         reads = ["  if (!status) status = read_mask(m, 0, NULL, 'q');"]
@@ -385,9 +391,9 @@ STEPS_BEGIN = """/* ---- the steps of this model -------------------------------
 #define PADDED(features) (((features) + 11) / 12 * 12)
 #define PER_TOKEN(place, features) {m->tokens_arena + (size_t)(place) * m->columns, PADDED(features), m->columns}
 #define PER_SAMPLE(place, features) {m->samples_arena + (size_t)(place) * m->rows, PADDED(features), m->rows}
-#define CODES(place, features) {m->codes_arena + (size_t)(place) * TILE * m->tiles, PADDED(features + SCALE_ROWS)}
+#define CODES(place, features) {m->codes_arena + (size_t)(place) * CODE_ROW * m->tiles, PADDED(features + SCALE_ROWS)}
 #define WINDOWED(features) (((features) + 63) / 64 * 64 + SCALE_ROWS)
-#define WINDOWS(place, features) {m->codes_arena + (size_t)(place) * TILE * m->tiles, WINDOWED(features)}
+#define WINDOWS(place, features) {m->codes_arena + (size_t)(place) * CODE_ROW * m->tiles, WINDOWED(features)}
 #define NONE {NULL, 0, 0}
 """
 

@@ -1,0 +1,121 @@
+/* ---- linear layers in int8 --------------------------------------------------------------------------------------
+ * Activations are codes with one scale per token, weights codes with one scale per row; sums are int32, exact. How codes
+ * stand in memory and are multiplied depends on the machine, and comes before this: a list of LIST inputs at once. */
+
+/* Tile t is SCALE_ROWS rows with the scales of its tokens, as floats, and then a row of codes for each feature. */
+typedef struct {
+  uint8_t *data;
+  int rows;
+} code_buffer;
+
+enum { SCALE_ROWS = 4 };
+
+INLINE float *scales_of(const code_buffer *b, int tile) { return (float *)(b->data + (size_t)tile * b->rows * CODE_ROW); }
+INLINE uint8_t *codes_of(const code_buffer *b, int tile) {
+  return b->data + ((size_t)tile * b->rows + SCALE_ROWS) * CODE_ROW;
+}
+
+typedef struct {
+  int features;
+  buffer x;
+  code_buffer y;
+} quantization;
+
+/* A scale for each token of a tile, from the largest of its values; `over` are the factors that make codes. */
+INLINE void scale_tokens(const quantization *q, int tile, vf over[TILE_VECTORS]) {
+  const int width = width_of(q->x.columns, tile), vectors = width / W;
+  const float *x = tile_of(&q->x, tile);
+  float *scales = scales_of(&q->y, tile);
+  for (int v = 0; v < vectors; v++) {
+    vf most[4] = {ZERO, ZERO, ZERO, ZERO};
+    for (int f = 0; f < q->features; f++)
+      most[f % 4] = larger(most[f % 4], (vf)((vi)load(x + (size_t)f * width + v * W) & 0x7fffffff));
+    const vf top = larger(larger(most[0], most[1]), larger(most[2], most[3]));
+    const vi live = top > splat(1e-30f);
+    store(scales + v * W, blend(live, top * (1.0f / 127.0f), splat(1.0f)));
+    over[v] = blend(live, 127.0f / top, ZERO);
+  }
+}
+
+/* One item is one tile. */
+static void quantize_tile(hpcc_model *m, const void *arguments, int item, int worker) {
+  const quantization *q = arguments;
+  const int width = width_of(q->x.columns, item);
+  const float *x = tile_of(&q->x, item);
+  uint8_t *codes = codes_of(&q->y, item);
+  vf over[TILE_VECTORS];
+  (void)m, (void)worker;
+  scale_tokens(q, item, over);
+  for (int f = 0; f < q->features; f++)
+    store_code_row(codes + (size_t)f * CODE_ROW, x + (size_t)f * width, width / W, over);
+}
+
+STEP run_quantization(hpcc_model *m, const quantization *q) {
+  parallel(m, quantize_tile, q, (q->x.columns + TILE - 1) / TILE);
+}
+
+typedef struct {
+  int outs, activation;
+  const float *bias, *row_scales;
+  const int32_t *begins;     /* of each row: what its sum begins with */
+  const weight_code *values; /* [list][4 rows][LIST inputs] */
+  const uint32_t *starts;    /* first list of each group of four rows, then the end of the last */
+  const uint16_t *columns;   /* [list][LIST inputs] */
+  code_buffer x;
+  buffer residual, y; /* residual.data may be NULL */
+} byte_linear;
+
+/* A group of four rows for NV vectors of a tile, from vector `v0` of `vectors` on. */
+INLINE void code_group(const int NV, const byte_linear *l, int g, int tile, int v0, int vectors) {
+  const uint32_t begin = l->starts[g], count = l->starts[g + 1] - begin;
+  const uint8_t *codes = codes_of(&l->x, tile) + (size_t)v0 * W * sizeof(weight_code);
+  const float *scales = scales_of(&l->x, tile), *residual = l->residual.data ? tile_of(&l->residual, tile) : NULL;
+  float *y = tile_of(&l->y, tile);
+  vi acc[4][CODE_VECTORS];
+  code_rows(NV, codes, count, l->values + (size_t)begin * 4 * LIST, l->columns + (size_t)begin * LIST, l->begins + g * 4,
+            acc);
+  UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) {
+    const size_t at = ((size_t)(g * 4 + r) * vectors + v0 + v) * W;
+    const vf scale = load(scales + (v0 + v) * W) * l->row_scales[g * 4 + r];
+    const vf sum = __builtin_convertvector(acc[r][v], vf) * scale + l->bias[g * 4 + r];
+    store(y + at, residual ? sum + load(residual + at) : sum);
+  }
+}
+
+static void code_groups(const byte_linear *l, int from, int to, int tile) {
+  const int vectors = width_of(l->y.columns, tile) / W;
+  for (int g = from; g < to; g++) {
+    for (int v0 = 0; v0 < vectors; v0 += CODE_VECTORS)
+      switch (vectors - v0 < CODE_VECTORS ? vectors - v0 : CODE_VECTORS) {
+      case 1: code_group(1, l, g, tile, v0, vectors); break;
+      case 2: code_group(2, l, g, tile, v0, vectors); break;
+#if W == 16
+      case 3: code_group(3, l, g, tile, v0, vectors); break;
+      case 4: code_group(4, l, g, tile, v0, vectors); break;
+#endif
+      }
+    if (l->activation) activate(l->activation, tile_of(&l->y, tile) + (size_t)g * 4 * vectors * W, 4 * vectors * W);
+  }
+}
+
+typedef struct {
+  const byte_linear *layers;
+  int chunk;
+} byte_linears;
+
+static void some_byte_rows(hpcc_model *m, const void *arguments, int item, int worker) {
+  const byte_linears *all = arguments;
+  const byte_linear *l = all->layers;
+  (void)m, (void)worker;
+  for (int chunks; item >= (chunks = (l->outs + all->chunk - 1) / all->chunk); item -= chunks) l++;
+  const int groups = (l->outs + 3) / 4, end = (item + 1) * all->chunk / 4;
+  for (int tile = 0; tile * TILE < l->y.columns; tile++)
+    code_groups(l, item * all->chunk / 4, end < groups ? end : groups, tile);
+}
+
+STEP run_byte_linears(hpcc_model *m, const byte_linear *layers, int count, int chunk) {
+  const byte_linears all = {layers, chunk};
+  int items = 0;
+  for (int i = 0; i < count; i++) items += (layers[i].outs + chunk - 1) / chunk;
+  parallel(m, some_byte_rows, &all, items);
+}

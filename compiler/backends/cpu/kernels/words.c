@@ -1,0 +1,44 @@
+/* ---- int8 products without VNNI: AVX2, AVX-512 --------------------------------------------------------------------
+ * Codes and weights stand in 16 bits, so that VPMADDWD multiplies two inputs at once, exact in int32. A row of codes is a
+ * register for every two vectors of tokens, in an order that makes two rows, interleaved word by word, the operands of both:
+ * its lower half of every 128 bits belongs to the first. So any two inputs that rows share can be multiplied together. */
+
+#include <immintrin.h>
+
+enum { LIST = 2, CODE_VECTORS = W == 16 ? 4 : 2 /* vectors of sums of four rows that the registers hold */ };
+typedef int16_t weight_code;
+typedef int32_t __attribute__((may_alias)) pair; /* of weights, which a load spreads over a register */
+
+#if W == 16
+typedef __m512i words;
+#define WORDS(what) _mm512_##what
+#else
+typedef __m256i words;
+#define WORDS(what) _mm256_##what
+#endif
+
+/* The codes of one feature of a tile's tokens, rounded to nearest even. */
+INLINE void store_code_row(uint8_t *codes, const float *row, int vectors, const vf over[TILE_VECTORS]) {
+  words part[TILE_VECTORS + 1] = {0};
+  UNROLL for (int v = 0; v < TILE_VECTORS; v++)
+    if (v < vectors) part[v] = WORDS(cvtps_epi32)(load(row + v * W) * over[v]);
+  UNROLL for (int v = 0; v < TILE_VECTORS; v += 2) ((words *)codes)[v / 2] = WORDS(packs_epi32)(part[v], part[v + 1]);
+}
+
+/* Sums of four rows: `n` lists of two inputs, and two words of weights for each row and list. */
+INLINE void code_rows(const int NV, const uint8_t *codes, int n, const int16_t *values, const uint16_t *columns,
+                      const int32_t *begins, vi acc[4][CODE_VECTORS]) {
+  UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] = begins[r] - (vi){0};
+  for (int s = 0; s < n; s++) {
+    const words *a = (const words *)(codes + (size_t)columns[2 * s] * CODE_ROW);
+    const words *b = (const words *)(codes + (size_t)columns[2 * s + 1] * CODE_ROW);
+    words in[CODE_VECTORS];
+    UNROLL for (int v = 0; v < NV; v++)
+      in[v] = v % 2 ? WORDS(unpackhi_epi16)(a[v / 2], b[v / 2]) : WORDS(unpacklo_epi16)(a[v / 2], b[v / 2]);
+    const pair *w = (const pair *)(values + 8 * s);
+    UNROLL for (int r = 0; r < 4; r++) {
+      const words weight = WORDS(set1_epi32)(w[r]);
+      UNROLL for (int v = 0; v < NV; v++) acc[r][v] += (vi)WORDS(madd_epi16)(in[v], weight);
+    }
+  }
+}

@@ -1,0 +1,44 @@
+"""What tests of CPU bundles share: an encoder of odd sizes, what ONNX Runtime computes of it, and how close is close."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from compiler.backends.cpu.build import CCompiler
+from compiler.tools.reference import distance
+from tests.graphs import Encoder
+from tests.graphs import build as build_graph
+
+Array = NDArray[Any]
+BATCH, TOKENS = 3, 75
+"""Samples begin in the middle of a tile, and the last tile is narrower, on every instruction set."""
+
+ODD = Encoder(hidden=42, heads=3, intermediate=150, layers=2, vocabulary=50, positions=80, head="pooler")
+"""Heads of 14 features, and no size that is a multiple of 4."""
+
+SHAPES = {name: (BATCH, TOKENS) for name in ("input_ids", "attention_mask", "token_type_ids")}
+
+
+def reference(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """What ONNX Runtime computes with the same weights in a graph of the inputs' shape."""
+    content = build_graph(ODD, *inputs["input_ids"].shape).SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return dict(zip([output.name for output in session.get_outputs()], session.run(None, dict(inputs)), strict=True))
+
+
+def assert_close(got: Mapping[str, Array], wanted: Mapping[str, Array], mask: Array | None) -> None:
+    assert got.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert got[name].shape == value.shape
+        rms = float(np.sqrt(np.mean(np.square(value, dtype=np.float64))))
+        found = distance(name, got[name], value, mask, atol=1e-4 * rms)
+        assert found.passed, found
+
+
+def quick(compiler: CCompiler) -> CCompiler:
+    return CCompiler(compiler.command, compiler.version, tuple("-O1" if flag == "-O3" else flag for flag in compiler.flags))

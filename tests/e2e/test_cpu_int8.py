@@ -1,0 +1,136 @@
+"""int8 on every x86: with the machine's own instructions, and with AVX-512's emulated where it has none (tests/avx512)."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from xdsl.dialects.builtin import ModuleOp, TensorType, f32
+from xdsl.ir import Operation
+
+import hpcc
+from compiler.backends.cpu.lowering import matrix_of
+from compiler.backends.cpu.packing import quantized
+from compiler.dialects import nn
+from compiler.frontend.importer import import_onnx
+from compiler.interpreters import evaluate as evaluation
+from compiler.pipelines import stages_between
+from compiler.tools.cpu_session import CpuCompiled
+from compiler.tools.stages import StageRunner, new_context
+from compiler.weights import WeightStore
+from hw_targets import cpu
+from runtime.cpu.program import CpuProgram
+from tests.e2e.cpu_harness import BATCH, ODD, SHAPES, TOKENS, Array
+from tests.graphs import feeds, write
+
+EMULATION = Path(__file__).parent.parent / "avx512"
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler"),
+    pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="kernels in intrinsics of x86"),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(ODD, tmp_path_factory.mktemp("cpu") / "odd.onnx", BATCH, TOKENS)
+
+
+def on_a_machine_with(isa: str, patch: pytest.MonkeyPatch) -> str:
+    """The target of an instruction set, emulated if this machine does not have it."""
+    if isa not in cpu._isas_here():  # pyright: ignore[reportPrivateUsage]
+        flags = (*cpu.ISAS["avx2"].flags, f"-I{EMULATION}", "-Wno-psabi", "-O1")
+        patch.setattr(cpu, "ISAS", {**cpu.ISAS, isa: replace(cpu.ISAS[isa], flags=flags)})
+        patch.setattr(cpu, "_isas_here", lambda: [isa, "avx2"])
+    return f"cpu-{isa}"
+
+
+QUICK = [("avx2", "hp:0.75"), ("avx512-vnni", "hp:0.75"), ("avx512-vbmi", "nm:2:4")]
+MORE = [
+    ("avx2", "dense"),
+    ("avx2", "nm:2:4"),
+    ("avx2", "unstructured:0.9"),
+    ("avx512", "hp:0.75"),
+    ("avx512-vnni", "nm:2:4"),
+    ("avx512-vbmi", "dense"),
+    ("avx512-vbmi", "unstructured:0.9"),
+]
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in MORE]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("isa", "spec"), [*QUICK, *MORE])
+def test_int8_is_within_the_limits_of_integers(model: Path, isa: str, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = on_a_machine_with(isa, monkeypatch)
+    inputs = feeds(ODD, BATCH, TOKENS)
+    inputs["attention_mask"][1, 33:] = 0
+    compiled = hpcc.compile(model, target, shapes=SHAPES, sparsity=spec, precision="int8", inputs=inputs)
+    assert isinstance(compiled, CpuCompiled)
+    verify = compiled.run_report.verify
+    assert verify is not None
+    for check in verify.outputs:
+        assert check.passed
+        assert 1e-4 < check.relative_l2 < 0.03
+    kernels = {row.kernel for row in compiled.report.layers if row.op == "linear" and "layer." in row.name}
+    if isa == "avx512-vbmi" and spec == "nm:2:4":
+        assert kernels == {"picks"}
+    else:
+        assert kernels <= {"bytes", "picks"}
+    one = CpuProgram(compiled.program.bundle, threads=1).run(inputs).outputs
+    three = CpuProgram(compiled.program.bundle, threads=3).run(inputs).outputs
+    assert all(np.array_equal(one[name], three[name]) for name in one)
+
+
+@pytest.mark.parametrize(("isa", "spec"), [*QUICK, *SLOW])
+def test_int8_equals_a_plain_quantiser(model: Path, isa: str, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same codes in numpy, layer by layer, give the same result but for the last bits of fp32."""
+    inputs = feeds(ODD, 2, 19)
+    target = on_a_machine_with(isa, monkeypatch)
+    compiled = hpcc.compile(model, target, shapes=SHAPES, sparsity=spec, precision="int8", verify=False)
+    module, store = fused(model, spec)
+    for op in list(module.walk()):
+        if isinstance(op, nn.LinearOp) and op.role.data.startswith("layer."):
+            key = store.add(f"{op.role.data}.codes", rounded(matrix_of(op.weight, store)))
+            weight = nn.WeightOp(key, store.digest(key), TensorType(f32, nn.shape_of(op.weight)))
+            op.parent.insert_op_before(weight, op)  # pyright: ignore[reportOptionalMemberAccess]
+            op.operands[1] = weight.result
+    got = compiled.run({name: array[:, :19] for name, array in inputs.items()}).outputs
+    padded = {name: np.pad(a, [(0, BATCH - 2), (0, TOKENS - 19)]) for name, a in inputs.items()}
+    wanted = evaluate_quantized(module, store, padded)
+    for name, value in got.items():
+        reference = wanted[name][:2, :19] if value.ndim == 3 else wanted[name][:2]
+        error = np.abs(value - reference).max() / np.sqrt(np.square(reference).mean())
+        assert error < 0.02, name  # a code may round the other way: 1/254 of a token's largest value
+
+
+def rounded(w: Array) -> Array:
+    codes, scales = quantized(w)
+    return codes.astype(np.float32) * scales[:, None]
+
+
+def fused(model: Path, spec: str) -> tuple[ModuleOp, WeightStore]:
+    imported = import_onnx(model, SHAPES)
+    ctx = new_context(imported.store)
+    StageRunner(ctx, "cpu-avx2", spec, kind="cpu").run(imported.module, stages_between("cpu", "import", "sparsify"))
+    return imported.module, imported.store
+
+
+def evaluate_quantized(module: ModuleOp, store: WeightStore, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """`evaluate` with the inputs of the layers' linears rounded to codes, one scale for each token."""
+    patch = pytest.MonkeyPatch()
+    plain = evaluation.run_op
+
+    def run(op: Operation, arguments: list[Array], store: WeightStore) -> list[Array]:
+        if isinstance(op, nn.LinearOp) and op.role.data.startswith("layer."):
+            x = arguments[0]
+            arguments = [rounded(x.reshape(-1, x.shape[-1])).reshape(x.shape), *arguments[1:]]
+        return plain(op, arguments, store)
+
+    with patch.context() as context:
+        context.setattr(evaluation, "run_op", run)
+        return evaluation.evaluate(module, store, inputs)
