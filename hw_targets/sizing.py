@@ -40,7 +40,7 @@ OUTPUT_CHOICES = (128, 64, 32, 16, 8, 4, 2, 1)
 # Powers of two, for the tree of sums.
 LANE_CHOICES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 # Multipliers of an array for one pattern: fewer where a window leaves fewer values, more where it leaves more.
-MULTIPLIER_CHOICES = (16, 12, 8, 6, 5, 4, 3, 2)
+MULTIPLIER_CHOICES = (16, 8, 6, 4, 3, 2)
 # What an array and its lanes are weighed by: millions of multiplications of BERT-base on 128 tokens, dense and with
 # hp:0.75, and of lane passes with fused chains (2.99 a layer), all counted by the simulator.
 DENSE_MACS = 11170.0
