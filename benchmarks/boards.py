@@ -29,8 +29,8 @@ Made by `python -m benchmarks.boards --write`; every figure is **simulated**. Mi
 transfers to and from the host apart. *Attained* is the longest of what MATRIX (the multiplications that the pattern
 leaves, without padding), VECTOR and the off-chip memory need alone, by the time simulated; *binds* says which of them it
 is. MAC/cycle and lanes are those of the array for all patterns; a dagger marks figures of one that the compiler sized for
-the pattern instead. L3 is paraphrase-MiniLM-L3-v2, L6 all-MiniLM-L6-v2; TinyBERT and BERT-base have random weights, on which cycles do not
-depend. The sizes of the boards are in [TARGETS.md](TARGETS.md).
+the pattern instead. L3 is paraphrase-MiniLM-L3-v2, L6 all-MiniLM-L6-v2; TinyBERT and BERT-base have random weights, on which
+cycles do not depend. The sizes of the boards are in [TARGETS.md](TARGETS.md).
 """
 
 

@@ -79,15 +79,18 @@ def size(target: Target, asked: Mapping[str, int | None], workload: Workload | N
     """
     chosen, for_workload = _fastest(target, asked, None), False
     if workload is not None:
-        own = _fastest(target, asked, workload)
+        own = _fastest(target, asked, workload, chosen.lanes)
         for_workload = cycles(own, workload) <= WORTHWHILE * cycles(chosen, workload)
         chosen = own if for_workload else chosen
     return _grow_memories(chosen, asked, target), for_workload
 
 
-def _fastest(target: Target, asked: Mapping[str, int | None], workload: Workload | None) -> Accelerator:
+def _fastest(
+    target: Target, asked: Mapping[str, int | None], workload: Workload | None, least_lanes: int = 1
+) -> Accelerator:
     """The fastest array that fits, its memories as small as they can be. Raises InfeasibleError where nothing fits."""
-    candidates = sorted(_arrays(target, asked, workload), key=lambda array: _rating(array, workload))
+    arrays = _arrays(target, asked, workload, least_lanes)
+    candidates = sorted(arrays, key=lambda array: _rating(array, workload))
     least: tuple[float, Accelerator] | None = None
     for array in candidates:
         accelerator = _smallest_memories(array, asked, target)
@@ -104,9 +107,12 @@ def _rating(a: Accelerator, workload: Workload | None) -> tuple[float, int, int]
     return cycles(a, workload), a.lanes, _reads_per_cycle(a)
 
 
-def _arrays(target: Target, asked: Mapping[str, int | None], workload: Workload | None) -> Iterator[Accelerator]:
+def _arrays(
+    target: Target, asked: Mapping[str, int | None], workload: Workload | None, least_lanes: int = 1
+) -> Iterator[Accelerator]:
     """Candidate arrays with memories still of size 0; how many multipliers, and how wide their selectors must be, is only
-    asked for one workload."""
+    asked for one workload. Its arrays have at least the common one's lanes: what VECTOR has to do depends on no pattern, and
+    models narrower than BERT-base have more of it for each multiplication."""
     fixed = {name: asked[name] or default for name, default in DEFAULTS.items()}
     if asked["selector"] is None and workload is not None:
         fixed["selector"] = _selector(workload)
@@ -117,6 +123,8 @@ def _arrays(target: Target, asked: Mapping[str, int | None], workload: Workload 
     cores = asked["cores"] or target.device.slrs
     for tokens, outputs in product(_choices(asked["tokens"], TOKEN_CHOICES), _choices(asked["outputs"], OUTPUT_CHOICES)):
         for lanes, depth in product(_choices(asked["lanes"], LANE_CHOICES), depths):
+            if lanes < least_lanes:
+                continue
             array = {**fixed, "multipliers": depth, "tokens": tokens, "outputs": outputs, "lanes": lanes}
             memories = {field: 0 for field in FIELD_OF.values()}
             yield Accelerator(cores=cores, design=target.accelerator.design, **memories, **array)
@@ -229,12 +237,16 @@ def _asked(target: Target) -> dict[str, int | None]:
     return {name: None if name in target.auto else getattr(target.accelerator, name) for name in ("cores", *FIELDS)}
 
 
+def _least_lanes(target: Target) -> int:
+    return 1 if target.workload is None else _fastest(target, _asked(target), None).lanes
+
+
 def limit(target: Target) -> Limit | None:
     """What binds the sizing; None where nothing faster could be asked for with what the file fixes."""
     asked, workload = _asked(target), target.workload
     pace = cycles(target.accelerator, workload)
     found: list[tuple[float, int, Limit]] = []
-    for array in _arrays(target, asked, workload):
+    for array in _arrays(target, asked, workload, _least_lanes(target)):
         if cycles(array, workload) < pace:
             larger = _smallest_memories(array, asked, target)
             broken = broken_by(target, larger)
@@ -246,7 +258,8 @@ def limit(target: Target) -> Limit | None:
 def candidates(target: Target) -> Iterator[Accelerator]:
     """The arrays that fit, the fastest for the target's workload first, each with the smallest memories."""
     asked, workload = _asked(target), target.workload
-    for array in sorted(_arrays(target, asked, workload), key=lambda array: _rating(array, workload)):
+    arrays = _arrays(target, asked, workload, _least_lanes(target))
+    for array in sorted(arrays, key=lambda array: _rating(array, workload)):
         accelerator = _smallest_memories(array, asked, target)
         if not broken_by(target, accelerator):
             yield accelerator

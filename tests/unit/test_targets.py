@@ -399,6 +399,7 @@ def test_an_array_for_a_pattern_pays_and_none_that_fits_is_faster(name: str, wor
     own = sizing.cycles(target.accelerator, workload)
     assert own <= sizing.WORTHWHILE * sizing.cycles(common.accelerator, workload)
     assert own == sizing.cycles(next(sizing.candidates(target)), workload)
+    assert target.accelerator.lanes >= common.accelerator.lanes, "narrower models need them"
     assert not resources.broken_by(target, target.accelerator)
 
 
