@@ -46,6 +46,8 @@ class Decoder:
     rotary: Literal["none", "half", "interleaved", "op", "op_neighbours", "contrib"] = "half"
     turned: int = 0
     """Features of a head that turn; 0: all of them."""
+    scale: Literal["scores", "queries"] = "scores"
+    """What is multiplied by the root of the size of a head: scores, or queries before they turn."""
     mask: Literal["computed", "added", "chosen", "operator", "none"] = "computed"
     padding: bool = False
     repeat: Literal["expand", "gather"] = "expand"
@@ -269,6 +271,8 @@ class Builder:
         q, k, v = (self.split(part, heads) for part, heads in zip(parts, (spec.heads, groups, groups), strict=True))
         if spec.heads_norm:
             q, k = (self.rms(part, self.vector(f"{layer}.{n}_norm", size, 1.0)) for part, n in ((q, "q"), (k, "k")))
+        if spec.scale == "queries":
+            q = self.add("Mul", [q, self.constant(size**-0.5)])
         q, k, v = self.rotated(self.heads_first(q)), self.rotated(self.heads_first(k)), self.heads_first(v)
         if spec.mask == "operator":
             context = self.add("Attention", [q, k, v, *([self.keys] if self.keys else [])], is_causal=1)
@@ -281,7 +285,8 @@ class Builder:
         spec = self.spec
         k, v = self.repeated(k), self.repeated(v)
         scores = self.add("MatMul", [q, self.add("Transpose", [k], perm=[0, 1, 3, 2])])
-        scores = self.add("Mul", [scores, self.constant(spec.head_size**-0.5)])
+        if spec.scale == "scores":
+            scores = self.add("Mul", [scores, self.constant(spec.head_size**-0.5)])
         if spec.mask == "chosen":
             scores = self.add("Where", [self.allowed, scores, self.constant(LOWEST)])
         if self.keys:

@@ -51,7 +51,7 @@ FPGA = (
 CPU = (
     Stage("import"),
     Stage("fuse", ("hpcc-fuse", 'hpcc-partition{{kind="cpu"}}')),
-    Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}" kind="cpu"}}',)),
+    Stage("sparsify", ('hpcc-sparsify{{spec="{sparsity}" kind="{kind}"}}',)),
     Stage("tile", ("hpcc-factor", 'hpcc-tile-cpu{{target="{target}" precision="{precision}"}}')),
 )
 """What follows is text: the C printer and the weight packer of compiler/backends/cpu."""

@@ -58,6 +58,8 @@ class Isa:
     """What `--precision int8` multiplies with; None where it has no form."""
     has_picks: bool = False
     """Whether each lane can pick its bytes out of a register (VPERMB): int8 weights whose rows share no inputs."""
+    has_tiles: bool = False
+    """Whether it multiplies whole tiles of bytes (AMX): int8 weights of which 16 rows share their inputs."""
 
     @property
     def tile(self) -> int:
@@ -77,6 +79,20 @@ _AVX512_NEEDS = (*_AVX2_NEEDS, "avx512f", "avx512bw", "avx512cd", "avx512dq", "a
 ISAS: Mapping[str, Isa] = {
     isa.name: isa
     for isa in (
+        Isa(
+            "amx",
+            "x86_64",
+            "x86_64-linux-gnu",
+            16,
+            4,
+            6,
+            ("-march=x86-64-v4", "-mavx512vnni", "-mavx512vbmi", "-mamx-tile", "-mamx-int8"),
+            ("-mcpu=x86_64_v4+avx512vnni+avx512vbmi+amx_tile+amx_int8",),
+            (*_AVX512_NEEDS, "avx512_vnni", "avx512vbmi", "amx_tile", "amx_int8"),
+            int8=VNNI,
+            has_picks=True,
+            has_tiles=True,
+        ),
         Isa(
             "avx512-vbmi",
             "x86_64",
@@ -146,6 +162,10 @@ class CpuTarget:
     def single_block(self) -> int:
         """Inputs per cache block where each row reads a few inputs of its own: three quarters of the first level."""
         return max(32, self.l1_bytes * 3 // 4 // (4 * self.instructions.tile) // 32 * 32)
+
+    def shapes(self, precision: str) -> str:
+        """Whose list of pattern shapes `hp:S` is resolved with."""
+        return "cpu-tiles" if precision == "int8" and self.instructions.has_tiles else self.kind
 
     def unverified(self) -> tuple[str, ...]:
         return tuple(key for key, source in self.sources if source == "unverified")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 ISA_VERSION = 3
 WORDS = 40
@@ -82,7 +83,11 @@ class Function:
     doc: str
 
     def operand(self, name: str) -> Operand:
-        return next(o for o in self.operands if o.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Operand]:
+        return {operand.name: operand for operand in self.operands}
 
 
 class MatrixMode(StrEnum):

@@ -133,16 +133,17 @@ def _sized_once(text: str, workload: Workload | None) -> Target:
     """Several stages of a compilation ask for the same target, and to size it takes as long as a small model."""
     form = parse_form(text, where="")
     assert isinstance(form, TargetFile)
-    return _sized(form, workload)
+    return _sized(form, workload, None if workload is None else _sized_once(text, None).accelerator)
 
 
-def _sized(form: TargetFile, workload: Workload | None) -> Target:
+def _sized(form: TargetFile, workload: Workload | None, common: Accelerator | None) -> Target:
+    """`common` is the accelerator of the same form without a workload, if that is known."""
     table = form.accelerator
     asked = {name: _number(getattr(table, name)) for name in AcceleratorTable.model_fields if name != "design"}
     design = Design(**table.design.model_dump())
     unsized = _target(form, replace(UNSIZED, design=design), tuple(name for name, value in asked.items() if value is None))
     resources.check_cores(unsized, asked["cores"])
-    accelerator, for_workload = sizing.size(unsized, asked, workload)
+    accelerator, for_workload = sizing.size(unsized, asked, workload, common)
     target = replace(unsized, accelerator=accelerator, workload=workload if for_workload else None)
     resources.check(target)
     return target

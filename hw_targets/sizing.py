@@ -69,20 +69,23 @@ Pace = Callable[[Accelerator], float]
 """What an array is compared by, less is faster."""
 
 
-def size(target: Target, asked: Mapping[str, int | None], workload: Workload | None = None) -> tuple[Accelerator, bool]:
+def size(
+    target: Target, asked: Mapping[str, int | None], workload: Workload | None = None, common: Accelerator | None = None
+) -> tuple[Accelerator, bool]:
     """The accelerator with every field of `asked` that is None chosen to fit the device, and whether it was chosen for
     `workload` alone.
 
     Of the arrays with lanes that fit beside the smallest memories the fastest is taken (of equals, the one with fewest
     lanes, then the one that reads fewest bytes per cycle), then the memories grow by turns. Raises InfeasibleError where
-    nothing fits.
+    nothing fits. `common` is what comes out without a workload, where that is known already.
     """
-    chosen, for_workload = _fastest(target, asked, None), False
-    if workload is not None:
-        own = _fastest(target, asked, workload, chosen.lanes)
-        for_workload = cycles(own, workload) <= WORTHWHILE * cycles(chosen, workload)
-        chosen = own if for_workload else chosen
-    return _grow_memories(chosen, asked, target), for_workload
+    common = common or _grow_memories(_fastest(target, asked, None), asked, target)
+    if workload is None:
+        return common, False
+    own = _fastest(target, asked, workload, common.lanes)
+    if cycles(own, workload) > WORTHWHILE * cycles(common, workload):
+        return common, False
+    return _grow_memories(own, asked, target), True
 
 
 def _fastest(

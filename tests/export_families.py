@@ -78,6 +78,7 @@ SPEECH = {
 }
 GPTJ = {**GPT2, "rotary_dim": 8, "use_cache": False}
 BLOOM = {"vocab_size": 1000, "hidden_size": 64, "n_layer": 2, "n_head": 4, "use_cache": False}
+MPT = {"vocab_size": 1000, "d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "use_cache": False}
 FALCON = {**TEXT, "max_position_embeddings": 64, "use_cache": False, "ffn_hidden_size": 128}
 DEBERTA = {
     **TEXT,
@@ -208,6 +209,44 @@ FAMILIES: dict[str, Family] = {
         IDS,
         "logits",
     ),
+    "data2vec": Family(_text("Data2VecTextModel", "Data2VecTextConfig", **TEXT), IDS, "last_hidden_state"),
+    "layoutlm": Family(_text("LayoutLMModel", "LayoutLMConfig", **TEXT), TYPED, "last_hidden_state"),
+    "rembert": Family(_text("RemBertModel", "RemBertConfig", **TEXT, input_embedding_size=32), TYPED, "last_hidden_state"),
+    "esm": Family(
+        _text("EsmModel", "EsmConfig", **TEXT, pad_token_id=1, position_embedding_type="rotary"), IDS, "last_hidden_state"
+    ),
+    "xlm": Family(
+        _text("XLMModel", "XLMConfig", vocab_size=1000, emb_dim=64, n_layers=2, n_heads=4, max_position_embeddings=64),
+        IDS,
+        "last_hidden_state",
+    ),
+    "gpt-neo": Family(
+        _text(
+            "GPTNeoForCausalLM",
+            "GPTNeoConfig",
+            vocab_size=1000,
+            hidden_size=64,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=8,
+            max_position_embeddings=64,
+            use_cache=False,
+        ),
+        IDS,
+        "logits",
+    ),
+    "gpt-bigcode": Family(
+        _text("GPTBigCodeForCausalLM", "GPTBigCodeConfig", **GPT2, multi_query=True, use_cache=False), IDS, "logits"
+    ),
+    "mpt": Family(_text("MptForCausalLM", "MptConfig", **MPT), IDS, "logits"),
+    "starcoder2": Family(_text("Starcoder2ForCausalLM", "Starcoder2Config", **LLAMA), IDS, "logits"),
+    "gemma3": Family(_text("Gemma3ForCausalLM", "Gemma3TextConfig", **LLAMA, head_dim=16), IDS, "logits"),
+    "olmo2": Family(_text("Olmo2ForCausalLM", "Olmo2Config", **LLAMA), IDS, "logits"),
+    "granite": Family(_text("GraniteForCausalLM", "GraniteConfig", **LLAMA, attention_multiplier=0.25), IDS, "logits"),
+    "smollm3": Family(_text("SmolLM3ForCausalLM", "SmolLM3Config", **LLAMA, pad_token_id=0), IDS, "logits"),
+    "blip-vision": Family(_text("BlipVisionModel", "BlipVisionConfig", **IMAGE), PIXELS, "last_hidden_state"),
+    "vit-msn": Family(_text("ViTMSNModel", "ViTMSNConfig", **IMAGE), PIXELS, "last_hidden_state"),
     "t5-encoder": Family(_text("T5EncoderModel", "T5Config", **T5), IDS, "last_hidden_state"),
     "t5": Family(_text("T5Model", "T5Config", **T5, use_cache=False), SEQ2SEQ, "last_hidden_state"),
     "flan-t5": Family(
@@ -290,6 +329,8 @@ def lively(model: torch.nn.Module) -> torch.nn.Module:
                 continue
             if parameter.dim() >= 2:
                 parameter.normal_(0.0, (parameter.numel() / parameter.shape[0]) ** -0.5)
+                if name.endswith("Attention.q.weight"):  # T5 has its scale of scores in its queries
+                    parameter.mul_(T5["d_kv"] ** -0.5)
             else:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return model.eval()

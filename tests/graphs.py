@@ -43,8 +43,23 @@ class Encoder:
     weights: Literal["float", "rounded", "int8", "int8_tensor", "qdq", "uint8"] = "float"
     attention: Literal["scores", "sdpa", "batched"] = "scores"
     projections: Literal["separate", "split", "chosen", "interleaved"] = "separate"
-    mask: Literal["none", "1e4", "finfo", "where", "gathered", "masked_fill", "weak", "causal", "relative"] = "finfo"
-    """Weak: too small to exclude anything. Relative: a stored number for every pair of places and head, and 1e4."""
+    mask: Literal[
+        "none",
+        "1e4",
+        "finfo",
+        "where",
+        "gathered",
+        "masked_fill",
+        "dropped",
+        "clamped",
+        "weak",
+        "causal",
+        "relative",
+        "counted",
+    ] = "finfo"
+    """Dropped: a boolean that is true where a fill is put. Clamped: finfo, and no sum below it. Weak: too small to exclude
+    anything. Relative: a stored number for every pair of places and head, and 1e4. Counted:
+    finfo, and a slope of every head times how many words stand before a key (with attention "batched" only)."""
     names: Literal["paths", "numbers"] = "paths"
 
     @property
@@ -221,8 +236,10 @@ class GraphBuilder:
             return self.op(
                 "Expand", [self.op("Cast", [wide], "mask", to=TensorProto.BOOL), self.constant([b, 1, s, s], np.int64)]
             )
-        if spec.mask == "where":
+        if spec.mask in ("where", "dropped"):
             flags = self.op("Equal", [wide, self.constant(0, np.int64)], "mask")
+            if spec.mask == "dropped":
+                return self.op("Expand", [flags, self.constant([b, 1, s, s], np.int64)], "mask")
             return self.op("Where", [flags, self.constant([-np.inf]), self.constant([0.0])], "mask")
         cleared = self.op("Sub", [self.constant(1.0), self.op("Cast", [wide], "mask", to=TensorProto.FLOAT)], "mask")
         fill = {"1e4": -1e4, "relative": -1e4, "weak": -3.0}.get(spec.mask, np.finfo(np.float32).min)
@@ -233,6 +250,14 @@ class GraphBuilder:
             return added
         above = np.triu(np.full((1, 1, s, s), -1e9), 1)
         return self.op("Add", [added, self.constant(above)], "mask")
+
+    def slopes(self) -> str:
+        """ALiBi as it is added to scores [b * h, s, s]: what a head makes of the number of words before a key."""
+        ones = self.op("CumSum", ["attention_mask", self.constant(1, np.int64)], "alibi")
+        before = self.op("Cast", [self.op("Mul", [ones, "attention_mask"], "alibi")], "alibi", to=TensorProto.FLOAT)
+        heads = self.constant(0.5 ** np.arange(self.spec.heads)[:, None])
+        wide = self.op("Mul", [heads, self.op("Unsqueeze", [before, self.constant([1], np.int64)], "alibi")], "alibi")
+        return self.reshape(wide, self.batch * self.spec.heads, 1, self.tokens)
 
     def split(self, x: str, perm: Sequence[int]) -> str:
         b, s, spec = self.batch, self.tokens, self.spec
@@ -284,16 +309,23 @@ class GraphBuilder:
         elif spec.attention == "batched":
             product = self.op("MatMul", [self.reshape(q4, b * h, s, d), self.reshape(k4, b * h, d, s)], name)
             scores = self.op("Mul", [product, self.constant([d**-0.5])], name)
+            if spec.mask == "counted":
+                scores = self.reshape(self.op("Add", [self.slopes(), scores], name), b, h, s, s)
         else:
             scores = self.op("Div", [self.op("MatMul", [q4, k4], name), self.constant(np.sqrt(d))], name)
         if mask is not None and spec.mask == "masked_fill":
             scores = self.op("Where", [mask, scores, self.constant(-1e30)], name)
+        elif mask is not None and spec.mask == "dropped":
+            scores = self.op("Where", [mask, self.constant(-1e30), scores], name)
         elif mask is not None:
             scores = self.op("Add", [scores, mask], name)
+        if spec.mask == "clamped":
+            scores = self.op("Max", [scores, self.constant(np.finfo(np.float32).min)], name)
         p = self.op("Softmax", [scores], name, axis=-1)
         if spec.attention == "sdpa":
             p = self.op("Where", [self.op("IsNaN", [p], name), self.constant(0.0), p], name)
         if spec.attention == "batched":
+            p = self.reshape(p, b * h, s, s) if spec.mask == "counted" else p
             context = self.reshape(self.op("MatMul", [p, self.reshape(v4, b * h, s, d)], name), b, h, s, d)
         else:
             context = self.op("MatMul", [p, v4], name)

@@ -58,10 +58,11 @@ class Kernel(StrEnum):
     SINGLES = "singles"
     BYTES = "bytes"
     PICKS = "picks"
+    TILES = "tiles"
 
     @property
     def in_bytes(self) -> bool:
-        return self in (Kernel.BYTES, Kernel.PICKS)
+        return self in (Kernel.BYTES, Kernel.PICKS, Kernel.TILES)
 
 
 @irdl_attr_definition
@@ -97,11 +98,11 @@ class LinearOp(LinearStep):
     assembly_format = FORMAT.format(sizes="`block` $block") + TYPES
 
     def verify_(self) -> None:
-        wanted = {Kernel.BYTES: CODES, Kernel.PICKS: WINDOWS}.get(self.kernel.data)
+        wanted = {Kernel.BYTES: CODES, Kernel.TILES: CODES, Kernel.PICKS: WINDOWS}.get(self.kernel.data)
         if wanted is not None and buffer_of(self.x).per.data != wanted:
-            raise VerifyException("the kernel of bytes reads codes, that of picks codes in windows")
+            raise VerifyException("the kernels of bytes and tiles read codes, that of picks codes in windows")
         if wanted is None and buffer_of(self.x).per.data in (CODES, WINDOWS):
-            raise VerifyException("only the kernels of bytes and picks read codes")
+            raise VerifyException("only the kernels of bytes, picks and tiles read codes")
         super().verify_()
 
 

@@ -178,8 +178,10 @@ def _rejection(device: str, points: Sequence[Point], limits: Limits, objective: 
         return Rejection(device, "accuracy", None, None, fast[0].candidate.algorithm.label, _why_unknown(fast))
     nearest = max(known, key=lambda point: (point.is_final, point.score.low if point.score else 0.0, point.candidate.label))
     assert nearest.score is not None
-    needs = nearest.score.low
-    return Rejection(device, "accuracy", limits.accuracy - needs, needs, nearest.candidate.algorithm.label)
+    needs, label = nearest.score.low, nearest.candidate.algorithm.label
+    if needs >= limits.accuracy and nearest.is_final:
+        return Rejection(device, "accuracy", None, needs, label, f"an encoder of zeros scores as much: {limits.floor:.4f}")
+    return Rejection(device, "accuracy", limits.accuracy - needs, needs, label)
 
 
 def _why_unknown(points: Sequence[Point]) -> str:

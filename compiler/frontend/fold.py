@@ -72,8 +72,8 @@ def _above(node: ir.Node) -> set[ir.Node]:
 
 
 def _should_fold(node: ir.Node, wanted: set[ir.Node]) -> bool | None:
-    if node in wanted:
-        return True
+    if node in wanted or node.op_type == "QuantizeLinear":
+        return True  # stored matrices as a file that quantises them says: 8-bit codes
     if any(_is_weight(value) or _is_codes(value) for value in node.inputs):
         return False
     return True if node.op_type in _ALWAYS else None

@@ -32,7 +32,7 @@ from xdsl.utils.exceptions import VerifyException
 from compiler.dialects import nn
 from compiler.frontend.contrib import spell_out
 from compiler.frontend.fold import fold
-from compiler.frontend.node import ELEMENTS, Array, NodeImport, Unsupported, element_type, value_type
+from compiler.frontend.node import ELEMENTS, Array, NodeImport, Unsupported, element_type, tell_type, value_type
 from compiler.frontend.onnx_file import open_onnx
 from compiler.frontend.operators import CONVERTERS, MICROSOFT
 from compiler.frontend.patches import cut_patches
@@ -44,6 +44,9 @@ from compiler.frontend.widen import widen
 from compiler.sparsity.base import METADATA_KEY, METADATA_LAYERS_KEY
 from compiler.weights import WeightStore
 from hw_targets.errors import InputError
+
+_CACHE = re.compile(r"past(_key_values?)?[._]|past_?(key|value|kv)|((k|v|kv|key|value)_?)?caches?([._]|$)|use_cache_branch$")
+"""Names of inputs that exporters give to keys and values of earlier tokens, and to the choice of a graph with them."""
 
 TENSORS = "hpcc_nn.tensors"
 """Attribute of an imported operation: the ONNX tensor names of its results."""
@@ -132,6 +135,7 @@ class ModelImport:
             results = self._opaque(node, str(reason))
         for output, result in zip(node.outputs, results, strict=False):
             self.values[output] = result
+            tell_type(output, result)
             self._name(output, result, mark[0])
 
     def _is_gone(self, made: SSAValue, mark: int) -> bool:
@@ -278,7 +282,7 @@ def _arguments(model: ir.Model, state: ModelImport) -> Block:
 
 def _refuse_cache(model: ir.Model, where: str) -> None:
     names = [str(value.name) for value in model.graph.inputs]
-    past = next((name for name in names if re.match(r"past(_key_values?)?[._]|past_(key|value)|cache[._]", name)), None)
+    past = next((name for name in names if _CACHE.match(name)), None)
     if past is not None:
         raise InputError(
             "HPCC1012",

@@ -67,6 +67,14 @@ def value_type(value: ir.Value) -> Attribute:
     return TensorType(element, [int(size) for size in value.shape.numpy()])
 
 
+def tell_type(value: ir.Value, known: SSAValue) -> None:
+    """Write what import found out about a value into the graph, of which host segments are cut: ONNX's own inference
+    gives up on the whole graph where one node is against the standard."""
+    if isinstance(known.type, TensorType) and (value.shape is None or value.dtype is None):
+        value.shape = ir.Shape(known.type.get_shape())
+        value.type = ir.TensorType(next(dtype for dtype, element in ELEMENTS.items() if element == known.type.element_type))
+
+
 def tensor_type(like: SSAValue, shape: Iterable[int], element: Attribute | None = None) -> TensorType:
     return TensorType(nn.element_type_of(like) if element is None else element, list(shape))
 

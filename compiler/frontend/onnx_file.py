@@ -95,6 +95,7 @@ def _mapped_tensor_fields(offset: int, length: int) -> bytes:
 def _skeleton(data: memoryview, start: int, end: int, fields: Mapping[int, object]) -> bytes:
     """Copy the message data[start:end], descending into `fields`; TensorProto payloads become references."""
     out: list[bytes] = []
+    references: list[bytes] = []  # behind all else: some files say where the data lies, and the last word counts
     at = kept = start
     while at < end:
         field_start = at
@@ -117,12 +118,12 @@ def _skeleton(data: memoryview, start: int, end: int, fields: Mapping[int, objec
         kept = at
         inner = fields[number]
         if inner is None:
-            out.append(_mapped_tensor_fields(payload, length))
+            references.append(_mapped_tensor_fields(payload, length))
         else:
             assert isinstance(inner, Mapping)
             out.append(_length_delimited(number, _skeleton(data, payload, at, inner)))
     out.append(bytes(data[kept:end]))
-    return b"".join(out)
+    return b"".join(out + references)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,16 @@ DequantizeLinear(codes, scale, zero point), which `hpcc-fuse` resolves: int8 cod
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 Floats = dict[ir.Value, ir.Value]
 """The float value that a quantised activation stands for."""
+Floats32 = NDArray[np.float32]
 Rewrite = Callable[[Floats, ir.Node], bool]
 
 
@@ -39,6 +43,20 @@ def _is_constant(value: ir.Value | None) -> bool:
         return value is not None
     producer = value.producer()
     return producer is not None and producer.op_type == "Constant"
+
+
+def _stored(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of a constant."""
+    if value is None or value.const_value is not None:
+        return None if value is None else value.const_value
+    producer = value.producer()
+    found = producer.attributes.get("value") if producer is not None and producer.op_type == "Constant" else None
+    return None if found is None else found.as_tensor()
+
+
+def _is_matrix(tensor: ir.TensorProtocol) -> bool:
+    """Whether it has several rows and columns; numbers and biases have not."""
+    return sum(size > 1 for size in tensor.shape.numpy()) > 1
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:
@@ -96,7 +114,9 @@ def _float_of(floats: Floats, node: ir.Node, at: int) -> ir.Value | None:
         return None if codes is None else floats.get(codes)
     gather = _made_by(codes, "Gather")
     if _is_constant(codes):
-        return _weight(node, codes, scale, zero, axis=node.attributes.get_int("axis", 1), label=f"weight{at}")
+        return _numbers(node, at) or _weight(
+            node, codes, scale, zero, axis=node.attributes.get_int("axis", 1), label=f"weight{at}"
+        )
     if gather is None or gather.inputs[0] is None or not _is_constant(gather.inputs[0]) or not _is_single(scale):
         return None
     table = _weight(node, gather.inputs[0], scale, zero, axis=0, label=f"table{at}")
@@ -108,8 +128,9 @@ def _is_single(value: ir.Value) -> bool:
 
 
 def _quantise(floats: Floats, node: ir.Node) -> bool:
-    """QuantizeLinear(x) stands for x."""
-    if node.inputs[0] is None or _is_constant(node.inputs[0]):
+    """QuantizeLinear(x) stands for x, unless x is a stored matrix, whose codes the file says so."""
+    stored = _stored(node.inputs[0])
+    if node.inputs[0] is None or (stored is not None and _is_matrix(stored)):
         return False
     floats[node.outputs[0]] = node.inputs[0]
     return True
@@ -117,11 +138,48 @@ def _quantise(floats: Floats, node: ir.Node) -> bool:
 
 def _dequantise(floats: Floats, node: ir.Node) -> bool:
     if _is_constant(node.inputs[0]):
-        return False
-    value = _float_of(floats, node, 0)
+        value = _numbers(node)
+    else:
+        value = _float_of(floats, node, 0)
     if value is not None:
         _replace(node.outputs[0], value)
     return value is not None
+
+
+def _numbers(node: ir.Node, at: int = 0) -> ir.Value | None:
+    """The floats behind a constant triple that is no linear layer's weight: a scale of scores, a bias, a convolution's
+    windows (which are laid out anew for their product). None for others."""
+    codes = _stored(_input(node, at))
+    if codes is None or (_is_matrix(codes) and not _is_window(codes)):
+        return None
+    floats = _dequantised(node, at, node.attributes.get_int("axis", 1))
+    return None if floats is None else _constant(node, floats, f"numbers{at}")
+
+
+def _dequantised(node: ir.Node, at: int, axis: int) -> Floats32 | None:
+    """The numbers of a constant triple (codes, scale, zero point) of a node; `axis` counts its scales, if several."""
+    codes, scale, zero = (_stored(_input(node, at + k)) for k in range(3))
+    if codes is None or scale is None:
+        return None
+    if scale.size > 1 and (codes.shape.rank() <= axis or codes.shape[axis] != scale.size):
+        return None
+    along = (-1, *(1,) * (codes.shape.rank() - axis - 1)) if scale.size > 1 else ()
+    shifted = codes.numpy().astype(np.int64) - (0 if zero is None else zero.numpy().astype(np.int64).reshape(along))
+    return shifted.astype(np.float32) * scale.numpy().astype(np.float32).reshape(along)
+
+
+def _is_window(kernel: ir.TensorProtocol) -> bool:
+    """Whether it is a kernel [outs, ins, *window] of several positions."""
+    return kernel.shape.rank() > 2 and prod(kernel.shape.numpy()[2:]) > 1
+
+
+def _constant(node: ir.Node, floats: Floats32, label: str) -> ir.Value:
+    """A stored tensor for what takes the place of a node."""
+    tensor = ir.Tensor(floats, name=f"{node.outputs[0].name}.{label}")
+    value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(floats.shape), const_value=tensor)
+    assert node.graph is not None
+    node.graph.register_initializer(value)
+    return value
 
 
 def _moved(floats: Floats, node: ir.Node) -> bool:
@@ -148,8 +206,53 @@ def _linear(op_type: str, *triples: int) -> Rewrite:
     return rewrite
 
 
+def _bias(node: ir.Node, at: int, x_scale: int, weight_scale: int) -> ir.Value | None:
+    """The int32 bias of a quantised product, whose scale is that of its sums. None if it has none or it is not stored."""
+    codes, *scales = (_stored(_input(node, index)) for index in (at, x_scale, weight_scale))
+    if codes is None or any(scale is None for scale in scales):
+        return None
+    factors = [np.ravel(scale.numpy()).astype(np.float32) for scale in scales if scale is not None]
+    return _constant(node, codes.numpy().astype(np.float32) * factors[0] * factors[1], "bias")
+
+
+def _gemm(floats: Floats, node: ir.Node) -> bool:
+    """com.microsoft QGemm(a, its scale and zero point, b, ..., int32 c, y's scale and zero point)."""
+    turned = node.attributes.get_int("transB", 0)
+    codes, scale = _input(node, 3), _input(node, 4)
+    x, bias = _float_of(floats, node, 0), _bias(node, 6, 1, 4)
+    if x is None or codes is None or scale is None or not _is_constant(codes) or (bias is None and _input(node, 6)):
+        return False
+    weight = _weight(node, codes, scale, _input(node, 5), axis=1 - turned)
+    kept = {name: node.attributes[name].value for name in ("alpha", "transA", "transB") if name in node.attributes}
+    y = _emit(node, "Gemm", [x, weight, bias], "float", kept)
+    if _input(node, 7) is None:
+        _replace(node.outputs[0], y)
+    else:
+        floats[node.outputs[0]] = y
+    return True
+
+
+def _convolution(floats: Floats, node: ir.Node) -> bool:
+    """QLinearConv(x, its scale and zero point, w, ..., y's scale and zero point, int32 bias)."""
+    x, kernel, bias = _float_of(floats, node, 0), _dequantised(node, 3, 0), _bias(node, 8, 1, 4)
+    if x is None or kernel is None or (bias is None and _input(node, 8)):
+        return False
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    floats[node.outputs[0]] = _emit(node, "Conv", [x, _constant(node, kernel, "kernel"), bias], "float", attributes)
+    return True
+
+
+def _concat(floats: Floats, node: ir.Node) -> bool:
+    """com.microsoft QLinearConcat(y's scale and zero point, (codes, scale, zero point)...)."""
+    parts = [_float_of(floats, node, at) for at in range(2, len(node.inputs), 3)]
+    if any(part is None for part in parts):
+        return False
+    floats[node.outputs[0]] = _emit(node, "Concat", parts, "float", {"axis": node.attributes.get_int("axis", 0)})
+    return True
+
+
 def _dynamic_product(floats: Floats, node: ir.Node) -> bool:
-    """Mul(Cast(MatMulInteger(DynamicQuantizeLinear(x), codes)), x_scale * w_scale) -> MatMul(x, weight)."""
+    """Mul(Cast(MatMulInteger(DynamicQuantizeLinear(x), codes)), x_scale * w_scale) -> MatMul(x, weight), or Conv."""
     quantise = _made_by(node.inputs[0], "DynamicQuantizeLinear")
     codes = node.inputs[1]
     cast = _sole_user(node.outputs[0])
@@ -163,6 +266,15 @@ def _dynamic_product(floats: Floats, node: ir.Node) -> bool:
     scale = None if product is None else next((v for v in product.inputs if _is_constant(v)), None)
     if scale is None or quantise.outputs[1] not in (product.inputs if product is not None else ()):
         return False
+    if node.op_type == "ConvInteger":
+        stored, factors, zero = _stored(codes), _stored(scale), _stored(_input(node, 3))
+        if stored is None or factors is None or factors.size != 1 or (zero is not None and zero.size != 1):
+            return False
+        shifted = stored.numpy().astype(np.float32) - (0 if zero is None else zero.numpy().astype(np.float32))
+        kernel = _constant(scaling, shifted * factors.numpy().astype(np.float32), "kernel")
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        _replace(scaling.outputs[0], _emit(scaling, "Conv", [quantise.inputs[0], kernel], "product", attributes))
+        return True
     weight = _weight(scaling, codes, scale, _input(node, 3), axis=1)
     _replace(scaling.outputs[0], _emit(scaling, "MatMul", [quantise.inputs[0], weight], "product"))
     return True
@@ -196,6 +308,10 @@ REWRITES: Mapping[tuple[str, str], Rewrite] = {
     ("", "QuantizeLinear"): _quantise,
     ("", "DequantizeLinear"): _dequantise,
     ("", "MatMulInteger"): _dynamic_product,
+    ("", "ConvInteger"): _dynamic_product,
+    ("", "QLinearConv"): _convolution,
+    ("com.microsoft", "QGemm"): _gemm,
+    ("com.microsoft", "QLinearConcat"): _concat,
     ("", "QLinearMatMul"): _linear("MatMul", 0, 3),
     ("com.microsoft", "QLinearAdd"): _linear("Add", 0, 3),
     ("com.microsoft", "QLinearMul"): _linear("Mul", 0, 3),

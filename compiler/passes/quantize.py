@@ -498,7 +498,8 @@ class _Quantizer:
     def reshape(self, op: nn.ReshapeOp) -> SSAValue:
         """Of the stored bf16 form, unless only the caller sees the result: then a finished fp32 value stays one."""
         finished = all(isinstance(use.operation, ReturnOp | nn.HandOverOp) for use in op.result.uses)
-        x = self._now(op.x) if finished else self._bf16(op.x, op)
+        has_fp32 = not isinstance(_aliases(op.x)[0].owner, nn.EmbeddingOp | nn.AttentionOp)
+        x = self._now(op.x) if finished and has_fp32 else self._bf16(op.x, op)
         new = nn.ReshapeOp(x, TensorType(nn.element_type_of(x), nn.shape_of(op.result)))
         self._emit(new, op, op)
         return new.result

@@ -359,6 +359,9 @@ CPU_ROWS = 4
 """Rows that share their inputs in the `hp:S` of CPUs: four broadcast weights use every vector of inputs they load."""
 
 
+TILE_ROWS = 16
+"""Rows that share their inputs in the `hp:S` of CPUs with AMX, in int8: those of a tile of weights."""
+
 GPU_ROWS = 64
 """Rows that share their inputs in the `hp:S` of GPUs: a tile of results of a thread block reads only the inputs it keeps."""
 
@@ -372,13 +375,14 @@ def _closest_shape(text: str, kind: str) -> HP:
             f"hp:{text} is neither a sparsity nor a full form",
             hint="as in hp:0.75 or hp:rows=64,window=32,keep=16,fine=2:4",
         ) from None
-    if kind not in ("fpga", "cpu", "gpu"):
+    shared = {"cpu": CPU_ROWS, "cpu-tiles": TILE_ROWS, "gpu": GPU_ROWS}
+    if kind != "fpga" and kind not in shared:
         raise UsageError(
             "HPCC2204", f"hp:{text} has no list of shapes for targets of kind {kind!r}", hint="write the full form"
         )
     if not Fraction(1, 2) <= asked < 1:
         hint = "below 0.5 take nm:3:4 (25 % zeros) or dense" if asked < 1 else "it is a share of zeros, as in hp:0.75"
         raise UsageError("HPCC2204", f"hp:{text}: the sparsity of hp lies from 0.5 to below 1", hint=hint)
-    if kind in ("cpu", "gpu"):
-        return HP(CPU_ROWS if kind == "cpu" else GPU_ROWS, "in", 1 - asked)
+    if kind in shared:
+        return HP(shared[kind], "in", 1 - asked)
     return min(FPGA_SHAPES, key=lambda p: (abs(Fraction(p.sparsity) - asked), -p.sparsity))

@@ -23,6 +23,8 @@ class CpuReason(StrEnum):
     PADDED = "rows share few inputs"
     PICKED = "rows pick inputs"
     UNEVEN = "rows pick unevenly"
+    TILED = "tiles share inputs"
+    MIXED = "tiles hold zeros"
     FASTER_DENSE = "faster dense"
 
 
@@ -33,6 +35,8 @@ CPU_EXPLANATIONS: dict[StepReason | CpuReason, str] = {
     CpuReason.PADDED: "not all of four rows use the inputs that one of them needs; hp:S or block:4x1:S is faster here",
     CpuReason.PICKED: "each row picks its own of 64 inputs in a register, at three quarters of the rate of a dense product",
     CpuReason.UNEVEN: "16 rows pick together and wait for the one with most inputs; nm or hp, balanced, are faster here",
+    CpuReason.TILED: "16 rows share their inputs: a tile of weights takes those alone",
+    CpuReason.MIXED: "16 rows do not share their inputs, so tiles of weights hold zeros; hp:S of this target is faster here",
     CpuReason.FASTER_DENSE: "a dense product takes less time than this pattern's; hp:S or block:4x1:S is faster here",
 }
 

@@ -96,15 +96,16 @@ class Session(ABC):
         self.kind = self.machine.kind
         self.stage_names = tuple(stage.name for stage in PIPELINES[self.kind])
         self.precision = options.precision or self.default_precision
+        self.shapes = target.shapes(self.precision) if isinstance(target, CpuTarget) else self.kind
         self._check_stages()
         self._check_precision()
         self._check_storage()
         stages = [stage.name for stage in PIPELINES[self.kind] if stage.passes]
         self.passes_after = passes_after(options.pass_after, stages)
         self.baseline = read_baseline(options)  # before anything slow: it may be missing
-        self.asked: Pattern | None = _asked_pattern(options.sparsity, self.kind)
+        self.asked: Pattern | None = _asked_pattern(options.sparsity, self.shapes)
         if options.recipe is not None:
-            load_recipe(Path(options.recipe), self.kind)
+            load_recipe(Path(options.recipe), self.shapes)
         self.progress = Progress(quiet=options.quiet, steps=STEPS_OF.get(self.kind, STEPS))
         self.seconds: dict[str, float] = {}
         self.imported: Imported | None = None
@@ -242,6 +243,7 @@ class Session(ABC):
             self.precision,
             self.options.storage,
             self.machine.accelerator.design.streaming_shift if isinstance(self.machine, Target) else None,
+            self.shapes,
             self.passes_after,
         )
         for stage in stages_between(self.kind, first, last):

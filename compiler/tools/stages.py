@@ -57,6 +57,8 @@ class StageRunner:
     precision: str = "fp32"
     storage: str = "auto"
     streaming: int | None = None
+    shapes: str = ""
+    """Whose list of pattern shapes `hp:S` is resolved with, if not the kind's."""
     passes_after: Mapping[str, str] = field(default_factory=dict[str, str])
     """More passes at the end of a stage, by its name; its verifier sees what they leave."""
 
@@ -81,7 +83,7 @@ class StageRunner:
             sparsity=self.sparsity,
             precision=self.precision,
             storage=self.storage,
-            kind=self.kind,
+            kind=self.shapes or self.kind,
             streaming=self.streaming,
         )
         text = ",".join(filter(None, (text, self.passes_after.get(stage.name))))

@@ -43,6 +43,7 @@ _PLACES = {
     "IsNaN": "guard of masked rows",
     "Equal": "part of a mask",
     "Not": "part of a mask",
+    "Max": "part of a mask (a least sum)",
     "And": "part of a mask",
     "Or": "part of a mask",
     "Cast": "part of a mask; between integer types of ids",

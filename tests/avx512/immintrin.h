@@ -1,4 +1,4 @@
-/* The AVX-512 intrinsics that the int8 kernels use, on two AVX2 registers or byte by byte, as Intel's intrinsics guide
+/* The AVX-512 and AMX intrinsics that the int8 kernels use, on two AVX2 registers or number by number, as Intel's intrinsics guide
  * defines them: so that these kernels are tested where no CPU has their instructions. Compiled with -I of this folder. */
 #ifndef EMULATED_AVX512
 #define EMULATED_AVX512
@@ -74,6 +74,41 @@ EMULATED __m512i emulated_dpbusd_epi32(__m512i sums, __m512i a, __m512i b) {
   memcpy(&sums, sum, 64);
   return sums;
 }
+
+/* Tiles of 16 rows of 64 bytes, whatever shapes are set. */
+static _Thread_local __attribute__((unused)) uint8_t emulated_tiles[8][16][64];
+
+EMULATED void emulated_loadd(uint8_t tile[16][64], const void *base, long stride) {
+  for (int row = 0; row < 16; row++) memcpy(tile[row], (const char *)base + row * stride, 64);
+}
+
+EMULATED void emulated_stored(uint8_t tile[16][64], void *base, long stride) {
+  for (int row = 0; row < 16; row++) memcpy((char *)base + row * stride, tile[row], 64);
+}
+
+/* Signed bytes of a times unsigned bytes of b. */
+EMULATED void emulated_dpbsud(uint8_t sums[16][64], uint8_t a[16][64], uint8_t b[16][64]) {
+  for (int m = 0; m < 16; m++) {
+    int32_t sum[16];
+    memcpy(sum, sums[m], 64);
+    for (int k = 0; k < 64; k++)
+      for (int n = 0; n < 16; n++) sum[n] += (int8_t)a[m][k] * b[k / 4][4 * n + k % 4];
+    memcpy(sums[m], sum, 64);
+  }
+}
+
+#undef _tile_loadconfig
+#undef _tile_release
+#undef _tile_zero
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_dpbsud
+#define _tile_loadconfig(shapes) ((void)(shapes))
+#define _tile_release() ((void)0)
+#define _tile_zero(t) ((void)memset(emulated_tiles[t], 0, 1024))
+#define _tile_loadd(t, base, stride) emulated_loadd(emulated_tiles[t], base, stride)
+#define _tile_stored(t, base, stride) emulated_stored(emulated_tiles[t], base, stride)
+#define _tile_dpbsud(c, a, b) emulated_dpbsud(emulated_tiles[c], emulated_tiles[a], emulated_tiles[b])
 
 #define _mm512_unpacklo_epi8 emulated_unpacklo_epi8
 #define _mm512_unpackhi_epi8 emulated_unpackhi_epi8

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 from numpy.typing import NDArray
 
 from compiler.backends.cpu.build import CCompiler
 from compiler.tools.reference import distance
+from tests.e2e.harness import ROOT
 from tests.graphs import Encoder
 from tests.graphs import build as build_graph
 
@@ -42,3 +46,19 @@ def assert_close(got: Mapping[str, Array], wanted: Mapping[str, Array], mask: Ar
 
 def quick(compiler: CCompiler) -> CCompiler:
     return CCompiler(compiler.command, compiler.version, tuple("-O1" if flag == "-O3" else flag for flag in compiler.flags))
+
+
+def assert_clean(bundle: Path, compiler: CCompiler, folder: Path) -> None:
+    """The example program, with warnings as errors and the sanitizers, runs random sizes and ids."""
+    program = folder / "run_model"
+    flags = [flag for flag in compiler.flags if flag not in ("-O3", "-shared")]
+    strict = ["-Werror", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{bundle}"]
+    sources = [str(ROOT / "examples" / "cpu" / "run_model.c"), str(bundle / "model.c")]
+    command = [*compiler.command, *flags, *strict, *sources, "-o", str(program), "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "cannot find" in done.stderr and "san" in done.stderr:
+        pytest.skip("the compiler has no sanitizers here")
+    assert (done.returncode, done.stderr) == (0, "")
+    for tokens in ([], ["60"]):
+        ran = subprocess.run([program, bundle / "weights.bin", *tokens], capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, "")

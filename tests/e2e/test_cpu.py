@@ -27,7 +27,7 @@ from runtime.cpu.library import Library
 from runtime.cpu.manifest import CpuManifest
 from runtime.cpu.program import CpuProgram
 from runtime.steps.manifest import parse_manifest
-from tests.e2e.cpu_harness import BATCH, ODD, SHAPES, TOKENS, assert_close, quick, reference
+from tests.e2e.cpu_harness import BATCH, ODD, SHAPES, TOKENS, assert_clean, assert_close, quick, reference
 from tests.e2e.harness import ROOT, Done, call, digests, read_json
 from tests.e2e.harness import hpcc as hpcc_command
 from tests.graphs import Encoder, feeds, write
@@ -228,35 +228,8 @@ def test_the_python_example(dense: CpuCompiled, model: Path, tmp_path: Path) -> 
     assert len(done.stdout.splitlines()) == 1 + len(dense.program.manifest.outputs)
 
 
-@pytest.mark.parametrize("kind", ["dense fp32", "nm:2:4 int8"])
-def test_the_c_is_clean_and_stays_inside_its_buffers(dense: CpuCompiled, model: Path, tmp_path: Path, kind: str) -> None:
-    """The example program, with warnings as errors and the sanitizers, runs random sizes and ids."""
-    compiler = find_compiler(HOST.instructions)
-    bundle = dense.program.bundle.folder
-    if kind != "dense fp32":
-        if HOST.instructions.int8 is None:
-            pytest.skip("no int8 products")
-        spec, precision = kind.split()
-        bundle = tmp_path / "bytes.hpcc"
-        hpcc.compile(model, "cpu-host", shapes=SHAPES, sparsity=spec, precision=precision, output=bundle, verify=False)
-    flags = [flag for flag in compiler.flags if flag not in ("-O3", "-shared")]
-    strict = ["-Werror", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{bundle}"]
-    sources = [str(ROOT / "examples" / "cpu" / "run_model.c"), str(bundle / "model.c")]
-    program = tmp_path / "run_model"
-    done = subprocess.run(
-        [*compiler.command, *flags, *strict, *sources, "-o", str(program), "-lm"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "cannot find" in done.stderr and "san" in done.stderr:
-        pytest.skip("the compiler has no sanitizers here")
-    assert done.returncode == 0, done.stderr
-    for arguments in ([], ["60"]):
-        ran = subprocess.run(
-            [str(program), str(bundle / "weights.bin"), *arguments], capture_output=True, text=True, check=False
-        )
-        assert (ran.returncode, ran.stderr) == (0, "")
+def test_the_c_is_clean_and_stays_inside_its_buffers(dense: CpuCompiled, tmp_path: Path) -> None:
+    assert_clean(dense.program.bundle.folder, find_compiler(HOST.instructions), tmp_path)
 
 
 @pytest.mark.parametrize(

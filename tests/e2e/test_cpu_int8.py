@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import ModuleOp, TensorType, f32
 from xdsl.ir import Operation
 
 import hpcc
+from compiler.backends.cpu.build import find_compiler
 from compiler.backends.cpu.lowering import matrix_of
 from compiler.backends.cpu.packing import quantized
 from compiler.dialects import nn
@@ -25,7 +26,7 @@ from compiler.tools.stages import StageRunner, new_context
 from compiler.weights import WeightStore
 from hw_targets import cpu
 from runtime.cpu.program import CpuProgram
-from tests.e2e.cpu_harness import BATCH, ODD, SHAPES, TOKENS, Array
+from tests.e2e.cpu_harness import BATCH, ODD, SHAPES, TOKENS, Array, assert_clean
 from tests.graphs import feeds, write
 
 EMULATION = Path(__file__).parent.parent / "avx512"
@@ -50,7 +51,7 @@ def on_a_machine_with(isa: str, patch: pytest.MonkeyPatch) -> str:
     return f"cpu-{isa}"
 
 
-QUICK = [("avx2", "hp:0.75"), ("avx512-vnni", "hp:0.75"), ("avx512-vbmi", "nm:2:4")]
+QUICK = [("avx2", "hp:0.75"), ("avx512-vnni", "hp:0.75"), ("avx512-vbmi", "nm:2:4"), ("amx", "hp:0.75")]
 MORE = [
     ("avx2", "dense"),
     ("avx2", "nm:2:4"),
@@ -59,6 +60,9 @@ MORE = [
     ("avx512-vnni", "nm:2:4"),
     ("avx512-vbmi", "dense"),
     ("avx512-vbmi", "unstructured:0.9"),
+    ("amx", "dense"),
+    ("amx", "unstructured:0.9"),
+    ("amx", "block:16x1:0.75"),
 ]
 SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in MORE]
 
@@ -80,7 +84,7 @@ def test_int8_is_within_the_limits_of_integers(model: Path, isa: str, spec: str,
     if isa == "avx512-vbmi" and spec == "nm:2:4":
         assert kernels == {"picks"}
     else:
-        assert kernels <= {"bytes", "picks"}
+        assert kernels <= ({"tiles"} if isa == "amx" else {"bytes", "picks"})
     one = CpuProgram(compiled.program.bundle, threads=1).run(inputs).outputs
     three = CpuProgram(compiled.program.bundle, threads=3).run(inputs).outputs
     assert all(np.array_equal(one[name], three[name]) for name in one)
@@ -92,7 +96,7 @@ def test_int8_equals_a_plain_quantiser(model: Path, isa: str, spec: str, monkeyp
     inputs = feeds(ODD, 2, 19)
     target = on_a_machine_with(isa, monkeypatch)
     compiled = hpcc.compile(model, target, shapes=SHAPES, sparsity=spec, precision="int8", verify=False)
-    module, store = fused(model, spec)
+    module, store = fused(model, spec, "cpu-tiles" if isa == "amx" else "cpu")
     for op in list(module.walk()):
         if isinstance(op, nn.LinearOp) and op.role.data.startswith("layer."):
             key = store.add(f"{op.role.data}.codes", rounded(matrix_of(op.weight, store)))
@@ -108,15 +112,26 @@ def test_int8_equals_a_plain_quantiser(model: Path, isa: str, spec: str, monkeyp
         assert error < 0.02, name  # a code may round the other way: 1/254 of a token's largest value
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("isa", "spec"), [*QUICK, *MORE])
+def test_the_c_is_clean_and_stays_inside_its_buffers(
+    model: Path, isa: str, spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    target, bundle = on_a_machine_with(isa, monkeypatch), tmp_path / "out.hpcc"
+    hpcc.compile(model, target, shapes=SHAPES, sparsity=spec, precision="int8", output=bundle, verify=False)
+    assert_clean(bundle, find_compiler(cpu.ISAS[isa]), tmp_path)
+
+
 def rounded(w: Array) -> Array:
     codes, scales = quantized(w)
     return codes.astype(np.float32) * scales[:, None]
 
 
-def fused(model: Path, spec: str) -> tuple[ModuleOp, WeightStore]:
+def fused(model: Path, spec: str, shapes: str) -> tuple[ModuleOp, WeightStore]:
     imported = import_onnx(model, SHAPES)
     ctx = new_context(imported.store)
-    StageRunner(ctx, "cpu-avx2", spec, kind="cpu").run(imported.module, stages_between("cpu", "import", "sparsify"))
+    runner = StageRunner(ctx, "cpu-avx2", spec, kind="cpu", shapes=shapes)
+    runner.run(imported.module, stages_between("cpu", "import", "sparsify"))
     return imported.module, imported.store
 
 

@@ -32,6 +32,7 @@ SPELLINGS: dict[str, Decoder] = {
     "as torch writes it": BASE,
     "root by division, gathered heads": replace(BASE, norm="divided", repeat="gather"),
     "power and a mask of chosen scores": replace(BASE, norm="power", mask="chosen"),
+    "queries are scaled before they turn": replace(BASE, scale="queries"),
     "neighbours turn": replace(BASE, rotary="interleaved"),
     "a part of the features turns": replace(BASE, turned=4),
     "neighbours of a part": replace(BASE, rotary="interleaved", turned=4),

@@ -18,6 +18,7 @@ import pytest
 
 from compiler.explore.selection import Fidelity
 from compiler.explore.space import Algorithm
+from compiler.tools.exploring import run as running
 from compiler.tools.exploring import search as searching
 from compiler.tools.exploring.accuracy import Judged, judge
 from compiler.tools.exploring.hardware import time_on
@@ -161,6 +162,39 @@ def test_impossible_limits_say_the_least_that_would_do(small: SmallTask, found: 
     assert not (explore(options(small, tmp_path / "out", max_latency=float(np.nextafter(relaxed.latency_ms, 0))))).found
 
 
+def test_a_journal_whose_last_line_was_cut_off_loses_no_more_than_that(
+    small: SmallTask, found: Explored, tmp_path: Path
+) -> None:
+    shutil.copytree(found.folder, tmp_path / "out")
+    journal = tmp_path / "out" / "journal.log"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    explored = explore(options(small, tmp_path / "out", controls=True))
+    assert explored.exploration.trials == found.exploration.trials
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:9], lines[9][:-20], *lines[10:]]) + "\n")
+    damaged = journal.read_bytes()
+    with pytest.raises(InputError, match="the journal is damaged: line 10: "):
+        explore(options(small, tmp_path / "out"))
+    assert journal.read_bytes() == damaged
+
+
+@pytest.mark.slow
+def test_labels_that_no_class_has_are_said(small: SmallTask, tmp_path: Path) -> None:
+    """The head of four classes would score them as wrong."""
+    folder = shutil.copytree(small.folder, tmp_path / "task")
+    with np.load(folder / "dev.npz") as data:
+        np.savez(folder / "dev.npz", **{**data, "labels": data["labels"] + 1})  # pyright: ignore[reportArgumentType]
+    moved = SmallTask(folder, folder / "model.onnx", folder / "task.toml")
+    with pytest.raises(InputError, match="label 4 of dev is none of the classes that are scored, 0 to 3"):
+        explore(options(moved, tmp_path / "out"))
+    fitted = moved.task.read_text().replace('kind = "file"\nfile = "head.npz"', 'kind = "logistic"')
+    moved.task.write_text(fitted, encoding="utf-8")
+    with np.load(folder / "train.npz") as data:
+        np.savez(folder / "train.npz", **{**data, "labels": data["labels"] + 1})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="the labels of train are .*, 4, not 0 to"):
+        explore(options(moved, tmp_path / "fitted"))
+
+
 @pytest.mark.slow
 def test_an_evaluation_that_crashes_is_told_and_the_search_goes_on(
     small: SmallTask, found: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -174,13 +208,23 @@ def test_an_evaluation_that_crashes_is_told_and_the_search_goes_on(
     explored = explore(options(small, tmp_path / "out"))
     assert explored.exploration.problems == ("nm:1:4: ZeroDivisionError: no luck",)
     assert explored.found
+    monkeypatch.setattr(searching, "judge", judge)
+    once_more = explore(options(small, tmp_path / "out"))
+    assert once_more.exploration.problems == ()
+    assert once_more.exploration.counts.dev == len(PATTERNS) + 1
 
-    def always(*_: object) -> Judged:
+    def always(bench: Any, algorithm: Algorithm, limit: float | None) -> Judged:
+        if algorithm.control:
+            return judge(bench, algorithm, limit)
         raise ZeroDivisionError("no luck")
 
     monkeypatch.setattr(searching, "judge", always)
-    with pytest.raises(InputError, match="no evaluation came to its end"):
+    monkeypatch.setattr(running, "judge", always)
+    with pytest.raises(InputError, match="no evaluation came to its end; the first: ZeroDivisionError: no luck"):
         explore(options(small, tmp_path / "none"))
+    monkeypatch.setattr(running, "judge", lambda *_: 1 // 0)
+    with pytest.raises(InputError, match="the encoder of zeros cannot be judged: ZeroDivisionError"):
+        explore(options(small, tmp_path / "no control"))
 
 
 @pytest.mark.slow
@@ -211,7 +255,7 @@ def test_a_search_that_was_killed_goes_on_to_the_same_answer(small: SmallTask, f
     asked = options(small, tmp_path / "out")
     running = subprocess.Popen(command_of(asked), cwd=ROOT, stdout=subprocess.DEVNULL)
     journal = tmp_path / "out" / "journal.log"
-    while running.poll() is None and not (journal.is_file() and journal.read_text().count('"judged ') >= 2):
+    while running.poll() is None and not (journal.is_file() and journal.read_text().count('"judged ') >= 3):
         time.sleep(0.05)
     assert running.poll() is None, "it was done before it could be killed"
     running.kill()

@@ -71,6 +71,23 @@ def test_products_over_patches_are_the_convolution(name: str, space: int, tmp_pa
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
+def test_heads_that_the_host_reads_apart(tmp_path: Path) -> None:
+    """The attention stays on the device though an operator without an instruction stands before its heads are merged."""
+    model = build(Encoder(layers=1), 2, 8)
+    nodes = list(model.graph.node)
+    turned = max(i for i, node in enumerate(nodes) if node.op_type == "Transpose" and node.attribute[0].ints == [0, 2, 1, 3])
+    soft = helper.make_node("Softplus", nodes[turned].output, ["soft"], name="soft")
+    nodes[turned + 1].input[0] = "soft"
+    model.graph.node.insert(turned + 1, soft)
+    onnx.save(model, tmp_path / "m.onnx")
+    done = hpcc(tmp_path / "m.onnx", "--target", TARGET, "-q", "--verify-each", "-o", tmp_path / "out.hpcc")
+    assert (done.status, done.err) == (0, "")
+    report, run = read_json(tmp_path / "out.hpcc" / "report.json"), read_json(tmp_path / "out.hpcc" / "run.json")
+    assert {(entry["op"], entry["macs_share"]) for entry in report["host_ops"]} <= {("Softplus", 0), ("reshape", 0)}
+    assert run["verify"]["bit_exact"]
+    assert all(output["passed"] for output in run["verify"]["outputs"])
+
+
 def test_the_program_pauses_between_two_convolutions(tmp_path: Path) -> None:
     """No product on the host; the parts one after another, with the bits of the reference; the bundle does the same."""
     path = convolutions(tmp_path / "m.onnx", SPELLINGS["stride and padding"])

@@ -12,7 +12,8 @@ import pytest
 from onnx import version_converter
 
 from tests.e2e.harness import TARGET, hpcc, read_json
-from tests.graphs import Encoder, write
+from tests.graphs import Encoder, build, feeds, write
+from tests.old_opsets import downgrade, with_probabilities
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,39 @@ def test_an_opset(opset: int, tmp_path: Path) -> None:
     model = version_converter.convert_version(onnx.load(str(tmp_path / "source.onnx")), opset)
     assert model.opset_import[0].version == opset
     onnx.save(model, str(tmp_path / "m.onnx"))
+    compiles(tmp_path / "m.onnx", tmp_path)
+
+
+@pytest.mark.parametrize(("projections", "head"), [("separate", "classifier"), ("split", "mean")])
+@pytest.mark.parametrize("opset", [11, 12, 13, 14, 15, 16])
+def test_an_old_opset(opset: int, projections: str, head: str, tmp_path: Path) -> None:
+    """Operators whose signature changed: axes, parts, the axis of a softmax. By ONNX Runtime the file means the same."""
+    spec = Encoder(layer_norm="decomposed", projections=projections, mask="where", head=head)  # pyright: ignore
+    new = with_probabilities(build(spec, 2, 8))
+    old = downgrade(new, opset)
+    onnx.save(old, tmp_path / "m.onnx")
+    wanted, found = (
+        ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds(spec))
+        for model in (new, old)
+    )
+    for before, after in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-5)
+    compiles(tmp_path / "m.onnx", tmp_path)
+
+
+@pytest.mark.parametrize("opset", [11, 12])
+def test_a_softmax_over_flattened_axes(opset: int, tmp_path: Path) -> None:
+    """Behind [2, 8, 32] without an axis: over 256 entries at once, which the host does."""
+    old = downgrade(with_probabilities(build(Encoder(layer_norm="decomposed"), 2, 8)), opset)
+    onnx.save(old, tmp_path / "m.onnx")
+    compiles(tmp_path / "m.onnx", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["basic", "extended", "transformers"])
+def test_what_onnxruntime_made_of_an_old_opset(name: str, tmp_path: Path) -> None:
+    old = downgrade(build(Encoder(layers=2, layer_norm="decomposed", head="classifier"), 1, 8), 12)
+    onnx.save(old, tmp_path / "source.onnx")
+    OPTIMISED[name](tmp_path / "source.onnx", tmp_path / "m.onnx")
     compiles(tmp_path / "m.onnx", tmp_path)
 
 

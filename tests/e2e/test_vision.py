@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
 import hw_targets
 from tests.e2e.harness import TARGET, hpcc, read_json
@@ -43,6 +48,45 @@ def test_only_the_cut_into_patches_stays_on_the_host(name: str, tmp_path: Path) 
     assert done.status == 0
     rows = json.loads(done.out)["host_ops"]
     assert [(row["op"], row["when"]) for row in rows] == [(op, "before") for op in ("reshape", "transpose", "reshape")]
+
+
+class Calibration(CalibrationDataReader):
+    def __init__(self) -> None:
+        self.samples = iter([feeds(MODELS["vit"], seed=seed) for seed in range(4)])
+
+    def get_next(self) -> Any:
+        return next(self.samples, None)
+
+
+def static(source: str, path: str, **options: Any) -> None:
+    quantize_static(source, path, Calibration(), **options)
+
+
+QUANTISED: dict[str, tuple[str, Callable[[str, str], None]]] = {
+    "dynamic": ("ConvInteger", quantize_dynamic),
+    "QDQ": ("QuantizeLinear", partial(static, per_channel=True)),
+    "QOperator": ("QLinearConv", partial(static, quant_format=QuantFormat.QOperator)),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "QOperator" else pytest.mark.slow) for name in QUANTISED]
+)
+def test_quantised_patches_heads_and_numbers(name: str, tmp_path: Path) -> None:
+    """A convolution of windows, tokens put together, numbers of an activation, a classifier: as ONNX Runtime quantises them,
+    with every product on the device; against the file as ONNX Runtime runs it."""
+    from compiler.frontend.importer import import_onnx
+
+    source = write(MODELS["vit"], tmp_path / "source.onnx")
+    path = tmp_path / "model.onnx"
+    operator, quantise = QUANTISED[name]
+    quantise(str(source), str(path))
+    assert operator in {node.op_type for node in onnx.load(path).graph.node}
+    assert json.loads(hpcc(path, "--target", TARGET, "--check", "--json").out)["host_macs"] == 0
+    imported = import_onnx(path, {})
+    assert worst_error(imported, feeds(MODELS["vit"])) <= 0.25
+    fuse(imported)
+    assert worst_error(imported, feeds(MODELS["vit"])) <= 0.25
 
 
 def check_bits(spec: Vision, target: str, folder: Path) -> None:

@@ -125,9 +125,14 @@ def _odd_arrays(random: Random, path: Path) -> None:
             given[random.choice([*edits.TEXTS[1:5], "input_ids", "a/b", "../a"])] = given.pop(name)
         elif change == "value":
             array = array.copy()
-            array.flat[random.randrange(array.size) if array.size else slice(0)] = random.choice(
-                [-1, 50, 1 << 40, -(1 << 63)]
+            at, value = (
+                random.randrange(array.size) if array.size else slice(0),
+                random.choice([-1, 50, 1 << 40, -(1 << 63)]),
             )
+            with contextlib.suppress(
+                ValueError, OverflowError, TypeError
+            ):  # an earlier change may have made bytes or dates of it
+                array.flat[at] = value
             given[name] = array
         elif change == "object":
             given[name] = np.array([{"a": 1}, None], dtype=object)

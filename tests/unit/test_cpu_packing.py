@@ -103,6 +103,40 @@ def test_packed_bytes_are_the_codes(outs: int, ins: int, density: float, seed: i
 
 @settings(max_examples=30, deadline=None)
 @given(
+    outs=st.integers(1, 40),
+    ins=st.integers(1, 200),
+    density=st.sampled_from([0.0, 0.02, 0.5, 1.0]),
+    seed=st.integers(0, 9),
+)
+def test_tiles_are_the_codes(outs: int, ins: int, density: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    w = np.where(random.random((outs, ins)) < density, random.standard_normal((outs, ins)), 0).astype(np.float32)
+    packed = pack(w, Kernel.TILES, TARGETS[0])
+    codes, scales = quantized(w)
+    found = np.zeros((-(-outs // 16) * 16, ins), np.int32)
+    values, columns = packed.values.reshape(-1, 16, 64), packed.columns.reshape(-1, 64)
+    shared = len(columns) < len(values)
+    for group in range(len(found) // 16):
+        begin, end = packed.starts[group : group + 2]
+        for block in range(begin, end):
+            listed = columns[block - begin if shared else block]
+            np.add.at(found[group * 16 : group * 16 + 16].T, listed, values[block].T.astype(np.int32))
+    np.testing.assert_array_equal(found[:outs], codes)
+    np.testing.assert_array_equal(packed.row_scales[:outs], scales)
+    np.testing.assert_array_equal(packed.begins, -128 * found.sum(axis=1))
+
+
+def test_tiles_take_only_what_16_rows_share() -> None:
+    w = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
+    shares = {spec: pack(parse_pattern(spec).project(w), Kernel.TILES, TARGETS[0]).multiplied / w.size for spec in SHARED}
+    assert shares == {"dense": 1.0, "block:16x1:0.75:balanced": 0.25, "block:4x1:0.75": 1.0, "unstructured:0.9": 1.0}
+
+
+SHARED = ("dense", "block:16x1:0.75:balanced", "block:4x1:0.75", "unstructured:0.9")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
     outs=st.integers(1, 40), ins=st.integers(1, 200), density=st.sampled_from([0.0, 0.1, 0.5, 1.0]), seed=st.integers(0, 9)
 )
 def test_picked_bytes_are_the_codes(outs: int, ins: int, density: float, seed: int) -> None:

@@ -128,6 +128,8 @@ def test_what_scores_no_more_than_zeros_never_wins() -> None:
     point = Point(Candidate("a", Algorithm(DENSE, DENSE)), 1, Hardware(0.1), Score(0.7, 0.6, 0.8, 9), Fidelity.DEV)
     assert choose([point], Limits(1.0, 0.5, floor=0.7), Objective.CHEAPEST) is None
     assert choose([point], Limits(1.0, 0.5, floor=0.69), Objective.CHEAPEST) == point
+    (told,) = rejections([point], Limits(1.0, 0.5, floor=0.7), None, Objective.CHEAPEST)
+    assert (told.failed, told.by, told.reason) == ("accuracy", None, "an encoder of zeros scores as much: 0.7000")
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])

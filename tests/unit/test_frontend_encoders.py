@@ -94,7 +94,7 @@ def attentions(imported: Imported) -> list[nn.AttentionOp]:
     return [op for op in main_function(imported.module).body.block.ops if isinstance(op, nn.AttentionOp)]
 
 
-@pytest.mark.parametrize("mask", ["1e4", "finfo", "where", "gathered", "masked_fill"])
+@pytest.mark.parametrize("mask", ["1e4", "finfo", "where", "gathered", "masked_fill", "dropped", "clamped"])
 @pytest.mark.parametrize("attention", ["scores", "sdpa"])
 def test_masks_from_a_0_1_input_become_boolean(mask: str, attention: str, tmp_path: Path) -> None:
     imported = load(Encoder(mask=mask, attention=attention), tmp_path)  # pyright: ignore[reportArgumentType]
@@ -102,6 +102,7 @@ def test_masks_from_a_0_1_input_become_boolean(mask: str, attention: str, tmp_pa
     (op,) = attentions(imported)
     assert op.bias is None
     assert op.mask is main_function(imported.module).body.block.args[1]
+    assert worst_error(imported, feeds(Encoder(), BATCH, TOKENS)) <= 1e-4
 
 
 def test_a_weak_mask_stays_an_addition(tmp_path: Path) -> None:

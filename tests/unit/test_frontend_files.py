@@ -94,6 +94,73 @@ def test_external_data_is_the_same_model(tmp_path: Path) -> None:
         assert np.array_equal(value, results[1][name])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "past_key_values.0.key",
+        "past_key_values.0.decoder.value",
+        "past_key_values_0_key",
+        "past.0.key",
+        "key_cache.0",
+        "kv_cache",
+    ],
+)
+def test_a_cache_of_keys_and_values_is_refused(name: str, tmp_path: Path) -> None:
+    """Before anything else about the file is judged, its dynamic shapes among it."""
+    model = build(Encoder(), 2, 8)
+    model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4, "past", 8]))
+    onnx.save(model, tmp_path / "m.onnx")
+    assert name in fails(InputError, "HPCC1012", tmp_path / "m.onnx")
+
+
+def test_a_merged_decoder_is_refused(tmp_path: Path) -> None:
+    """As optimum merges a decoder with and without past into the branches of an If: the choice is an input."""
+    flag = helper.make_tensor_value_info("use_cache_branch", TensorProto.BOOL, [1])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
+    branches = [helper.make_graph([helper.make_node(op, ["x"], [op])], op, [], [_unshaped(op)]) for op in ("Abs", "Neg")]
+    node = helper.make_node("If", ["use_cache_branch"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    graph = helper.make_graph([node], "merged", [x, flag], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    assert "use_cache_branch" in fails(InputError, "HPCC1012", tmp_path / "m.onnx")
+
+
+def _unshaped(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+
+def test_tensors_that_say_that_they_lie_in_the_file(tmp_path: Path) -> None:
+    """Some writers put data_location = DEFAULT behind the data: it is there all the same."""
+    proto = build(Encoder(), 2, 8)
+    for tensor in proto.graph.initializer:
+        tensor.data_location = TensorProto.DEFAULT
+    onnx.save(proto, tmp_path / "m.onnx")
+    opened = open_onnx(tmp_path / "m.onnx").model.graph.initializers
+    for tensor in proto.graph.initializer:
+        assert np.array_equal(opened[tensor.name].const_value.numpy(), numpy_helper.to_array(tensor))
+
+
+def test_weights_behind_two_gigabytes(tmp_path: Path) -> None:
+    """External data of more than 2 GiB, of which the file system stores what is not zero: the same model, by offset."""
+    proto = build(Encoder(), 2, 8)
+    onnx.save(proto, tmp_path / "near.onnx")
+    onnx.save(proto, tmp_path / "far.onnx", save_as_external_data=True, location="far.bin", size_threshold=100)
+    shift = (1 << 31) + 4096
+    data = (tmp_path / "far.bin").read_bytes()
+    with (tmp_path / "far.bin").open("wb") as file:
+        file.seek(shift)
+        file.write(data)
+    model = onnx.load(tmp_path / "far.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "offset":
+                entry.value = str(int(entry.value) + shift)
+    onnx.save(model, tmp_path / "far.onnx")
+    near, far = (import_onnx(tmp_path / f"{name}.onnx", {}) for name in ("near", "far"))
+    assert str(near.module) == str(far.module)
+    assert (tmp_path / "far.bin").stat().st_size > 1 << 31
+    assert all(np.array_equal(near.store.get(key), far.store.get(key)) for key in near.store.keys())  # noqa: SIM118
+
+
 def test_weights_are_views_of_the_mapped_file(model: Path) -> None:
     opened = open_onnx(model)
     array = opened.model.graph.initializers["embeddings.word"].const_value.numpy()

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -128,3 +128,31 @@ def test_int8_codes_of_the_file_are_kept(name: str, tmp_path: Path) -> None:
     assert len(matrices) == 6
     for array in matrices:
         assert {array.T.tobytes(), np.ascontiguousarray(array.T).tobytes()} & kept
+
+
+def test_matrices_that_the_file_quantises_are_codes(tmp_path: Path) -> None:
+    """Floats behind QuantizeLinear and DequantizeLinear, as training with quantisation leaves them."""
+    model = onnx.load(write(SPEC, tmp_path / "source.onnx", BATCH, TOKENS))
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in stored:
+            weight, names = node.input[1], [f"{node.name}.{part}" for part in ("scale", "zero")]
+            scale = np.abs(numpy_helper.to_array(stored[weight])).max(0) / 100
+            zeros = np.zeros(scale.size, np.int8)
+            arrays = (scale.astype(np.float32), zeros)
+            model.graph.initializer.extend(map(numpy_helper.from_array, arrays, names))
+            nodes.append(helper.make_node("QuantizeLinear", [weight, *names], [f"{node.name}.q"], axis=1))
+            nodes.append(helper.make_node("DequantizeLinear", [f"{node.name}.q", *names], [f"{node.name}.dq"], axis=1))
+            node.input[1] = f"{node.name}.dq"
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "model.onnx")
+    imported = import_onnx(tmp_path / "model.onnx", {})
+    codes = [array for array in map(imported.store.get, imported.store.keys()) if array.dtype == np.int8 and array.ndim == 2]
+    assert len(codes) == 8
+    assert all(np.abs(array).max() == 100 for array in codes)
+    found = next(iter(evaluate(imported.module, imported.store, feeds(SPEC, BATCH, TOKENS)).values()))
+    wanted = output_of(tmp_path / "model.onnx")
+    assert np.linalg.norm(found - wanted) <= 1e-4 * np.linalg.norm(wanted)

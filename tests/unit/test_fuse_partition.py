@@ -89,6 +89,19 @@ def test_a_whole_encoder_stays_on_the_device(head: str, tmp_path: Path) -> None:
     assert worst_error(imported, feeds(spec)) <= 1e-4
 
 
+def test_slopes_that_the_host_counts_are_added_to_scores(tmp_path: Path) -> None:
+    """ALiBi, with heads and sequences in one axis around the products and apart around the softmax: only the counting of
+    words before a key is the host's."""
+    spec = Encoder(attention="batched", mask="counted", layers=2)
+    imported = partition(spec, tmp_path)
+    found = [op for op in device_ops(imported) if isinstance(op, nn.AttentionOp)]
+    assert [op.bias_extents for op in found] == [(2, spec.heads, 1, 8)] * 2
+    table = preflight(imported.module)
+    assert {row.when for row in table.rows} == {"before"}
+    assert table.host_macs == 0
+    assert worst_error(imported, feeds(spec)) <= 1e-4
+
+
 def test_macs_are_those_of_the_formula(tmp_path: Path) -> None:
     spec = Encoder(layers=2, mask="none")
     rows, h, i = 2 * 8, spec.hidden, spec.intermediate
@@ -190,6 +203,25 @@ def test_borders_without_a_name_are_movements_of_the_graphs_tensors(tmp_path: Pa
     before = [str(node.name) for node in imported.model.graph]
     build_bridges(imported.module, imported.model)
     assert [str(node.name) for node in imported.model.graph] == before, "what is there already is not built again"
+
+
+def stray_configuration(model: onnx.ModelProto) -> None:
+    """Against the standard: a Reshape by a mask of floats, and a node for devices that the model does not list, at which
+    ONNX's own inference of shapes gives up for everything behind it."""
+    soften = next(node for node in model.graph.node if node.op_type == "Add" and "mask" in node.input[1])
+    soften.op_type = "Reshape"
+    next(node for node in model.graph.node if "embeddings.position" in node.input).device_configurations.add()
+
+
+def test_borders_of_a_graph_whose_shapes_onnx_does_not_infer(tmp_path: Path) -> None:
+    """What import found out about them is written into the graph."""
+    imported = partition(Encoder(projections="chosen"), tmp_path, stray_configuration)
+    segments = host_segments(imported.module, imported.model)
+    assert any(node.op == "Reshape" for segment in segments for node in segment.nodes)
+    borders = {name for segment in segments for name in segment.inputs}
+    values = {value.name: value for node in imported.model.graph for value in node.outputs if value.name in borders}
+    assert values
+    assert all(value.shape is not None and value.dtype is not None for value in values.values())
 
 
 def soften_before_it_is_turned_back(model: onnx.ModelProto) -> None:

@@ -20,7 +20,7 @@ from xdsl.dialects.func import ReturnOp
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from compiler.backends.cpu.lowering import memory_sizes, padded
-from compiler.backends.cpu.packing import Packed, pack
+from compiler.backends.cpu.packing import TILE_INPUTS, TILE_ROWS, Packed, pack
 from compiler.backends.image import ALIGNMENT, Image, LinearFacts, StepFacts, StepsModel, distinct_parts, maker_of
 from compiler.backends.lowering import matrix_of, stored_array
 from compiler.dialects import cpu, nn
@@ -39,6 +39,9 @@ PARTS = ("vector", "layout", "threads", "linear", "attention", "elementwise", "i
 MAGIC = b"HPCC CPU weights 1\n"
 CHUNK = 48
 """Rows of a linear in one item of work; twice that where the inputs come from beyond the second-level cache."""
+
+TILE_CHUNK = 192
+"""The same where tiles are multiplied: codes that are interleaved once serve all of these rows."""
 
 _TYPES = {"i64": "q", "i32": "i", "f32": "f", "f64": "d", "i8": "b", "i1": "b", "ui8": "b"}
 
@@ -132,7 +135,8 @@ class CPrinter:
             notes.append(f"{facts.role}: {outs} x {ins}, {pattern}, {packed.kernel.value} ({share:.1%}): {facts.onnx_node}")
             rows.append(self._byte_linear(op, packed) if packed.kernel.in_bytes else self._linear(op, packed))
             chunk = 2 * CHUNK if ins > self.target.dense_block else chunk
-        kinds = {cpu.Kernel.BYTES: "byte_linear", cpu.Kernel.PICKS: "pick_linear"}
+            chunk = TILE_CHUNK if packed.kernel is cpu.Kernel.TILES else chunk
+        kinds = {cpu.Kernel.BYTES: "byte_linear", cpu.Kernel.PICKS: "pick_linear", cpu.Kernel.TILES: "tile_linear"}
         type = kinds.get(ops[0].kernel.data, "linear")
         body = f"  const {type} layers[] = {{\n{''.join(rows)}  }};\n  run_{type}s(m, layers, {len(rows)}, {chunk});\n"
         self._function("_".join(distinct_parts([op.role.data for op in ops])), "linear", notes, body)
@@ -155,6 +159,8 @@ class CPrinter:
         outs, ins = nn.shape_of(op.weight)
         element = f"int{8 * packed.values.itemsize}_t"
         sizes, index = (f"{outs}, {ins}", "uint8_t") if packed.kernel is cpu.Kernel.PICKS else (str(outs), "uint16_t")
+        if packed.kernel is cpu.Kernel.TILES:
+            then = f"{then}, {int(packed.columns.size < packed.values.size // TILE_ROWS or len(packed.starts) == 2)}"
         return (
             f"      {{{sizes}, {then}, {self._bias(op)}, {self._float(packed.row_scales)},\n"
             f"       AT(int32_t, {begins}), AT({element}, {values}), AT(uint32_t, {starts}), AT({index}, {columns}),\n"
@@ -342,6 +348,7 @@ class CPrinter:
             "TOKENS_MEMORY": sizes[cpu.TOKENS],
             "SAMPLES_MEMORY": sizes[cpu.SAMPLES],
             "CODES_MEMORY": sizes[cpu.CODES],
+            "BLOCKS_MEMORY": self._blocks_memory(),
             "MASKS": len(self.masks),
             "IDS": len(self.ids),
             "WEIGHTS_BYTES": self.image.end,
@@ -367,8 +374,14 @@ class CPrinter:
         kernels = {linear.packed.kernel for linear in self.linears}
         products = self.target.instructions.int8
         in_bytes = [products.part, "codes"] if products is not None and any(kernel.in_bytes for kernel in kernels) else []
-        picks = ["picks"] if cpu.Kernel.PICKS in kernels else []
-        return [*PARTS[:after], *in_bytes, *picks, *PARTS[after:]]
+        more = [part for kernel, part in ((cpu.Kernel.PICKS, "picks"), (cpu.Kernel.TILES, "tiles")) if kernel in kernels]
+        return [*PARTS[:after], *in_bytes, *more, *PARTS[after:]]
+
+    def _blocks_memory(self) -> int:
+        """Bytes that a worker needs for the codes of a list of the kernel `tiles`."""
+        packed = [linear.packed for linear in self.linears if linear.packed.kernel is cpu.Kernel.TILES]
+        blocks = max((int(np.diff(one.starts.astype(np.int64)).max(initial=1)) for one in packed), default=0)
+        return blocks * TILE_INPUTS * self.target.instructions.code_row
 
     def _run(self) -> str:
         reads = ["  if (!status) status = read_mask(m, 0, NULL, 'q');"]

@@ -8,9 +8,10 @@ target, so several are tried. Memories are counted while it goes: a task that wo
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import takewhile
 
 from compiler.backends.fpga.allocation import aligned, is_streamed, pool_of
@@ -37,6 +38,10 @@ PLANNED_REACHES = (128, 32, 4)
 for it anywhere else."""
 
 
+COUNTED = (Memory.ACC, Memory.ACT, Memory.WEIGHTS, Memory.PARAM)
+"""Memories on the chip."""
+
+
 @dataclass(frozen=True)
 class Order:
     """Tasks by start time, the cycles that the scheduler reckons with, and where each buffer on the chip lies."""
@@ -46,23 +51,45 @@ class Order:
     addresses: dict[Instance, int]
 
 
+@dataclass(frozen=True, eq=False)
+class Buffer:
+    """A buffer on the chip that has no address yet, as the scheduler looks at it again and again."""
+
+    instance: Instance
+    memory: int
+    """Place in `COUNTED`."""
+    size: int
+    """Bytes, aligned."""
+    kind: tuple[str, str]
+    slots: int
+    """How many of its kind there may be while room is short; 0 where it is no temporary."""
+    users: list[int]
+    """Tasks that touch it, in the tiled order."""
+
+
 @dataclass(frozen=True)
 class Graph:
-    """Tasks with what they wait for and what waits for them, and their costs."""
+    """Tasks with what they wait for and what waits for them, their costs, and the buffers that they touch.
+
+    `placed` buffers have their addresses.
+    """
 
     tasks: Sequence[Task]
     before: list[list[int]]
     after: list[list[int]]
     costs: list[Cost]
+    buffers: list[list[Buffer]]
+    placed: Mapping[Instance, int]
 
     @classmethod
-    def of(cls, tasks: Sequence[Task], target: Target) -> Graph:
+    def of(cls, tasks: Sequence[Task], target: Target, placed: Mapping[Instance, int] | None = None) -> Graph:
         before = dependencies(tasks)
         after: list[list[int]] = [[] for _ in tasks]
         for index, earlier in enumerate(before):
             for producer in earlier:
                 after[producer].append(index)
-        return cls(tasks, before, after, task_costs(tasks, target))
+        placed = placed or {}
+        return cls(tasks, before, after, task_costs(tasks, target), buffers_of(tasks, placed), placed)
 
     def ways(self) -> list[int]:
         """Cycles from the start of each task to the end of the program along its longest way.
@@ -139,6 +166,24 @@ def dependencies(tasks: Sequence[Task]) -> list[list[int]]:
     return result
 
 
+def buffers_of(tasks: Sequence[Task], placed: Mapping[Instance, int]) -> list[list[Buffer]]:
+    """The buffers of the counted memories that each task touches, but those that are `placed`."""
+    known: dict[Instance, Buffer] = {}
+    result: list[list[Buffer]] = []
+    for index, task in enumerate(tasks):
+        touched: list[Buffer] = []
+        for instance in dict.fromkeys(rect.instance for rect in task.operands.values()):
+            if instance.memory in COUNTED and instance not in placed:
+                if instance not in known:
+                    slots = instance.slots if instance.rotates else 0
+                    memory, size = COUNTED.index(instance.memory), aligned(instance.bytes)
+                    known[instance] = Buffer(instance, memory, size, pool_of(instance), slots, [])
+                known[instance].users.append(index)
+                touched.append(known[instance])
+        result.append(touched)
+    return result
+
+
 def levels(graph: Graph) -> tuple[list[int], list[float]]:
     """How many attentions lie before each task, and where in the batch its tokens stand (0: the first, to 1)."""
     depth: list[int] = []
@@ -166,12 +211,12 @@ def orders(
     """What list scheduling finds with each skew, the fastest first; empty where the memories are too small for any, or
     where the program is too long.
 
-    `tasks` are in an order that computes the right thing, and their buffers have addresses for it; those of the results
-    compute the same. `placed` buffers have their addresses and take nothing of the `capacity`.
+    `tasks` are in an order that computes the right thing, with addresses for it; those of the results compute the same.
+    `placed` buffers have their addresses and take nothing of the `capacity`.
     """
     if not tasks or len(tasks) > MOST_TASKS:
         return []
-    graph = Graph.of(tasks, target)
+    graph = Graph.of(tasks, target, placed)
     ways = graph.ways()
     depth, place = levels(graph)
     layer = max(ways) / (max(depth) + 1)
@@ -179,7 +224,7 @@ def orders(
     found: list[Order] = []
     for planned, reaches in ((False, REACHES), (True, PLANNED_REACHES)):
         for reach in reaches if not found or not planned else ():
-            listed = (list_schedule(graph, urgency, capacity, reach, placed, planned=planned) for urgency in urgencies)
+            listed = (list_schedule(graph, urgency, capacity, reach, planned=planned) for urgency in urgencies)
             fitting = list(takewhile(lambda order: order is not None, listed))
             found += [order for order in fitting if order is not None]
             if len(fitting) == len(SKEWS):
@@ -205,7 +250,6 @@ def list_schedule(
     urgency: Sequence[float],
     capacity: Mapping[Memory, int],
     reach: int = REACHES[0],
-    placed: Mapping[Instance, int] | None = None,
     *,
     planned: bool = False,
 ) -> Order | None:
@@ -213,11 +257,7 @@ def list_schedule(
 
     `planned`: activations that last lie where they do in the tiled order.
     """
-    return _Scheduler(graph, urgency, capacity, reach, placed or {}, planned=planned).run()
-
-
-COUNTED = (Memory.ACC, Memory.ACT, Memory.WEIGHTS, Memory.PARAM)
-"""Memories on the chip."""
+    return _Scheduler(graph, urgency, capacity, reach, planned=planned).run()
 
 
 RESERVE = 0.5
@@ -227,47 +267,37 @@ that run far ahead would take the room that what they wait for needs."""
 
 class _Scheduler:
     def __init__(
-        self,
-        graph: Graph,
-        urgency: Sequence[float],
-        capacity: Mapping[Memory, int],
-        reach: int,
-        placed: Mapping[Instance, int],
-        *,
-        planned: bool,
+        self, graph: Graph, urgency: Sequence[float], capacity: Mapping[Memory, int], reach: int, *, planned: bool
     ) -> None:
         self.graph = graph
         self.planned = planned
         self.urgency = urgency
         self.reach = reach
-        self.instances = [_instances(task, placed) for task in graph.tasks]
-        self.room = {memory: Room(capacity[memory]) for memory in COUNTED}
-        self.foresight = {memory: Foresight(capacity[memory], len(graph.tasks)) for memory in COUNTED}
-        self.reserve = {memory: int(RESERVE * capacity[memory]) for memory in COUNTED}
-        self.uses: dict[Instance, int] = {}
-        self.spans: dict[Instance, tuple[int, int]] = {}
-        """First and last task of each buffer in the tiled order."""
-        for index, instances in enumerate(self.instances):
-            for instance in instances:
-                self.uses[instance] = self.uses.get(instance, 0) + 1
-                self.spans[instance] = self.spans.get(instance, (index, index))[0], index
-        for instance, (first, last) in self.spans.items():
-            self.foresight[instance.memory].plan(first, last, aligned(instance.bytes))
-        self.addresses = dict(placed)
+        self.room = [Room(capacity[memory]) for memory in COUNTED]
+        self.foresight = [Foresight(capacity[memory], len(graph.tasks)) for memory in COUNTED]
+        self.reserve = [int(RESERVE * capacity[memory]) for memory in COUNTED]
+        self.missing = [list(buffers) for buffers in graph.buffers]
+        """What each task touches and has no address yet."""
+        self.uses = {buffer: len(buffer.users) for buffers in graph.buffers for buffer in buffers}
+        """How many tasks that touch a buffer are not complete."""
+        for buffer in self.uses:
+            self.foresight[buffer.memory].plan(buffer.users[0], buffer.users[-1], buffer.size)
+        self.addresses = dict(graph.placed)
         self.live: dict[tuple[str, str], int] = {}
         self.waiting = [len(earlier) for earlier in graph.before]
         self.ready: list[list[tuple[float, int]]] = [[] for _ in QUEUES]
+        """The tasks of each unit that wait for nothing but the unit and room, the most urgent first."""
         self.starts = [-1] * len(graph.tasks)
         self.oldest = 0
         """The first task that has not started."""
+        self.hopeless = [False] * len(QUEUES)
+        """Units for which nothing was found, and nothing has changed since."""
 
     def run(self) -> Order | None:
         graph = self.graph
         for index, count in enumerate(self.waiting):
             if not count:
                 self._make_ready(index)
-        for heap in self.ready:
-            heapify(heap)
         busy_until = [0] * len(QUEUES)
         happenings: list[tuple[int, int]] = []  # (cycle, task that is complete then, or -1 where a unit is free)
         now, left = 0, len(graph.tasks)
@@ -283,6 +313,7 @@ class _Scheduler:
                 self.starts[index] = now
                 while self.oldest < len(self.starts) and self.starts[self.oldest] >= 0:
                     self.oldest += 1
+                self._has_changed()
                 busy_until[queue] = now + max(busy, 1)
                 heappush(happenings, (busy_until[queue], -1))
                 heappush(happenings, (now + max(busy + latency, 1), index))
@@ -297,83 +328,83 @@ class _Scheduler:
 
     def _make_ready(self, index: int) -> None:
         queue = QUEUE_INDEX[self.graph.tasks[index].queue]
-        heappush(self.ready[queue], (-self.urgency[index], index))
+        insort(self.ready[queue], (-self.urgency[index], index))
+        self.hopeless[queue] = False
+
+    def _has_changed(self) -> None:
+        """A task has started, or bytes are free: what was refused may be granted now."""
+        self.hopeless = [False] * len(QUEUES)
 
     def _next(self, queue: int) -> int:
         """Take the most urgent ready task of a unit whose results have room; -1 if there is none.
 
         One that waits for room in a memory is overtaken only by what stands before it in the tiled order.
         """
-        heap, passed, found = self.ready[queue], list[tuple[float, int]](), -1
-        blocked: dict[Memory, int] = {}
-        while heap:
-            entry = heappop(heap)
-            if entry[1] < self.oldest + self.reach and self._take_memory(entry[1], blocked):
-                found = entry[1]
-                break
-            passed.append(entry)
-        for entry in passed:
-            heappush(heap, entry)
-        return found
+        if self.hopeless[queue]:
+            return -1
+        ready, missing, horizon = self.ready[queue], self.missing, self.oldest + self.reach
+        blocked = [len(missing)] * len(COUNTED)  # for each memory the first task that waits for room there
+        for position, (_, index) in enumerate(ready):
+            if index >= horizon:
+                continue
+            new = missing[index]
+            if not new or (index <= blocked[new[0].memory] and self._take_memory(index, new, blocked)):
+                del ready[position]
+                return index
+        self.hopeless[queue] = True
+        return -1
 
-    def _take_memory(self, index: int, blocked: dict[Memory, int]) -> bool:
+    def _take_memory(self, index: int, new: list[Buffer], blocked: list[int]) -> bool:
         """Take room for what a task writes first; where there is none, say in which memory."""
-        new = [instance for instance in self.instances[index] if instance not in self.addresses]
-        for instance in new:
-            memory = instance.memory
-            if index > blocked.get(memory, index) or self._one_of_many(index, instance):
+        for buffer in new:
+            memory = buffer.memory
+            if index > blocked[memory] or self._one_of_many(index, buffer):
                 return False
-            if not self.foresight[memory].allows(self.oldest, self.spans[instance][0], aligned(instance.bytes)):
+            if not self.foresight[memory].allows(self.oldest, buffer.users[0], buffer.size):
                 blocked[memory] = index
                 return False
         lasts = not is_streamed(self.graph.tasks[index])
-        for number, instance in enumerate(new):
-            address = self._address(instance, lasts=lasts and not instance.rotates)
+        taken: list[int] = []
+        for buffer in new:
+            address = self._address(buffer, lasts=lasts and not buffer.slots)
             if address is None:
-                for taken in new[:number]:
-                    self.room[taken.memory].give_back(self.addresses.pop(taken), aligned(taken.bytes))
-                blocked[instance.memory] = index
+                for other, place in zip(new, taken, strict=False):
+                    self.room[other.memory].give_back(place, other.size)
+                blocked[buffer.memory] = index
                 return False
-            self.addresses[instance] = address
-        for instance in new:
-            self.foresight[instance.memory].take_early(self.spans[instance][0], aligned(instance.bytes))
-            pool = pool_of(instance)
-            self.live[pool] = self.live.get(pool, 0) + 1
+            taken.append(address)
+        for buffer, address in zip(list(new), taken, strict=True):
+            self.addresses[buffer.instance] = address
+            self.foresight[buffer.memory].take_early(buffer.users[0], buffer.size)
+            self.live[buffer.kind] = self.live.get(buffer.kind, 0) + 1
+            for user in buffer.users:
+                self.missing[user].remove(buffer)
         return True
 
-    def _address(self, instance: Instance, *, lasts: bool) -> int | None:
+    def _address(self, buffer: Buffer, *, lasts: bool) -> int | None:
         """Room for one buffer, if there is any."""
-        room, size = self.room[instance.memory], aligned(instance.bytes)
-        if self.planned and lasts and instance.memory is Memory.ACT:
-            return room.take_at(instance.address, size)
-        return room.take(size, high=lasts)
+        room = self.room[buffer.memory]
+        if self.planned and lasts and buffer.instance.memory is Memory.ACT:
+            return room.take_at(buffer.instance.address, buffer.size)
+        return room.take(buffer.size, high=lasts)
 
-    def _one_of_many(self, index: int, instance: Instance) -> bool:
+    def _one_of_many(self, index: int, buffer: Buffer) -> bool:
         """Whether a temporary is for later: there are as many of its kind as it has slots, and little room for more."""
-        if index == self.oldest or not instance.rotates or self.live.get(pool_of(instance), 0) < instance.slots:
+        if index == self.oldest or not buffer.slots or self.live.get(buffer.kind, 0) < buffer.slots:
             return False
-        return self.room[instance.memory].free - aligned(instance.bytes) < self.reserve[instance.memory]
+        return self.room[buffer.memory].free - buffer.size < self.reserve[buffer.memory]
 
     def _complete(self, index: int) -> None:
         if index < 0:
             return
-        for instance in self.instances[index]:
-            self.uses[instance] -= 1
-            if not self.uses[instance]:
-                size = aligned(instance.bytes)
-                self.room[instance.memory].give_back(self.addresses[instance], size)
-                self.foresight[instance.memory].give_back(self.spans[instance][1], size)
-                self.live[pool_of(instance)] -= 1
+        for buffer in self.graph.buffers[index]:
+            self.uses[buffer] -= 1
+            if not self.uses[buffer]:
+                self.room[buffer.memory].give_back(self.addresses[buffer.instance], buffer.size)
+                self.foresight[buffer.memory].give_back(buffer.users[-1], buffer.size)
+                self.live[buffer.kind] -= 1
+                self._has_changed()
         for later in self.graph.after[index]:
             self.waiting[later] -= 1
             if not self.waiting[later]:
                 self._make_ready(later)
-
-
-def _instances(task: Task, placed: Mapping[Instance, int]) -> list[Instance]:
-    """The buffers of the counted memories that a task touches and that are not placed yet."""
-    return list(
-        dict.fromkeys(
-            r.instance for r in task.operands.values() if r.instance.memory in COUNTED and r.instance not in placed
-        )
-    )

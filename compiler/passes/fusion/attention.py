@@ -84,6 +84,9 @@ def _fuse(scope: Scope, prover: MaskProver, softmax: nn.SoftmaxOp) -> None:
         return
     probabilities = _after_guard(softmax)
     context = sole_user(probabilities)
+    while isinstance(context, nn.ReshapeOp) and nn.shape_of(context.result)[-2:] == shape[-2:]:
+        probabilities = context.result  # heads and sequences in one axis, or apart
+        context = sole_user(probabilities)
     if not isinstance(context, nn.MatMulOp) or context.lhs is not probabilities:
         return
     found = _scores(prover, softmax.x)
@@ -125,6 +128,10 @@ def _scores(prover: MaskProver, value: SSAValue) -> tuple[nn.MatMulOp, float, Ma
         if reshape is not None and nn.shape_of(reshape.x)[-2:] == nn.shape_of(value)[-2:]:
             value = reshape.x  # heads and sequences apart, or in one axis
             continue
+        clamped = _unclamped(value)
+        if clamped is not None:
+            value = clamped
+            continue
         masked = _unmasked(prover, value)
         if masked is None or (masked[1].bias is not None and scale != 1.0):
             return None  # the bias would be scaled with the scores
@@ -153,11 +160,20 @@ def _unmasked(prover: MaskProver, value: SSAValue) -> tuple[SSAValue, Masking] |
     where = made_by(value, nn.WhereOp)
     if where is None or len(shape) != 4:
         return None
-    fill = scalar(where.rhs)
-    if fill is None or fill > FILL_LIMIT or nn.shape_of(where.lhs) != shape:
+    for scores, other in ((where.lhs, where.rhs), (where.rhs, where.lhs)):
+        fill = scalar(other)
+        if fill is not None and fill <= FILL_LIMIT and nn.shape_of(scores) == shape:
+            proof = prover.keep_mask(where.condition, shape[0], shape[-1], fill, drops=scores is where.rhs)
+            return (scores, _masking(prover, where.condition, proof)) if proof.proved else None
+    return None
+
+
+def _unclamped(value: SSAValue) -> SSAValue | None:
+    """The scores under max(scores, fill), which only keeps sums with a mask from overflowing."""
+    clamp = binary(value, nn.BinaryKind.MAX)
+    if clamp is None:
         return None
-    proof = prover.keep_mask(where.condition, shape[0], shape[-1], fill)
-    return (where.lhs, _masking(prover, where.condition, proof)) if proof.proved else None
+    return next((scores for scores, least in orders(clamp) if (scalar(least) or 0) <= FILL_LIMIT), None)
 
 
 def _masking(prover: MaskProver, value: SSAValue, proof: Proof) -> Masking:
@@ -180,7 +196,7 @@ def _leads_to_product(value: SSAValue) -> bool:
         return _leads_to_product(owner.lhs) or _leads_to_product(owner.rhs)
     if isinstance(owner, nn.ReshapeOp):
         return _leads_to_product(owner.x)
-    return isinstance(owner, nn.WhereOp) and _leads_to_product(owner.lhs)
+    return isinstance(owner, nn.WhereOp) and (_leads_to_product(owner.lhs) or _leads_to_product(owner.rhs))
 
 
 def _split(batch: int, tokens: int, heads: int, width: int) -> Array:
@@ -246,21 +262,25 @@ def _split_matches(
 
 
 def _merged(scope: Scope, context: nn.MatMulOp, batch: int, heads: int) -> Operation | None:
-    """The operation after which the heads of the context lie side by side, as [b, s, d] or with other axes before d."""
+    """The operation after which the heads of the context lie side by side, as [b, s, d] or with other axes before d; if
+    nothing puts them into one axis, that after which they are [b, s, h, d]."""
     shape = nn.shape_of(context.result)
     tokens, width = shape[-2:]
     indices = _split(batch, tokens, heads, width).reshape(shape)
     plain = np.arange(indices.size)
     op: Operation | None = context
-    while op is not None:
+    apart: Operation | None = None
+    while True:
         value = op.results[0]
-        if nn.shape_of(value)[-1] == heads * width and np.array_equal(indices.reshape(-1), plain):
-            return op
+        if np.array_equal(indices.reshape(-1), plain):
+            if nn.shape_of(value)[-1] == heads * width:
+                return op
+            if nn.shape_of(value) == (batch, tokens, heads, width):
+                apart = op
         op = sole_user(value)
         if not isinstance(op, _MOVEMENT):
-            return None
+            return apart
         indices = scope.run(op, [indices])
-    return None
 
 
 def _emit(scope: Scope, context: nn.MatMulOp, q: Heads, k: Heads, v: Heads, scale: float, masking: Masking) -> None:

@@ -116,14 +116,15 @@ class MaskProver:
             return Proof(False)
         return _proof(table, table.set > FILL_LIMIT, table.cleared > FILL_LIMIT, table.set, batch, keys)
 
-    def keep_mask(self, value: SSAValue, batch: int, keys: int, fill: float = -np.inf) -> Proof:
-        """Whether a boolean that keeps scores where it is true, and else puts `fill`, is true for the set entries of a mask
-        input, and false above the diagonal if it is causal, or at other constant places."""
+    def keep_mask(self, value: SSAValue, batch: int, keys: int, fill: float = -np.inf, *, drops: bool = False) -> Proof:
+        """Whether a boolean that keeps scores where it is true (drops them, with `drops`), and else puts `fill`, keeps those
+        of the set entries of a mask input, and none above the diagonal if it is causal, or at other constant places."""
         table = self.table(value)
         if table is None or table.set.ndim > 4:
             return Proof(False)
-        added = np.where(table.set != 0, np.float32(0), np.float32(fill))
-        return _proof(table, table.set != 0, table.cleared != 0, added, batch, keys)
+        kept, kept_cleared = ((side != 0) != drops for side in (table.set, table.cleared))
+        added = np.where(kept, np.float32(0), np.float32(fill))
+        return _proof(table, kept, kept_cleared, added, batch, keys)
 
     def bias_of(self, value: SSAValue, added: Array) -> SSAValue:
         """What `value` adds to scores as a weight, one for all that read it."""

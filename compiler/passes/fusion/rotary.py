@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from xdsl.dialects.builtin import TensorType, f32
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, TensorType, f32
 from xdsl.ir import BlockArgument, Operation, SSAValue
 from xdsl.irdl import IRDLOperation
 
@@ -115,8 +115,7 @@ def _fuse(scope: Scope, constants: _Constants, value: SSAValue) -> None:
     split = rotation.split
     flat = TensorType(f32, [split.batch, split.tokens, split.heads * split.size])
     first = TensorType(f32, [split.batch, split.tokens, split.heads, split.size])
-    ops: list[IRDLOperation] = []
-    x = rotation.root
+    ops, x, number = _unscaled(rotation.root)
     if not split.tokens_first:
         ops.append(nn.TransposeOp(x, (0, 2, 1, 3), first))
         x = result_of(ops[-1])
@@ -129,7 +128,31 @@ def _fuse(scope: Scope, constants: _Constants, value: SSAValue) -> None:
         ops.append(nn.TransposeOp(result_of(ops[-1]), (0, 2, 1, 3), TensorType(f32, split.shape)))
     if nn.shape_of(result_of(ops[-1])) != nn.shape_of(value):
         ops.append(nn.ReshapeOp(result_of(ops[-1]), TensorType(f32, nn.shape_of(value))))
+    if number is not None:
+        ops += [
+            number,
+            nn.BinaryOp(nn.BinaryKind.MUL, result_of(ops[-1]), number.result, TensorType(f32, nn.shape_of(value))),
+        ]
     scope.replace(owner, ops)
+
+
+def _unscaled(root: SSAValue) -> tuple[list[IRDLOperation], SSAValue, nn.ConstantOp | None]:
+    """The root of a rotation without the number that it is multiplied by, which may as well stand behind the rotation, with
+    the scale of scores; what moves it anew; and the number, if there is one."""
+    chain: list[nn.ReshapeOp | nn.TransposeOp] = []
+    value = root
+    while isinstance(value.owner, nn.ReshapeOp | nn.TransposeOp):
+        chain.append(value.owner)
+        value = value.owner.x
+    step = scaled(value)
+    if step is None:
+        return [], root, None
+    ops: list[IRDLOperation] = []
+    x = step[0]
+    for op in reversed(chain):
+        ops.append(op.clone({op.x: x}))
+        x = result_of(ops[-1])
+    return ops, x, nn.ConstantOp(DenseIntOrFPElementsAttr.from_list(TensorType(f32, []), [step[1]]))
 
 
 def _rotation(scope: Scope, constants: _Constants, value: SSAValue) -> Rotation | None:

@@ -21,7 +21,7 @@ from compiler.frontend.onnx_file import open_onnx
 from compiler.tools.exploring.meter import Head, Meter, fit_head
 from compiler.tools.exploring.models import CALIBRATION, Shapes, lower
 from compiler.tools.exploring.samples import Split
-from compiler.tools.exploring.task import Task, load_task
+from compiler.tools.exploring.task import NEED_CLASSES, NEED_LABELS, Task, load_task
 from compiler.tools.reference import Reference
 from hw_targets.errors import InputError
 
@@ -181,6 +181,19 @@ def fill(bench: Bench, task: Task, splits: Mapping[str, Split], *, trained: bool
     dense = bench.data / "dense.npy"
     if not dense.is_file():
         np.save(dense, reduced(meter, reference.run, splits["dev"], np.arange(splits["dev"].count), size))
+    if task.known_metric in NEED_CLASSES and task.known_metric in NEED_LABELS:
+        scored = np.load(dense).shape[1] if meter.head is None else len(meter.head.weight)
+        for name in ("dev", "test"):
+            _check_labels(splits[name], scored, str(bench.task_file), name)
+
+
+def _check_labels(split: Split, scored: int, where: str, name: str) -> None:
+    """Whether every label is one of the classes that are scored. Raises InputError."""
+    assert split.labels is not None
+    strange = split.labels[(split.labels < 0) | (split.labels >= scored)]
+    if len(strange):
+        message = f"label {strange[0]} of {name} is none of the classes that are scored, 0 to {scored - 1}"
+        raise InputError("HPCC1587", message, where=where, hint=f"correct splits.{name}, or the head")
 
 
 def _calibration(train: Split, count: int) -> dict[str, Array]:
@@ -199,6 +212,9 @@ def _head(task: Task, bench: Bench, meter: Meter, reference: Reference, train: S
     elif train is None or train.labels is None:
         message = "head.kind = 'logistic' is fitted on the split train, which the task does not name"
         raise InputError("HPCC1584", message, where=str(bench.task_file), hint="splits.train, or head.kind = 'file'")
+    elif not np.array_equal(found := np.unique(train.labels), np.arange(len(found))):
+        message = f"the labels of train are {', '.join(map(str, found[:12]))}, not 0 to {len(found) - 1}"
+        raise InputError("HPCC1587", message, where=str(bench.task_file), hint="number the classes from 0 on")
     else:
         rows = reduced(meter, reference.run, train, np.arange(train.count), size)
         head = fit_head(rows, train.labels, task.head.c, task.head.iterations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -76,6 +77,8 @@ class Ledger:
         self.judged: dict[Algorithm, Judged] = {}
         self.trained: dict[Algorithm, Judged] = {}
         self.problems: dict[Algorithm, str] = {}
+        self.failed_before: list[Algorithm] = []
+        """What came to no end in an earlier run of the search: worth another try."""
         self.untrained: dict[Algorithm, str] = {}
         """Why the training of some came to nothing."""
         self.estimates: dict[Algorithm, float] = {}
@@ -88,9 +91,7 @@ class Ledger:
         """The studies of the measurements and of the search."""
         storages = self._optuna.storages
         try:
-            if self._path.is_file():
-                for line in self._path.read_text(encoding="utf-8").splitlines()[:-1]:
-                    json.loads(line)
+            _check_journal(self._path)
             storage = storages.JournalStorage(storages.journal.JournalFileBackend(str(self._path)))
             directions = ["minimize"] if self._sampler == "tpe" else ["minimize", "maximize"]
             make = self._optuna.create_study
@@ -135,7 +136,7 @@ class Ledger:
             if name.startswith(self._judged_name):
                 self.judged.setdefault(_algorithm(name.removeprefix(self._judged_name)), Judged.of(data))
             elif name.startswith(PROBLEM):
-                self.problems[_algorithm(name.removeprefix(PROBLEM))] = data
+                self.failed_before.append(_algorithm(name.removeprefix(PROBLEM)))
             elif name.startswith(UNTRAINED):
                 self.untrained[_algorithm(name.removeprefix(UNTRAINED))] = data
 
@@ -229,13 +230,31 @@ class Ledger:
         states = self._optuna.trial.TrialState
         for trial in self.waiting.pop(candidate):
             if self._sampler == "tpe":
-                for step, value in enumerate(steps):
-                    trial.report(value, step)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="The reported value is ignored")  # of a trial that was cut off
+                    for step, value in enumerate(steps):
+                        trial.report(value, step)
             if values is None:
                 self.study.tell(trial, state=states.PRUNED)
             else:
                 self.study.tell(trial, list(values) if self._sampler == "nsga2" else values[0])
         self.done.add(candidate)
+
+
+def _check_journal(path: Path) -> None:
+    """Before anything is written to it. A last line that was cut off goes: Optuna would write on behind it. Raises
+    ValueError."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    for number, line in enumerate(content[:whole].splitlines(), 1):
+        try:
+            json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    if 0 < whole < len(content):
+        os.truncate(path, whole)
 
 
 def _candidate(data: Mapping[str, Any]) -> Candidate:

@@ -29,7 +29,7 @@ from compiler.tools.exploring.samples import Split, read_splits
 from compiler.tools.exploring.search import Narrator, Search
 from compiler.tools.exploring.spaces import check_costs, cost_of, digests_of, space_of
 from compiler.tools.exploring.task import entry_point, fetch, load_task
-from compiler.tools.exploring.workers import on_one_thread, workers
+from compiler.tools.exploring.workers import Executor, on_one_thread, told, workers
 from compiler.tools.hpcc import installed_version
 from compiler.tools.inputs import role_of
 from compiler.tools.report import text_of
@@ -165,7 +165,7 @@ class Exploring:
             on_one_thread(fill, self.bench, self.task, self.splits, trained=self.course is not None)
             opened.cache_clear()
             host_ms = self._host_ms(ledger)
-            floor = self._floor(ledger)
+            floor = self._floor(ledger, executor)
             limits = Limits(options.max_latency, options.min_accuracy, floor.value)
             search = Search(
                 self.bench,
@@ -251,11 +251,20 @@ class Exploring:
             ledger.note_fact(HOST, known)
         return float(known)
 
-    def _floor(self, ledger: Ledger) -> Any:
-        """What an encoder of zeros scores."""
-        if self.zeros not in ledger.judged:
-            self.narrator.say("the control: an encoder of zeros", 0, 0)
-            ledger.note_judged(self.zeros, on_one_thread(judge, self.bench, self.zeros, None))
+    def _floor(self, ledger: Ledger, executor: Executor) -> Any:
+        """What an encoder of zeros scores; the dense model is judged beside it, the other end of the scale."""
+        missing = [algorithm for algorithm in (self.zeros, self.dense) if algorithm not in ledger.judged]
+        if missing:
+            self.narrator.say("the dense model, and the control: an encoder of zeros", 0, 0)
+        for number, outcome in executor.map(judge, [(self.bench, algorithm, None) for algorithm in missing]):
+            algorithm = missing[number]
+            if not outcome.error:
+                ledger.note_judged(algorithm, outcome.value)
+            elif algorithm == self.dense:
+                ledger.note_problem(algorithm, told(outcome, self.folder))
+            else:
+                message = f"the encoder of zeros cannot be judged: {told(outcome, self.folder)}"
+                raise InputError("HPCC1585", message, where=str(self.folder))
         return ledger.judged[self.zeros].score
 
     def _sensitivity(self) -> Sensitivity:
@@ -275,7 +284,7 @@ class Exploring:
             return None, best
         lines = winners.commands(self.bench, candidate, lessons)
         self.narrator.say("reading the test set", 0, 0)
-        test = on_one_thread(winners.measure_on_test, self.bench, candidate, bundle)
+        test = winners.measure_on_test(self.bench, candidate, bundle, search.executor)
         return winners.Winner(bundle, digest, lines, best.hardware.latency_ms, test), best
 
     def _correct(self, search: Search, chosen: Point, bundle: Path, host_ms: float) -> None:

@@ -17,7 +17,7 @@ from compiler.tools.exploring.hardware import time_on
 from compiler.tools.exploring.ladders import Training, ladders_of
 from compiler.tools.exploring.ledger import Ledger
 from compiler.tools.exploring.measuring import measure_on
-from compiler.tools.exploring.workers import Executor, InProcess, Outcome
+from compiler.tools.exploring.workers import Executor, InProcess, told
 
 WAVE = 4
 """Algorithms judged side by side before the next are looked at: as many whatever the workers."""
@@ -90,6 +90,7 @@ class Search:
                 self._finish_waiting()
             self.ledger.ask_all(self._controls())
             self._finish_waiting()
+        self._judge(self.ledger.failed_before)
         self._train()
         if self.winner() is None:
             self._learn_for_relaxation()
@@ -137,26 +138,25 @@ class Search:
         groups: dict[Algorithm, list[Candidate]] = {}
         for candidate in missing:
             if not self._is_cpu(candidate):
-                groups.setdefault(candidate.algorithm, []).append(candidate)
-        bench, done = self.bench, 0
+                groups.setdefault(_timed_as(candidate.algorithm), []).append(candidate)
+        bench, folder, done = self.bench, self.bench.folder, 0
         what = (bench.model, bench.compiled_shapes)
-        timed = [(*what, a, [c.device for c in group], bench.data, self.host_ms) for a, group in groups.items()]
+        devices = {algorithm: list(dict.fromkeys(c.device for c in group)) for algorithm, group in groups.items()}
+        timed = [(*what, algorithm, names, bench.data, self.host_ms) for algorithm, names in devices.items()]
         for number, outcome in self.executor.map(time_on, timed):
-            group = list(groups.values())[number]
-            found = outcome.value if not outcome.error else [Hardware(problem=self._told(outcome))] * len(group)
-            for candidate, hardware in zip(group, found, strict=True):
-                self.ledger.note_hardware(candidate, hardware)
+            algorithm = list(groups)[number]
+            names, group = devices[algorithm], groups[algorithm]
+            values = outcome.value if not outcome.error else [Hardware(problem=told(outcome, folder))] * len(names)
+            found = dict(zip(names, values, strict=True))
+            for candidate in group:
+                self.ledger.note_hardware(candidate, found[candidate.device])
             done += len(group)
             self.narrator.say("on the devices", done, len(missing))
         measured = [(*what, candidate.algorithm, candidate.device, bench.data) for candidate in cpus]
         for number, outcome in InProcess().map(measure_on, measured):
-            hardware = outcome.value if not outcome.error else Hardware(problem=self._told(outcome), measured=True)
+            hardware = outcome.value if not outcome.error else Hardware(problem=told(outcome, folder), measured=True)
             self.ledger.note_hardware(cpus[number], hardware)
             self.narrator.say("on this machine", done + number + 1, len(missing))
-
-    def _told(self, outcome: Outcome) -> str:
-        """What went wrong, in the same words in whatever folder."""
-        return outcome.error.replace(f"{self.bench.folder}/", "").removeprefix("error: ")
 
     def _is_cpu(self, candidate: Candidate) -> bool:
         return "cpu" in self.space.parts and candidate.device in self.space.parts["cpu"].devices
@@ -180,7 +180,7 @@ class Search:
             calls = [(self.bench, algorithm, limit) for algorithm in wave]
             for number, outcome in self.executor.map(judge, calls):
                 if outcome.error:
-                    self.ledger.note_problem(wave[number], self._told(outcome))
+                    self.ledger.note_problem(wave[number], told(outcome, self.bench.folder))
                 else:
                     self.ledger.note_judged(wave[number], outcome.value)
             best = self.winner()
@@ -247,3 +247,8 @@ class Search:
         first, second, *_ = order_of(self.objective)(point)
         value = float(first) + 1e-3 * float(second) / self.limits.latency_ms + (FAR * (1 + missing) if missing else 0.0)
         return [value, point.score.low], [*steps, value]
+
+
+def _timed_as(algorithm: Algorithm) -> Algorithm:
+    """The algorithm whose cycles are counted: those of random zeros are those of the pattern."""
+    return replace(algorithm, control="") if algorithm.control == RANDOM else algorithm

@@ -41,7 +41,8 @@ def space_of(options: ExploreOptions) -> Space:
 
 def _devices(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Names and files by kind, globs of names resolved."""
-    known = {name: kind for name, kind, _ in list_targets() if kind in PRECISIONS}
+    kinds = {name: kind for name, kind, _ in list_targets()}
+    known = {name: kind for name, kind in kinds.items() if kind in PRECISIONS}
     found: dict[str, str] = {}
     for text in texts:
         if text == "all":
@@ -49,7 +50,10 @@ def _devices(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
         elif any(sign in text for sign in "*?["):
             matching = fnmatch.filter(known, text)
             if not matching:
-                raise UsageError("HPCC2288", f"--targets {text!r} matches none", hint=f"targets: {', '.join(known)}")
+                others = sorted({kinds[name] for name in fnmatch.filter(kinds, text)})
+                untimed = f"is of kind {', '.join(others)}, which a search does not time"
+                message = f"--targets {text!r} {untimed if others else 'matches none'}"
+                raise UsageError("HPCC2288", message, hint=f"targets: {', '.join(known)}")
             found.update((name, known[name]) for name in matching)
         else:
             kind = load_any_target(text).kind

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from hw_targets.errors import HpccError, MissingToolError, UsageError
@@ -25,6 +26,11 @@ class Outcome:
 
     value: Any = None
     error: str = ""
+
+
+def told(outcome: Outcome, folder: Path) -> str:
+    """What went wrong, in the same words in whatever folder."""
+    return outcome.error.replace(f"{folder}/", "").removeprefix("error: ")
 
 
 def attempt(function: Callable[..., Any], arguments: Sequence[Any]) -> Outcome:

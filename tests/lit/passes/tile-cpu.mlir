@@ -3,6 +3,7 @@
 // RUN: hpcc-opt %t.mlir -p 'hpcc-tile-cpu{target="cpu-avx512"},hpcc-verify-stage{stage=tile kind="cpu"}' | filecheck %s
 // RUN: hpcc-opt %t.mlir -p 'hpcc-tile-cpu{target="cpu-avx512-vnni" precision="int8"},hpcc-verify-stage{stage=tile kind="cpu"}' | filecheck %s --check-prefix=BYTES
 // RUN: hpcc-opt %t.mlir -p 'hpcc-tile-cpu{target="cpu-avx512-vbmi" precision="int8"},hpcc-verify-stage{stage=tile kind="cpu"}' | filecheck %s --check-prefix=PICKS
+// RUN: hpcc-opt %t.mlir -p 'hpcc-tile-cpu{target="cpu-amx" precision="int8"},hpcc-verify-stage{stage=tile kind="cpu"}' | filecheck %s --check-prefix=TILES
 
 builtin.module attributes {"hpcc.weights" = "WEIGHTS"} {
   func.func @main(%ids: tensor<1x80xi64>, %mask: tensor<1x80xi64>) -> tensor<1x80x40xf32> attributes {input_names = ["ids", "mask"], output_names = ["y"]} {
@@ -33,6 +34,9 @@ builtin.module attributes {"hpcc.weights" = "WEIGHTS"} {
     // PICKS: hpcc_cpu.linear "layer.0.attn.k" %[[C]], %{{.*}} by bytes
     // PICKS: %[[P:.*]] = hpcc_cpu.quantize %{{.*}} -> !hpcc_cpu.buffer<40 x windows, at 0>
     // PICKS: hpcc_cpu.linear "layer.0.ffn.down" %[[P]], %{{.*}} by picks
+    // Where there are tiles they multiply every weight.
+    // TILES: hpcc_cpu.linear "layer.0.attn.q" %{{.*}}, %{{.*}} by tiles
+    // TILES: hpcc_cpu.linear "layer.0.ffn.down" %{{.*}}, %{{.*}} by tiles
     %d = hpcc_nn.linear "layer.0.ffn.down" %c, %down : tensor<1x80x40xf32>, tensor<40x40xf32> -> tensor<1x80x40xf32>
     %e = hpcc_nn.binary add %d, %x : tensor<1x80x40xf32>, tensor<1x80x40xf32> -> tensor<1x80x40xf32>
     %f = hpcc_nn.activation gelu %e : tensor<1x80x40xf32> -> tensor<1x80x40xf32>

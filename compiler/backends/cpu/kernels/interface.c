@@ -16,6 +16,7 @@ static size_t lay_out(hpcc_model *places, char *begin, int threads) {
   places->tokens_arena = piece(&at, sizeof(float) * TOKENS_MEMORY * COLUMNS);
   places->samples_arena = piece(&at, sizeof(float) * SAMPLES_MEMORY * ROWS);
   places->codes_arena = piece(&at, (size_t)CODE_ROW * CODES_MEMORY * ((COLUMNS + TILE - 1) / TILE));
+  places->blocks = piece(&at, (size_t)BLOCKS_MEMORY * threads);
   places->scores = piece(&at, sizeof(float) * TILE * ((size_t)HPCC_MAX_TOKENS + 4) * threads);
   places->attends = piece(&at, sizeof(float) * COLUMNS * (MASKS + 1));
   places->ids = piece(&at, sizeof(int32_t) * HPCC_MAX_BATCH * HPCC_MAX_TOKENS * (IDS + 1));
@@ -52,6 +53,9 @@ int hpcc_create(hpcc_model **model, void *memory, size_t memory_bytes, const voi
   if ((uintptr_t)memory % HPCC_ALIGNMENT || memory_bytes < hpcc_memory_bytes(threads)) return HPCC_BAD_MEMORY;
   if ((uintptr_t)weights % HPCC_ALIGNMENT || weights_bytes != WEIGHTS_BYTES) return HPCC_BAD_WEIGHTS;
   if (memcmp(weights, weights_header, WEIGHTS_HEADER)) return HPCC_BAD_WEIGHTS;
+#if BLOCKS_MEMORY
+  if (!allow_tiles()) return HPCC_NO_TILES;
+#endif
   hpcc_model *m = memory;
   memset(memory, 0, hpcc_memory_bytes(threads)); /* the padding of buffers is read, though never shown */
   lay_out(m, memory, threads);
@@ -73,8 +77,8 @@ void hpcc_destroy(hpcc_model *m) {
 
 const char *hpcc_error(int status) {
   static const char *const names[] = {"ok",        "bad argument", "bad memory", "bad weights", "bad count",
-                                      "bad shape", "bad size",     "bad id",     "no thread"};
-  return status >= HPCC_OK && status <= HPCC_NO_THREAD ? names[status] : "unknown";
+                                      "bad shape", "bad size",     "bad id",     "no thread",   "no tiles"};
+  return status >= HPCC_OK && status <= HPCC_NO_TILES ? names[status] : "unknown";
 }
 
 void hpcc_profile(hpcc_model *m, double *seconds) { m->seconds = seconds; }

@@ -31,7 +31,8 @@ enum {
   HPCC_BAD_SHAPE,    /* batch or tokens below 1 or above what was compiled */
   HPCC_BAD_SIZE,     /* a tensor has not the bytes that batch and tokens say */
   HPCC_BAD_ID,       /* an id outside its table */
-  HPCC_NO_THREAD     /* the system starts no more threads */
+  HPCC_NO_THREAD,    /* the system starts no more threads */
+  HPCC_NO_TILES      /* the system does not give AMX to this process */
 };
 
 enum { HPCC_ALIGNMENT = 64, HPCC_MAX_THREADS = 64 };

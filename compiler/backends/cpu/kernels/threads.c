@@ -27,7 +27,7 @@ typedef struct {
 
 struct hpcc_model {
   const char *weights;
-  uint8_t *codes_arena;                         /* for int8 */
+  uint8_t *codes_arena, *blocks;                /* for int8; blocks: one area for each worker, where there are tiles */
   float *tokens_arena, *samples_arena, *scores; /* scores: one area for each worker */
   float *attends;                               /* 1 or 0 for each column of tokens */
   int32_t *ids;                                 /* [input of ids][batch x tokens], checked */
