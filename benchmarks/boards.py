@@ -20,14 +20,17 @@ from hw_targets.load import load_target
 BOARDS = tuple(name for name, kind, _ in list_targets() if kind == "fpga")
 MODELS = {"l3": "L3", "tinybert4": "TinyBERT-4L", "l6": "L6", "tinybert6": "TinyBERT-6L", "bertbase": "BERT-base"}
 PATTERNS = ("dense", "hp:0.75")
+OWN = "†"
+"""Marks an array that was sized for the pattern."""
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "BOARDS.md"
 INTRODUCTION = """# Models on every board
 
 Made by `python -m benchmarks.boards --write`; every figure is **simulated**. Milliseconds are those of the accelerator,
 transfers to and from the host apart. *Attained* is the longest of what MATRIX (the multiplications that the pattern
 leaves, without padding), VECTOR and the off-chip memory need alone, by the time simulated; *binds* says which of them it
-is. L3 is paraphrase-MiniLM-L3-v2, L6 all-MiniLM-L6-v2; TinyBERT and BERT-base have random weights, on which cycles do not
-depend. The sizes of the boards are in [TARGETS.md](TARGETS.md).
+is. MAC/cycle and lanes are those of the array for all patterns; a dagger marks figures of one that the compiler sized for
+the pattern instead. L3 is paraphrase-MiniLM-L3-v2, L6 all-MiniLM-L6-v2; TinyBERT and BERT-base have random weights, on which
+cycles do not depend. The sizes of the boards are in [TARGETS.md](TARGETS.md).
 """
 
 
@@ -60,7 +63,8 @@ def rows(model: str, shape: tuple[int, ...], boards: Sequence[str], patterns: Se
             found = variant.roofline
             bounds = {"matrix": found.matrix_ms, "vector": found.vector_ms, "memory": found.memory_ms}
             binds = max(bounds, key=lambda unit: bounds[unit])
-            line += f" {variant.milliseconds:.3f} | {found.attained:.2f} | {binds} |"
+            own = OWN if variant.target.workload is not None else ""
+            line += f" {variant.milliseconds:.3f}{own} | {found.attained:.2f} | {binds} |"
         yield line
 
 

@@ -37,12 +37,13 @@ which resource is short and by how much. `load_target(name_or_path).explain()` t
 * `lanes` is a power of two, chosen together with them: the product of two times, BERT-base dense and with hp:0.75 on 128
   tokens, is least. A time is MATRIX's or VECTOR's, whichever is longer ({dense:,.0f} and {pruned:,.0f} million multiplications,
   {passes:.1f} million lane passes).
-* `multipliers` is 8. For a model whose weights are mostly of one pattern (dense, N:M or HP) the compiler also tries
-  {depths} with every array and all lanes, by what that pattern alone takes: steps and padding of MATRIX for BERT-base's
-  matrices and attentions, VECTOR's passes, the longer of the two and a tenth of the other. That array is a bitstream of
-  its own; it is taken where it needs at most {worthwhile:.0%} of the common array's cycles, and the report then says so, with the
-  candidates. hp:0.9 keeps 3 of 32 inputs: 8 multipliers would mostly wait for the next window, 4 leave room for more cells
-  and lanes. A number in the file is never changed.
+* `multipliers` and `selector` are 8. For a model whose weights are mostly of one pattern (dense, N:M or HP) the compiler also
+  tries {depths} multipliers with every array and all lanes, by what that pattern alone takes: steps
+  and padding of MATRIX for BERT-base's matrices and attentions, VECTOR's passes, the longer of the two and a tenth of the
+  other. Selectors are then as narrow as the model's fine patterns allow, lanes never fewer than the common ones. That array is a bitstream of its own; it is taken
+  where it needs at most {worthwhile:.0%} of the common array's cycles, and the report then says so, with the candidates.
+  hp:0.9 keeps 3 of 32 inputs in groups of 4: 8 multipliers would mostly wait for the next window; 3 with selectors 4:1
+  leave room for more cells and lanes. A number in the file is never changed.
 * The memories then grow by turns until a ceiling, or {limits}.
 * `act_bytes`, `weight_bytes`, `acc_bytes` and `param_bytes` are the sizes of the address spaces of the instruction set
   (see ISA.md), all cores together.

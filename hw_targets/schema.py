@@ -142,7 +142,7 @@ class AcceleratorTable(Strict):
     queue_depth: Annotated[int, Field(ge=2, le=4096)] | Auto = "auto"
     design: DesignTable = DesignTable()
 
-    @field_validator("multipliers", "window", "selector", "lanes")
+    @field_validator("window", "selector", "lanes")
     @classmethod
     def _powers(cls, value: int | str) -> int | str:
         return _is_power_of_two(value)

@@ -32,7 +32,7 @@ from hw_targets.resources import (
     used,
     violations,
 )
-from hw_targets.target import Accelerator, Target, Workload
+from hw_targets.target import RANGES, Accelerator, Target, Workload
 
 DEFAULTS = {"multipliers": 8, "window": 32, "selector": 8, "queue_depth": 32}
 TOKEN_CHOICES = (32, 24, 20, 16, 14, 12, 10, 8, 6, 4, 2, 1)
@@ -40,7 +40,7 @@ OUTPUT_CHOICES = (128, 64, 32, 16, 8, 4, 2, 1)
 # Powers of two, for the tree of sums.
 LANE_CHOICES = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 # Multipliers of an array for one pattern: fewer where a window leaves fewer values, more where it leaves more.
-MULTIPLIER_CHOICES = (16, 8, 4, 2)
+MULTIPLIER_CHOICES = (16, 8, 6, 4, 3, 2)
 # What an array and its lanes are weighed by: millions of multiplications of BERT-base on 128 tokens, dense and with
 # hp:0.75, and of lane passes with fused chains (2.99 a layer), all counted by the simulator.
 DENSE_MACS = 11170.0
@@ -82,15 +82,18 @@ def size(
     common = common or _grow_memories(_fastest(target, asked, None), asked, target)
     if workload is None:
         return common, False
-    own = _fastest(target, asked, workload)
+    own = _fastest(target, asked, workload, common.lanes)
     if cycles(own, workload) > WORTHWHILE * cycles(common, workload):
         return common, False
     return _grow_memories(own, asked, target), True
 
 
-def _fastest(target: Target, asked: Mapping[str, int | None], workload: Workload | None) -> Accelerator:
+def _fastest(
+    target: Target, asked: Mapping[str, int | None], workload: Workload | None, least_lanes: int = 1
+) -> Accelerator:
     """The fastest array that fits, its memories as small as they can be. Raises InfeasibleError where nothing fits."""
-    candidates = sorted(_arrays(target, asked, workload), key=lambda array: _rating(array, workload))
+    arrays = _arrays(target, asked, workload, least_lanes)
+    candidates = sorted(arrays, key=lambda array: _rating(array, workload))
     least: tuple[float, Accelerator] | None = None
     for array in candidates:
         accelerator = _smallest_memories(array, asked, target)
@@ -107,9 +110,15 @@ def _rating(a: Accelerator, workload: Workload | None) -> tuple[float, int, int]
     return cycles(a, workload), a.lanes, _reads_per_cycle(a)
 
 
-def _arrays(target: Target, asked: Mapping[str, int | None], workload: Workload | None) -> Iterator[Accelerator]:
-    """Candidate arrays with memories still of size 0; how many multipliers is only asked for one workload."""
+def _arrays(
+    target: Target, asked: Mapping[str, int | None], workload: Workload | None, least_lanes: int = 1
+) -> Iterator[Accelerator]:
+    """Candidate arrays with memories still of size 0; how many multipliers, and how wide their selectors must be, is only
+    asked for one workload. Its arrays have at least the common one's lanes: what VECTOR has to do depends on no pattern, and
+    models narrower than BERT-base have more of it for each multiplication."""
     fixed = {name: asked[name] or default for name, default in DEFAULTS.items()}
+    if asked["selector"] is None and workload is not None:
+        fixed["selector"] = _selector(workload)
     depths = (fixed["multipliers"],)
     if asked["multipliers"] is None:  # a window feeds them
         choices = depths if workload is None else MULTIPLIER_CHOICES
@@ -117,9 +126,18 @@ def _arrays(target: Target, asked: Mapping[str, int | None], workload: Workload 
     cores = asked["cores"] or target.device.slrs
     for tokens, outputs in product(_choices(asked["tokens"], TOKEN_CHOICES), _choices(asked["outputs"], OUTPUT_CHOICES)):
         for lanes, depth in product(_choices(asked["lanes"], LANE_CHOICES), depths):
+            if lanes < least_lanes:
+                continue
             array = {**fixed, "multipliers": depth, "tokens": tokens, "outputs": outputs, "lanes": lanes}
             memories = {field: 0 for field in FIELD_OF.values()}
             yield Accelerator(cores=cores, design=target.accelerator.design, **memories, **array)
+
+
+def _selector(workload: Workload) -> int:
+    """The narrowest selector that reaches all that one of the model's multipliers chooses from; never wider than the
+    common one, which takes such a group in several reads."""
+    least, most = RANGES["selector"][0], DEFAULTS["selector"]
+    return min(1 << (max(workload.reach, least) - 1).bit_length(), most) if workload.reach else most
 
 
 def _choices(asked: int | None, choices: tuple[int, ...]) -> tuple[int, ...]:
@@ -222,12 +240,16 @@ def _asked(target: Target) -> dict[str, int | None]:
     return {name: None if name in target.auto else getattr(target.accelerator, name) for name in ("cores", *FIELDS)}
 
 
+def _least_lanes(target: Target) -> int:
+    return 1 if target.workload is None else _fastest(target, _asked(target), None).lanes
+
+
 def limit(target: Target) -> Limit | None:
     """What binds the sizing; None where nothing faster could be asked for with what the file fixes."""
     asked, workload = _asked(target), target.workload
     pace = cycles(target.accelerator, workload)
     found: list[tuple[float, int, Limit]] = []
-    for array in _arrays(target, asked, workload):
+    for array in _arrays(target, asked, workload, _least_lanes(target)):
         if cycles(array, workload) < pace:
             larger = _smallest_memories(array, asked, target)
             broken = broken_by(target, larger)
@@ -239,7 +261,8 @@ def limit(target: Target) -> Limit | None:
 def candidates(target: Target) -> Iterator[Accelerator]:
     """The arrays that fit, the fastest for the target's workload first, each with the smallest memories."""
     asked, workload = _asked(target), target.workload
-    for array in sorted(_arrays(target, asked, workload), key=lambda array: _rating(array, workload)):
+    arrays = _arrays(target, asked, workload, _least_lanes(target))
+    for array in sorted(arrays, key=lambda array: _rating(array, workload)):
         accelerator = _smallest_memories(array, asked, target)
         if not broken_by(target, accelerator):
             yield accelerator

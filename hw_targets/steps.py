@@ -19,8 +19,10 @@ def sub_windows(array: Accelerator) -> tuple[int, int]:
     """(inputs of a sub-window, multipliers of a row that serve it).
 
     The selector's reach, or more where a window has more reaches than a row multipliers: then one serves several in turn.
+    All are powers of two, so that a window is whole sub-windows.
     """
-    inputs = min(max(array.selector, ceil_div(array.window, array.multipliers)), array.window)
+    least = ceil_div(array.window, array.multipliers)
+    inputs = min(max(array.selector, 1 << (least - 1).bit_length()), array.window)
     return inputs, max(array.multipliers * inputs // array.window, 1)
 
 

@@ -147,7 +147,10 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Workload:
-    """What an accelerator may be sized for: matrices of one pattern, as their compute layout is described (layout.py)."""
+    """What an accelerator may be sized for: matrices of one pattern, as their compute layout is described (layout.py).
+
+    `reach`: the most inputs that a multiplier has to choose from in any matrix of the model; 0 if that is not known.
+    """
 
     pattern: str
     mode: str
@@ -156,14 +159,15 @@ class Workload:
     block_rows: int = 0
     window: int = 0
     keep: int = 0
+    reach: int = 0
 
     @classmethod
     def from_snapshot(cls, data: Any) -> Workload:
-        """The inverse of `asdict`. Raises TypeError or ValueError for what describes no matrix."""
+        """The inverse of `asdict`; `reach` may be absent. Raises TypeError or ValueError for what describes no matrix."""
         from hw_targets.isa import MatrixMode
         from hw_targets.layout import Layout
 
-        workload = _build(cls, data)
+        workload = _build(cls, {"reach": 0, **data})
         w, ins = workload, 1024
         problem = Layout(MatrixMode(w.mode), 1, ins, w.n, w.m, w.block_rows, w.window, w.keep).problem()
         if problem:
@@ -289,7 +293,7 @@ DESIGN_RANGES: Mapping[str, tuple[int, int]] = {"softmax_shift": (0, 5)}
 """The same of a design."""
 WORDS_OF: Mapping[str, tuple[str, ...]] = {"softmax": ("exact", "streaming"), "probabilities": ("chip", "dram")}
 """What the words of a design may be."""
-POWERS_OF_TWO = ("multipliers", "window", "selector", "lanes")
+POWERS_OF_TWO = ("window", "selector", "lanes")
 MAY_BE_ZERO = (Resources, Decoder, Workload)
 QUANTITY_LIMIT = 1e12
 """Quantities lie between this and its reciprocal, counts below it: what is beyond is damage, and would not compute."""

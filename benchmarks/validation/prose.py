@@ -41,6 +41,8 @@ ABLATION_NOTES = """* *No sparse lanes*: the multipliers have no selectors; the 
   codes are passes of their own, each with its pipeline filled anew. Traffic of the memories on chip is not charged.
 * *Probabilities through DRAM*: `probabilities = "dram"`: they are stored after softmax and loaded before the product with
   V. The scores stay on chip (no instruction stores accumulators), so a machine that spills them too loses more.
+  With the bandwidth of HBM and half of a sequence at a time the way there and back is hidden: VECTOR is the busier unit and
+  has other work meanwhile. A ratio of 0.99 is the luck of a heuristic order, not a gain.
 * *CSR*: the pattern is hp, but the format cannot say so: the array runs it window-synchronously, by its real indices.
 * *One memory channel*: one thirty-second of the bandwidth. *Half the lanes*: half of those that the sizing chose.
 * *Streaming softmax*: `softmax = "streaming"`, ITA's arithmetic ([below](#softmax-exact-and-streaming))."""

@@ -25,6 +25,7 @@ from hw_targets.isa import Activation, MatrixMode, Memory, Norm
 from hw_targets.layout import MATRIX_MODES, Layout
 from runtime import decoders
 from runtime.simulator.machine import POISON, AnyArray, DramRegion, Memories, Watch, read_bf16, write_bf16
+from runtime.simulator.threads import one_thread
 
 Step = Callable[[], None]
 ACTIVATIONS: Mapping[Activation, Callable[[AnyArray], AnyArray]] = {
@@ -219,7 +220,7 @@ class Simulator:
             self.memories.fill(POISON)
         ends = [*self._begins[1:], len(self._steps)]
         steps = self._steps if part is None else self._steps[self._begins[part] : ends[part]]
-        with np.errstate(all="ignore"):  # numbers overflow here as they do on the machine, without a word
+        with one_thread(), np.errstate(all="ignore"):  # numbers overflow as they do on the machine, without a word
             for instruction, step in steps:
                 try:
                     if watch is not None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits  # pyright: ignore[reportMissingTypeStubs]
 
 from compiler.sparsity.patterns import parse_pattern
 from compiler.storage.formats import FORMATS, candidates
@@ -98,6 +99,28 @@ def test_poison_shows_unwritten_reads() -> None:
         sim.run()
         results.append(get(sim, Memory.DRAM, 0x3000, np.float32, (4, OUTS)))
     assert not np.array_equal(*results)
+
+
+def test_products_take_one_thread_and_give_the_others_back() -> None:
+    """Whatever the environment says; a second one mostly spins."""
+
+    class Threads:
+        seen: ClassVar[set[int]] = set()
+
+        def before(self, instruction: Resolved, memories: Memories) -> None:
+            self.seen.update(blas_threads())
+
+        def after(self, instruction: Resolved, memories: Memories) -> None:
+            pass
+
+    with threadpool_limits(2, "blas"):
+        machine("vector.absmax x=0 absmax=512 rows=1 cols=8").run(Threads())
+        assert Threads.seen == {1}
+        assert blas_threads() == {2}
+
+
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
 
 def test_loops_and_tiles() -> None:

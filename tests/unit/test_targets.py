@@ -351,8 +351,8 @@ def test_auto_sizing_keeps_every_ceiling_or_refuses(edits: list[tuple[str, str]]
 
 DENSE = Workload("dense", "dense")
 HP_75 = Workload("hp:rows=64,window=32,keep=16,fine=2:4", "hp", 2, 4, 64, 32, 16)
-HP_90 = Workload("hp:rows=64,window=32,keep=12,fine=1:4", "hp", 1, 4, 64, 32, 12)
-WORKLOADS = (DENSE, HP_75, HP_90, Workload("nm:2:4", "nm", 2, 4), Workload("nm:1:8", "nm", 1, 8))
+HP_90 = Workload("hp:rows=64,window=32,keep=12,fine=1:4", "hp", 1, 4, 64, 32, 12, reach=4)
+WORKLOADS = (DENSE, HP_75, HP_90, Workload("nm:2:4", "nm", 2, 4, reach=4), Workload("nm:1:8", "nm", 1, 8, reach=8))
 
 
 def test_a_pattern_that_starves_the_multipliers_gets_an_array_of_its_own(u280: Target) -> None:
@@ -366,6 +366,22 @@ def test_a_pattern_that_starves_the_multipliers_gets_an_array_of_its_own(u280: T
     assert sizing.cycles(own, HP_90) <= 0.8 * sizing.cycles(common, HP_90)
     resources.check(target)
     assert Target.from_snapshot(json.loads(json.dumps(target.snapshot()))) == target
+
+
+@pytest.mark.parametrize(("reach", "selector"), [(0, 8), (1, 2), (3, 4), (4, 4), (8, 8), (16, 8)])
+def test_selectors_are_no_wider_than_what_the_model_chooses_from(reach: int, selector: int) -> None:
+    """A narrower one leaves LUTs for cells and lanes; one that a file fixes stays."""
+    accelerator = load_target("fpga-u280", replace(HP_90, reach=reach)).accelerator
+    assert accelerator.selector == selector
+    fixed = edited(('selector = "auto"', "selector = 16"))
+    assert parse_target(fixed, where="t.toml", workload=replace(HP_90, reach=reach)).accelerator.selector == 16
+
+
+def test_a_snapshot_from_before_selectors_were_sized_still_loads() -> None:
+    target = load_target("fpga-u280", HP_90)
+    data = json.loads(json.dumps(target.snapshot()))
+    del data["workload"]["reach"]
+    assert Target.from_snapshot(data) == replace(target, workload=replace(HP_90, reach=0))
 
 
 def test_a_pattern_that_the_common_array_suits_keeps_it(u280: Target) -> None:
@@ -383,6 +399,7 @@ def test_an_array_for_a_pattern_pays_and_none_that_fits_is_faster(name: str, wor
     own = sizing.cycles(target.accelerator, workload)
     assert own <= sizing.WORTHWHILE * sizing.cycles(common.accelerator, workload)
     assert own == sizing.cycles(next(sizing.candidates(target)), workload)
+    assert target.accelerator.lanes >= common.accelerator.lanes, "narrower models need them"
     assert not resources.broken_by(target, target.accelerator)
 
 

@@ -73,7 +73,7 @@ def plain_steps(codes: np.ndarray, array: Accelerator) -> int:
     st.integers(1, 200),
     st.fractions(Fraction(1, 200), 1, max_denominator=200),
     st.sampled_from([(1, 2), (2, 8), (3, 16)]),
-    st.sampled_from([(8, 32, 8), (8, 32, 32), (4, 64, 8), (8, 8, 4), (2, 16, 4), (16, 32, 2)]),
+    st.sampled_from([(8, 32, 8), (8, 32, 32), (4, 64, 8), (8, 8, 4), (2, 16, 4), (16, 32, 2), (3, 32, 4)]),
     st.integers(0, 2**20),
 )
 def test_steps_equal_a_plain_loop(
@@ -88,13 +88,16 @@ def test_steps_equal_a_plain_loop(
     passes = -(-outs // (array.outputs * array.cores))
     assert steps >= passes * -(-ins // window)
     assert steps * array.multipliers * array.outputs * array.cores >= layout.kept
-    assert steps <= passes * -(-ins // window) * -(-window // multipliers), "never slower than dense"
+    slowest = -(-window // (1 << multipliers.bit_length() - 1))
+    assert steps <= passes * -(-ins // window) * slowest, "never slower than dense on as many multipliers as are in use"
 
 
 def test_sub_windows() -> None:
     assert sub_windows(ARRAY) == (8, 2)
     assert sub_windows(replace(ARRAY, selector=32)) == (32, 8)
     assert sub_windows(replace(ARRAY, multipliers=2)) == (16, 1)  # two reaches share a multiplier, in turn
+    assert sub_windows(replace(ARRAY, multipliers=3)) == (16, 1)  # the third has nothing to do
+    assert sub_windows(replace(ARRAY, multipliers=12, selector=4)) == (4, 1)
     assert sub_windows(replace(ARRAY, window=8, selector=16)) == (8, 8)
 
 

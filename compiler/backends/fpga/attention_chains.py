@@ -96,14 +96,14 @@ def _spilled_probabilities(c: Context, op: nn.QAttentionOp) -> Buffer | None:
 
 def _attention_of(c: Context, op: nn.QAttentionOp, context: Buffer) -> Attention:
     """What the planning must know."""
-    _, queries, width = nn.shape_of(op.q)
+    sequences, queries, width = nn.shape_of(op.q)
     size = width // op.heads.value.data
     rows = SLOTS * (4 + size * in_dram(c.quantised_of(op.q).codes) + 2 * size * in_dram(context))
     streamed = in_dram(c.quantised_of(op.k).codes) or origin_of(op.v) in c.values
     per_query = op.bias is not None and op.bias_extents[2] > 1
     shared = op.bias is not None and not per_query
     keys, streaming = nn.shape_of(op.k)[1], op.streaming is not None
-    return Attention(queries, keys, size, streamed, rows, 4 * per_query, shared, streaming)
+    return Attention(queries, keys, size, streamed, rows, 4 * per_query, shared, streaming, sequences)
 
 
 @dataclass(frozen=True)

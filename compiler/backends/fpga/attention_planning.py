@@ -24,7 +24,7 @@ PIECE = 64
 class Attention:
     """One head of an attention. `streamed`: its keys and values come from DRAM; `row_bytes`: what a query row takes of
     the activation memory besides its probabilities, `bias_bytes` what a row's addend to one score does there;
-    `shared_bias`: one addend serves all rows."""
+    `shared_bias`: one addend serves all rows; `sequences`: how many there are in the batch."""
 
     queries: int
     keys: int
@@ -35,6 +35,18 @@ class Attention:
     shared_bias: bool = False
     streaming: bool = False
     """The streaming softmax: whole rows, probabilities of one byte."""
+    sequences: int = 1
+
+    def most_rows(self, tokens: int) -> int:
+        """The most query rows of a task: half of a single sequence, in whole blocks of the array's tokens.
+
+        All heads of the first half are then done while those of the second are under way, so that MATRIX has the next
+        layers of one to multiply while VECTOR works on the other. Several sequences do that for each other.
+        """
+        if self.sequences > 1:
+            return self.queries
+        half = max(ceil_div(self.queries, 2), FEWEST_QUERIES)
+        return min(ceil_div(half, tokens) * tokens, self.queries)
 
     @property
     def planes(self) -> int:
@@ -96,7 +108,7 @@ def _fixed_bytes(plan: TilePlan, attention: Attention) -> int:
 def _one_pass(target: Target, plan: TilePlan, attention: Attention) -> AttentionCut:
     a, array = attention, target.accelerator
     by_accumulators = plan.acc_bytes // (SLOTS * ACCUMULATOR * max(a.keys, a.planes * a.size))
-    most = min(plan.queries, max(by_accumulators, 1), a.queries)
+    most = min(plan.queries, max(by_accumulators, 1), a.most_rows(array.tokens))
     row_bytes = a.row_bytes + SLOTS * a.keys * (a.planes + a.bias_bytes)
     rows = _whole_rows(plan.rows(most, row_bytes, _fixed_bytes(plan, a)), array.tokens)
     return AttentionCut(rows, keys_at_once(plan, a), False)

@@ -16,6 +16,7 @@ from compiler.dialects.nn import QLinearOp, shape_of
 from compiler.dialects.storage import StorageAttr
 from hw_targets.errors import InputError
 from hw_targets.isa import MatrixMode
+from hw_targets.layout import SELECT_GROUP, Layout
 from hw_targets.load import load_target
 from hw_targets.target import Target, Workload
 
@@ -38,18 +39,19 @@ def note_machine(module: ModuleOp, target: Target) -> None:
 def workload_of(module: ModuleOp) -> Workload | None:
     """The pattern that most multiplications of the linear layers have; None where no array is sized for that."""
     macs: dict[StorageAttr, int] = {}
-    shapes: dict[StorageAttr, tuple[int, ...]] = {}
+    shapes: dict[StorageAttr, tuple[int, int]] = {}
     for op in module.walk():
         if isinstance(op, QLinearOp) and isinstance(op.weight.type, TensorType):
             encoding = op.weight.type.encoding
             if isinstance(encoding, StorageAttr):
-                shapes[encoding] = shape_of(op.weight)
-                macs[encoding] = macs.get(encoding, 0) + prod(shape_of(op.x)) * shape_of(op.weight)[0]
+                outs, ins = shape_of(op.weight)
+                shapes[encoding] = outs, ins
+                macs[encoding] = macs.get(encoding, 0) + prod(shape_of(op.x)) * outs
     if not macs:
         return None
+    layouts = {encoding: encoding.format.layout(*shape, encoding.pattern) for encoding, shape in shapes.items()}
     most = max(macs, key=lambda encoding: macs[encoding])
-    outs, ins = shapes[most]
-    layout = most.format.layout(outs, ins, most.pattern)
+    layout = layouts[most]
     if layout.mode not in SIZED_FOR:
         return None
     return Workload(
@@ -60,7 +62,13 @@ def workload_of(module: ModuleOp) -> Workload | None:
         block_rows=layout.block_rows,
         window=layout.window,
         keep=layout.keep,
+        reach=max(_reach(other) for other in layouts.values()),
     )
+
+
+def _reach(layout: Layout) -> int:
+    """Inputs that one multiplier chooses from: a group of the fine pattern, as many as there can be where rows differ."""
+    return SELECT_GROUP if layout.mode is MatrixMode.UNSTRUCTURED else layout.m
 
 
 def _noted(module: ModuleOp) -> Workload | None:

@@ -26,12 +26,16 @@ from hw_targets.timing import Cost, cost, transfer
 SKEWS = (0.0, 0.25, 0.5, 1.0, 2.0, 8.0)
 """Shares of one layer's time by which the first tokens of a batch run ahead of the last ones."""
 
-MOST_TASKS = 4096
+MOST_TASKS = 8192
 """Longer programs keep the order that they were tiled in, which rolls up into loops; a list has an instruction a task."""
 
 REACHES = (1 << 30, 32)
 """How many tasks in the tiled order a task may be ahead of the first that has not started: as many as there are, or few
 where memories are so small that many would cut them up."""
+
+PLANNED_REACHES = (128, 32, 4)
+"""The same where what lasts waits for its place in the tiled order: a memory that one large buffer nearly fills has no room
+for it anywhere else."""
 
 
 COUNTED = (Memory.ACC, Memory.ACT, Memory.WEIGHTS, Memory.PARAM)
@@ -207,8 +211,8 @@ def orders(
     """What list scheduling finds with each skew, the fastest first; empty where the memories are too small for any, or
     where the program is too long.
 
-    `tasks` are in an order that computes the right thing; so are those of the results. `placed` buffers have their
-    addresses and take nothing of the `capacity`.
+    `tasks` are in an order that computes the right thing, with addresses for it; those of the results compute the same.
+    `placed` buffers have their addresses and take nothing of the `capacity`.
     """
     if not tasks or len(tasks) > MOST_TASKS:
         return []
@@ -218,12 +222,13 @@ def orders(
     layer = max(ways) / (max(depth) + 1)
     urgencies = [[way - skew * layer * at for way, at in zip(ways, place, strict=True)] for skew in SKEWS]
     found: list[Order] = []
-    for reach in REACHES:
-        listed = (list_schedule(graph, urgency, capacity, reach) for urgency in urgencies)
-        fitting = list(takewhile(lambda order: order is not None, listed))
-        found += [order for order in fitting if order is not None]
-        if len(fitting) == len(SKEWS):
-            break
+    for planned, reaches in ((False, REACHES), (True, PLANNED_REACHES)):
+        for reach in reaches if not found or not planned else ():
+            listed = (list_schedule(graph, urgency, capacity, reach, planned=planned) for urgency in urgencies)
+            fitting = list(takewhile(lambda order: order is not None, listed))
+            found += [order for order in fitting if order is not None]
+            if len(fitting) == len(SKEWS):
+                break
     return sorted(found, key=lambda order: order.cycles)
 
 
@@ -241,10 +246,18 @@ def makespan(tasks: Sequence[Task], target: Target) -> int:
 
 
 def list_schedule(
-    graph: Graph, urgency: Sequence[float], capacity: Mapping[Memory, int], reach: int = REACHES[0]
+    graph: Graph,
+    urgency: Sequence[float],
+    capacity: Mapping[Memory, int],
+    reach: int = REACHES[0],
+    *,
+    planned: bool = False,
 ) -> Order | None:
-    """Start the most urgent task that can start, unit by unit; None where every ready task waits for memory."""
-    return _Scheduler(graph, urgency, capacity, reach).run()
+    """Start the most urgent task that can start, unit by unit; None where every ready task waits for memory.
+
+    `planned`: activations that last lie where they do in the tiled order.
+    """
+    return _Scheduler(graph, urgency, capacity, reach, planned=planned).run()
 
 
 RESERVE = 0.5
@@ -253,8 +266,11 @@ that run far ahead would take the room that what they wait for needs."""
 
 
 class _Scheduler:
-    def __init__(self, graph: Graph, urgency: Sequence[float], capacity: Mapping[Memory, int], reach: int) -> None:
+    def __init__(
+        self, graph: Graph, urgency: Sequence[float], capacity: Mapping[Memory, int], reach: int, *, planned: bool
+    ) -> None:
         self.graph = graph
+        self.planned = planned
         self.urgency = urgency
         self.reach = reach
         self.room = [Room(capacity[memory]) for memory in COUNTED]
@@ -350,7 +366,7 @@ class _Scheduler:
         lasts = not is_streamed(self.graph.tasks[index])
         taken: list[int] = []
         for buffer in new:
-            address = self.room[buffer.memory].take(buffer.size, high=lasts and not buffer.slots)
+            address = self._address(buffer, lasts=lasts and not buffer.slots)
             if address is None:
                 for other, place in zip(new, taken, strict=False):
                     self.room[other.memory].give_back(place, other.size)
@@ -364,6 +380,13 @@ class _Scheduler:
             for user in buffer.users:
                 self.missing[user].remove(buffer)
         return True
+
+    def _address(self, buffer: Buffer, *, lasts: bool) -> int | None:
+        """Room for one buffer, if there is any."""
+        room = self.room[buffer.memory]
+        if self.planned and lasts and buffer.instance.memory is Memory.ACT:
+            return room.take_at(buffer.instance.address, buffer.size)
+        return room.take(buffer.size, high=lasts)
 
     def _one_of_many(self, index: int, buffer: Buffer) -> bool:
         """Whether a temporary is for later: there are as many of its kind as it has slots, and little room for more."""

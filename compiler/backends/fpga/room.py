@@ -5,7 +5,7 @@ Plain Python and numpy: it knows nothing of tasks or buffers.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 import numpy as np
 
@@ -42,8 +42,20 @@ class Room:
         self.free -= size
         return address
 
+    def take_at(self, address: int, size: int) -> int | None:
+        """`size` bytes from `address` on, if they are free, and that address."""
+        hole = bisect_right(self._starts, address) - 1
+        if hole < 0 or self._stops[hole] < address + size:
+            return None
+        rest = [(self._starts[hole], address), (address + size, self._stops[hole])]
+        rest = [(start, stop) for start, stop in rest if start < stop]
+        self._starts[hole : hole + 1] = [start for start, _ in rest]
+        self._stops[hole : hole + 1] = [stop for _, stop in rest]
+        self.free -= size
+        return address
+
     def give_back(self, address: int, size: int) -> None:
-        """Free bytes that `take` returned; they join the holes beside them."""
+        """Free bytes that were taken; they join the holes beside them."""
         hole, stop = bisect_left(self._starts, address), address + size
         if hole < len(self._starts) and self._starts[hole] == stop:
             stop = self._stops[hole]
