@@ -6,14 +6,19 @@ that change and sees the layer take fewer cycles.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from compiler.tools.report import Help, Reason
+from hw_targets.isa import Queue
 from hw_targets.target import Target
 from runtime.ledger import Cause, LayerCycles
 
 MATRIX_SHARE = 0.5
 """From this share of a layer's cycles on, MATRIX itself is what binds it."""
+
+FULL_SHARE = 0.95
+"""From this share of all cycles on, VECTOR is what binds the program: more of anything else gains next to nothing."""
 
 OF_REASON: dict[Reason, Help] = {
     Reason.DENSE: Help.PATTERN,
@@ -31,12 +36,23 @@ OF_REASON: dict[Reason, Help] = {
 """For layers that MATRIX binds. A reason that is a wait has its help from the wait."""
 
 
-def help_of(entry: LayerCycles, reason: Reason, *, decoding: bool = False, full_windows: bool = True) -> Help:
+def vector_is_full(entries: Sequence[LayerCycles]) -> bool:
+    """Whether VECTOR works almost all of a program's cycles."""
+    busy, total = sum(entry.busy[Queue.VECTOR] for entry in entries), sum(entry.total for entry in entries)
+    return busy >= FULL_SHARE * total
+
+
+def help_of(
+    entry: LayerCycles, reason: Reason, *, vector_full: bool = False, decoding: bool = False, full_windows: bool = True
+) -> Help:
     """The change that would help a layer.
 
-    `decoding`: its loads take the decoder's time, not the memory's. `full_windows`: a window has more kept inputs than a
-    row has multipliers, so that keeping fewer would save steps.
+    `vector_full`: the program is bound by VECTOR as a whole. `decoding`: the layer's loads take the decoder's time, not
+    the memory's. `full_windows`: a window has more kept inputs than a row has multipliers, so that keeping fewer would
+    save steps.
     """
+    if vector_full:
+        return Help.LANES
     if entry.cycles[Cause.MATRIX] < MATRIX_SHARE * entry.total:
         waits = {cause: count for cause, count in entry.cycles.items() if cause is not Cause.MATRIX}
         worst = max(waits, key=lambda cause: waits[cause])

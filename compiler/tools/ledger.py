@@ -15,7 +15,7 @@ from compiler.passes.factor import dense_size
 from compiler.passes.sparsify import FACTOR_OF, PRUNABLE, pruning_summary
 from compiler.sparsity.base import Dense, Pattern
 from compiler.storage.choose import rank
-from compiler.tools.helps import MATRIX_SHARE, help_of
+from compiler.tools.helps import MATRIX_SHARE, help_of, vector_is_full
 from compiler.tools.report import EXPLANATIONS, LayerPart, Reason
 from hw_targets.extents import layout_of
 from hw_targets.isa import MatrixMode
@@ -148,6 +148,7 @@ def layer_rows(
     work = _work(program)
     dense_cycles = _shared_by_factors({entry.layer: entry.total for entry in dense or ()}, program.layers())
     rows: list[LayerPart] = []
+    vector_full = vector_is_full(program.layers())
     order = {layer: number for number, layer in enumerate(dict.fromkeys(program.manifest.layers))}
     for entry in sorted(program.layers(), key=lambda entry: order.get(entry.layer, len(order))):
         done = work.get(entry.layer, _Work())
@@ -180,6 +181,7 @@ def layer_rows(
                 help=help_of(
                     entry,
                     reason,
+                    vector_full=vector_full,
                     decoding=done.decoding,
                     full_windows=weight is not None and _kept_per_window(weight, array) > array.multipliers,
                 ),

@@ -150,8 +150,8 @@ def _judge(case: Case, status: int, out: str, err: str, resident: int) -> list[s
     if resident > RESIDENT_BYTES:
         problems.append(f"memory: {resident >> 20} MB")
     lines = [line for line in err.splitlines() if not line.startswith("note: no --inputs")]
-    check = status == 3 and "--check" in case.arguments
-    if status == 0 or check:
+    table = status == 3 and "--check" in case.arguments and bool(out)  # not a target that is itself infeasible
+    if status == 0 or table:
         if lines and not TALKATIVE & set(case.arguments):
             problems.append("success, and something on stderr")
     elif status in range(6) and "traceback" not in problems:

@@ -11,6 +11,7 @@ import pytest
 from compiler.backends.fpga.weights import WeightPlan
 from compiler.sparsity.patterns import Pattern, parse_pattern
 from compiler.tools import summary
+from compiler.tools.helps import help_of, vector_is_full
 from compiler.tools.ledger import Weight, reason_of
 from compiler.tools.report import EXPLANATIONS, HELPS, Help, LayerPart, Reason
 from hw_targets.isa import MatrixMode, Queue
@@ -151,3 +152,15 @@ def test_the_page_tells_the_checks_apart() -> None:
     checks = PAGE.split("## Three checks that are not one", 1)[1]
     for word in ("**simulator**", "**verify**", "**damage**", "made-up inputs", f"{RELATIVE_L2:.2f}", f"{TOKEN_COSINE}"):
         assert word in checks
+
+
+def test_a_full_vector_unit_is_what_binds_every_layer() -> None:
+    """L3 on the u280: a larger array saves half a percent of its cycles, twice the lanes 45."""
+    entry = LayerCycles(
+        "layer.0.ffn.up", dict.fromkeys(Cause, 0) | {Cause.MATRIX: 100}, dict.fromkeys(Queue, 0) | {Queue.VECTOR: 96}
+    )
+    idle = replace(entry, busy=dict.fromkeys(Queue, 0) | {Queue.VECTOR: 90})
+    assert vector_is_full([entry])
+    assert not vector_is_full([entry, idle])
+    assert help_of(entry, Reason.NO_WEIGHTS) is Help.ARRAY
+    assert help_of(entry, Reason.NO_WEIGHTS, vector_full=True) is Help.LANES
