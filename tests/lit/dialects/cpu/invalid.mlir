@@ -16,7 +16,7 @@ func.func @main(%x: !hpcc_cpu.buffer<8 x tokens, at 0>, %w: tensor<4x9xf32>) {
 // -----
 
 func.func @main(%x: !hpcc_cpu.buffer<8 x tokens, at 0>, %w: tensor<4x8xf32>) {
-  // CHECK: the kernel of bytes reads codes
+  // CHECK: the kernels of bytes and tiles read codes
   %y = hpcc_cpu.linear "a" %x, %w by bytes block 64 : i64 then none : !hpcc_cpu.buffer<8 x tokens, at 0>, tensor<4x8xf32> -> !hpcc_cpu.buffer<4 x tokens, at 12>
   func.return
 }
