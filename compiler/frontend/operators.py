@@ -239,6 +239,8 @@ def _tile(n: NodeImport) -> list[SSAValue]:
 
 def _gather(n: NodeImport) -> list[SSAValue]:
     x, indices = n.operand(0), n.operand(1)
+    if not isinstance(nn.element_type_of(indices), IntegerType):
+        raise Unsupported("indices that are no integers")
     shape = nn.shape_of(x)
     axis = n.attribute("axis", 0) % len(shape)
     result = (*shape[:axis], *nn.shape_of(indices), *shape[axis + 1 :])
@@ -250,6 +252,8 @@ def _gather_nd(n: NodeImport) -> list[SSAValue]:
     x, indices = n.operand(0), n.constant(1)
     if indices is None or n.attribute("batch_dims", 0):
         raise Unsupported("batch dimensions")
+    if indices.dtype.kind not in "iu":
+        raise Unsupported("indices that are no integers")
     shape, depth = nn.shape_of(x), indices.shape[-1]
     lead = shape[:depth]
     flat = np.asarray(np.ravel_multi_index(tuple(np.moveaxis(indices % np.array(lead), -1, 0)), lead), np.int64)

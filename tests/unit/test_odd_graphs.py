@@ -40,6 +40,14 @@ def test_an_attribute_of_a_function_outside_of_one(tmp_path: Path) -> None:
     assert error.value.code == "HPCC1016"
 
 
+@pytest.mark.parametrize("op", ["Gather", "GatherND"])
+def test_indices_that_are_no_integers(op: str, tmp_path: Path) -> None:
+    """ONNX has no such node: it is left to ONNX Runtime, which says so."""
+    node = helper.make_node(op, ["x", "places"], ["y"])
+    module = import_onnx(graph(tmp_path / "m.onnx", [node], [4, 4], [4, 4]), {}).module
+    assert not any(isinstance(op, nn.GatherOp) for op in module.walk())
+
+
 def test_a_bound_input_without_entries(tmp_path: Path) -> None:
     model = write(BASE, tmp_path / "model.onnx", symbolic=True)
     with pytest.raises(InputError, match="is empty") as error:
