@@ -167,7 +167,8 @@ class Workload:
         from hw_targets.isa import MatrixMode
         from hw_targets.layout import Layout
 
-        workload = _build(cls, {"reach": 0, **data})
+        missing = {field.name for field in fields(cls)} - set(data)
+        workload = _build(cls, {"reach": 0, **data} if missing == {"reach"} else data)
         w, ins = workload, 1024
         problem = Layout(MatrixMode(w.mode), 1, ins, w.n, w.m, w.block_rows, w.window, w.keep).problem()
         if problem:
