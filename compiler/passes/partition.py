@@ -45,7 +45,9 @@ LEAST_SHARE = 0.0025
 
 
 def host_reason(op: Operation, kind: str = "fpga") -> str | None:
-    """Why a target of a kind does not run an operation, None if it does. Judges the operation alone, not its place."""
+    """Why a target of a kind does not run an operation, None if it does. Judges it and what it reads, not its place."""
+    if kind == "fpga" and not isinstance(op, nn.ReshapeOp) and any(_is_mean(value) for value in op.operands):
+        return "it reads a mean over tokens, which the accelerator gives in fp32 and reads no more"
     match op:
         case nn.EmbeddingOp() | nn.LayerNormOp() | nn.TakeTokenOp() | nn.MeanPoolOp() | nn.RotaryOp() | nn.RmsNormOp():
             return None
@@ -68,6 +70,13 @@ def host_reason(op: Operation, kind: str = "fpga") -> str | None:
             return "a matrix product that is neither a linear layer nor attention"
         case _:
             return f"no accelerator operation computes {_kind(op)}"
+
+
+def _is_mean(value: SSAValue) -> bool:
+    owner = value.owner
+    while isinstance(owner, nn.ReshapeOp):
+        owner = owner.x.owner
+    return isinstance(owner, nn.MeanPoolOp)
 
 
 def completes_linear(op: nn.BinaryOp) -> bool:

@@ -136,3 +136,22 @@ def test_what_crosses_a_border_may_have_no_name_in_the_graph(tmp_path: Path) -> 
     manifest = load_bundle(tmp_path / "out.hpcc").manifest
     named = [border.name for border in (*manifest.inputs, *manifest.outputs)]
     assert sum(":" in name for name in named) == 2
+
+
+@pytest.mark.parametrize("op", ["Gemm", pytest.param("LayerNormalization", marks=pytest.mark.slow)])
+def test_what_reads_a_mean_over_tokens_runs_on_the_host(op: str, tmp_path: Path) -> None:
+    """A classifier over mean embeddings: the accelerator's mean is fp32, its readers take bf16. `hpcc` verifies."""
+    model = build(Encoder(hidden=96, heads=4, intermediate=208, layers=1, head="mean"), 1, 12)
+    mean = model.graph.output[-1].name
+    shapes = {"Gemm": [(2, 96), (2,)], "LayerNormalization": [(96,), (96,)]}[op]
+    random = np.random.default_rng(0)
+    for name, shape in zip(("reader.weight", "reader.bias"), shapes, strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name))
+    options = {"transB": 1} if op == "Gemm" else {"epsilon": 1e-5}
+    model.graph.node.append(helper.make_node(op, [mean, "reader.weight", "reader.bias"], ["read"], "reader", **options))
+    model.graph.output.append(helper.make_tensor_value_info("read", TensorProto.FLOAT, [1, 2 if op == "Gemm" else 96]))
+    onnx.save(model, tmp_path / "model.onnx")
+    done = hpcc(tmp_path / "model.onnx", "--target", TARGET, "-q", "-o", tmp_path / "out.hpcc")
+    assert (done.status, done.err) == (0, "")
+    host = read_json(tmp_path / "out.hpcc" / "report.json")["host_ops"]
+    assert any("mean over tokens" in row["reason"] for row in host), host
