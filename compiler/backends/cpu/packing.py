@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compiler.dialects.cpu import Kernel
+from compiler.sparsity.balanced import TILE_ROWS
 from hw_targets.cpu import CpuTarget
 
 Matrix = NDArray[np.float32]
@@ -28,8 +29,8 @@ WINDOW = 64
 PICK_ROWS = 16
 """Rows that the kernel `picks` computes together: four bytes of a register each."""
 
-TILE_ROWS, TILE_INPUTS = 16, 64
-"""Rows and inputs of a tile of weights in the kernel `tiles`."""
+TILE_INPUTS = 64
+"""Inputs of a tile of weights in the kernel `tiles`; its rows are those that the pattern of such machines shares."""
 
 COST_OF_LISTED_TILE = 2.0
 """Time of a tile of weights with a list of its own, against one whose codes all rows share: 128 shuffles of codes beside

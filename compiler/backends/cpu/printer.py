@@ -178,7 +178,7 @@ class CPrinter:
         then = "NO_ACTIVATION" if activation is cpu.Activation.NONE else activation.name
         residual = "NONE" if op.residual is None else _buffer(op.residual)
         return (
-            f"      {{{packed.kernel.name}, {outs}, {ins}, {packed.block}, {then},\n"
+            f"      {{{outs}, {packed.kernel.name}, {ins}, {packed.block}, {then},\n"
             f"       {self._bias(op)}, {values}, {indices},\n"
             f"       {_buffer(op.x)}, {residual}, {_buffer(op.result)}}},\n"
         )

@@ -98,24 +98,13 @@ static void code_groups(const byte_linear *l, int from, int to, int tile) {
   }
 }
 
-typedef struct {
-  const byte_linear *layers;
-  int chunk;
-} byte_linears;
-
 static void some_byte_rows(hpcc_model *m, const void *arguments, int item, int worker) {
-  const byte_linears *all = arguments;
-  const byte_linear *l = all->layers;
+  const byte_linear *l = layer_of(arguments, &item);
+  const groups g = groups_of(arguments, item, l->outs, 4);
   (void)m, (void)worker;
-  for (int chunks; item >= (chunks = (l->outs + all->chunk - 1) / all->chunk); item -= chunks) l++;
-  const int groups = (l->outs + 3) / 4, end = (item + 1) * all->chunk / 4;
-  for (int tile = 0; tile * TILE < l->y.columns; tile++)
-    code_groups(l, item * all->chunk / 4, end < groups ? end : groups, tile);
+  for (int tile = 0; tile * TILE < l->y.columns; tile++) code_groups(l, g.from, g.to, tile);
 }
 
 STEP run_byte_linears(hpcc_model *m, const byte_linear *layers, int count, int chunk) {
-  const byte_linears all = {layers, chunk};
-  int items = 0;
-  for (int i = 0; i < count; i++) items += (layers[i].outs + chunk - 1) / chunk;
-  parallel(m, some_byte_rows, &all, items);
+  run_layers(m, some_byte_rows, layers, sizeof *layers, count, chunk);
 }

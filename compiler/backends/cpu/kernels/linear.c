@@ -10,7 +10,7 @@ enum { NO_ACTIVATION, GELU, TANH, RELU, GELU_TANH, QUICK_GELU, SILU };
 enum { DENSE, VECTORS, SINGLES };
 
 typedef struct {
-  int kind, outs, ins, block; /* block: inputs in a cache block */
+  int outs, kind, ins, block; /* block: inputs in a cache block */
   int activation;
   const float *bias, *values;
   const uint32_t *starts;  /* first slot of [block][group], then the end of the last; not for DENSE */
@@ -19,6 +19,40 @@ typedef struct {
 } linear;
 
 #define UNROLL _Pragma("GCC unroll 8")
+
+/* Layers of one kind that read the same input, done together: an item is `chunk` rows of one of them, a multiple of every
+ * group's rows. Every kind of layer begins with its number of rows. */
+typedef struct {
+  const char *first;
+  size_t bytes; /* of a layer */
+  int chunk;
+} several_layers;
+
+typedef struct {
+  int from, to;
+} groups;
+
+INLINE int outs_of(const char *layer) { return *(const int *)layer; }
+
+/* The layer of an item, which becomes the item of that layer. */
+INLINE const void *layer_of(const several_layers *all, int *item) {
+  const char *layer = all->first;
+  for (int chunks; *item >= (chunks = (outs_of(layer) + all->chunk - 1) / all->chunk); *item -= chunks) layer += all->bytes;
+  return layer;
+}
+
+/* The groups of `rows` rows in an item of a layer. */
+INLINE groups groups_of(const several_layers *all, int item, int outs, int rows) {
+  const int count = (outs + rows - 1) / rows, end = (item + 1) * all->chunk / rows;
+  return (groups){item * all->chunk / rows, end < count ? end : count};
+}
+
+static void run_layers(hpcc_model *m, work work, const void *layers, size_t bytes, int count, int chunk) {
+  const several_layers all = {layers, bytes, chunk};
+  int items = 0;
+  for (int i = 0; i < count; i++) items += (outs_of(all.first + i * bytes) + chunk - 1) / chunk;
+  parallel(m, work, &all, items);
+}
 
 INLINE void begin_rows(const int R, const int NV, vf acc[PANEL][TILE_VECTORS], const float *bias, const float *residual,
                        const float *y, int first) {
@@ -104,34 +138,23 @@ INLINE void block_of_rows(const int NV, const linear *l, int block, int from, in
   }
 }
 
-typedef struct {
-  const linear *layers;
-  int count, chunk; /* chunk: rows in an item of work, a multiple of every group's rows */
-} linears;
-
 static void some_rows(hpcc_model *m, const void *arguments, int item, int worker) {
-  const linears *all = arguments;
-  const linear *l = all->layers;
+  const linear *l = layer_of(arguments, &item);
+  const int rows = l->kind == DENSE ? PANEL : l->kind == VECTORS ? 4 : 1;
+  const groups g = groups_of(arguments, item, l->outs, rows);
   (void)m, (void)worker;
-  for (int chunks; item >= (chunks = (l->outs + all->chunk - 1) / all->chunk); item -= chunks) l++;
-  const int rows = l->kind == DENSE ? PANEL : l->kind == VECTORS ? 4 : 1, groups = (l->outs + rows - 1) / rows;
-  const int from = item * all->chunk / rows, end = (item + 1) * all->chunk / rows, to = end < groups ? end : groups;
   for (int block = 0; block * l->block < l->ins; block++)
     for (int tile = 0; tile * TILE < l->x.columns; tile++)
       switch (width_of(l->x.columns, tile) / W) {
-      case 1: block_of_rows(1, l, block, from, to, tile); break;
-      case 2: block_of_rows(2, l, block, from, to, tile); break;
-      case 3: block_of_rows(3, l, block, from, to, tile); break;
+      case 1: block_of_rows(1, l, block, g.from, g.to, tile); break;
+      case 2: block_of_rows(2, l, block, g.from, g.to, tile); break;
+      case 3: block_of_rows(3, l, block, g.from, g.to, tile); break;
 #if TILE_VECTORS == 4
-      case 4: block_of_rows(4, l, block, from, to, tile); break;
+      case 4: block_of_rows(4, l, block, g.from, g.to, tile); break;
 #endif
       }
 }
 
-/* Layers that read the same input, together. */
 STEP run_linears(hpcc_model *m, const linear *layers, int count, int chunk) {
-  const linears all = {layers, count, chunk};
-  int items = 0;
-  for (int i = 0; i < count; i++) items += (layers[i].outs + chunk - 1) / chunk;
-  parallel(m, some_rows, &all, items);
+  run_layers(m, some_rows, layers, sizeof *layers, count, chunk);
 }

@@ -106,24 +106,13 @@ static void pick_groups(const pick_linear *l, int from, int to, int tile) {
   if (l->activation && end > begin) activate(l->activation, y + (size_t)begin * vectors * W, (end - begin) * vectors * W);
 }
 
-typedef struct {
-  const pick_linear *layers;
-  int chunk;
-} pick_linears;
-
 static void some_picks(hpcc_model *m, const void *arguments, int item, int worker) {
-  const pick_linears *all = arguments;
-  const pick_linear *l = all->layers;
+  const pick_linear *l = layer_of(arguments, &item);
+  const groups g = groups_of(arguments, item, l->outs, PICK_ROWS);
   (void)m, (void)worker;
-  for (int chunks; item >= (chunks = (l->outs + all->chunk - 1) / all->chunk); item -= chunks) l++;
-  const int groups = (l->outs + PICK_ROWS - 1) / PICK_ROWS, end = (item + 1) * all->chunk / PICK_ROWS;
-  for (int tile = 0; tile * TILE < l->y.columns; tile++)
-    pick_groups(l, item * all->chunk / PICK_ROWS, end < groups ? end : groups, tile);
+  for (int tile = 0; tile * TILE < l->y.columns; tile++) pick_groups(l, g.from, g.to, tile);
 }
 
 STEP run_pick_linears(hpcc_model *m, const pick_linear *layers, int count, int chunk) {
-  const pick_linears all = {layers, chunk};
-  int items = 0;
-  for (int i = 0; i < count; i++) items += (layers[i].outs + chunk - 1) / chunk;
-  parallel(m, some_picks, &all, items);
+  run_layers(m, some_picks, layers, sizeof *layers, count, chunk);
 }

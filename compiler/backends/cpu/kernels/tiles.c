@@ -147,25 +147,15 @@ static void tile_rows(const tile_linear *l, int from, int to, int tile, uint8_t 
     activate(l->activation, tile_of(&l->y, tile) + (size_t)begin * vectors * W, (end - begin) * vectors * W);
 }
 
-typedef struct {
-  const tile_linear *layers;
-  int chunk;
-} tile_linears;
-
 static void some_tile_rows(hpcc_model *m, const void *arguments, int item, int worker) {
-  const tile_linears *all = arguments;
-  const tile_linear *l = all->layers;
-  for (int chunks; item >= (chunks = (l->outs + all->chunk - 1) / all->chunk); item -= chunks) l++;
-  const int groups = (l->outs + TILE_ROWS - 1) / TILE_ROWS, end = (item + 1) * all->chunk / TILE_ROWS;
+  const tile_linear *l = layer_of(arguments, &item);
+  const groups g = groups_of(arguments, item, l->outs, TILE_ROWS);
+  uint8_t *area = m->blocks + (size_t)worker * BLOCKS_MEMORY;
   shape_tiles();
-  for (int tile = 0; tile * TILE < l->y.columns; tile++)
-    tile_rows(l, item * all->chunk / TILE_ROWS, end < groups ? end : groups, tile, m->blocks + (size_t)worker * BLOCKS_MEMORY);
+  for (int tile = 0; tile * TILE < l->y.columns; tile++) tile_rows(l, g.from, g.to, tile, area);
   _tile_release();
 }
 
 STEP run_tile_linears(hpcc_model *m, const tile_linear *layers, int count, int chunk) {
-  const tile_linears all = {layers, chunk};
-  int items = 0;
-  for (int i = 0; i < count; i++) items += (layers[i].outs + chunk - 1) / chunk;
-  parallel(m, some_tile_rows, &all, items);
+  run_layers(m, some_tile_rows, layers, sizeof *layers, count, chunk);
 }
