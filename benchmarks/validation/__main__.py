@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from hw_targets.load import load_target
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "VALIDATION.md"
-FIGURES = ROOT / "build" / "validation"
 BOARD = "fpga-u280"
 MODELS = ("BERT-base", "L3", "L6")
 FORM_MODELS = (("BERT-base", "dense"), ("BERT-base", "hp:0.75"), ("BERT-base", "nm:2:8"))
@@ -117,22 +116,36 @@ def softmax_text(figures: Any) -> str:
     return "\n".join(lines)
 
 
-SECTIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], str]]] = {
-    "closed-forms": (make_closed_forms, closed_forms_text),
-    "ablations": (make_ablations, ablations_text),
-    "published": (make_published, published_text),
-    "speeds": (make_speeds, speeds_text),
-    "softmax": (make_softmax, softmax_text),
+@dataclass(frozen=True)
+class Section:
+    """How its figures are made, how they are told, and the prose that begins with its heading."""
+
+    make: Callable[[], Any]
+    text: Callable[[Any], str]
+    prose: str
+
+
+SECTIONS: dict[str, Section] = {
+    "closed-forms": Section(make_closed_forms, closed_forms_text, prose.CLOSED_FORMS),
+    "ablations": Section(make_ablations, ablations_text, prose.ABLATIONS),
+    "published": Section(make_published, published_text, prose.PUBLISHED),
+    "speeds": Section(make_speeds, speeds_text, prose.SPEEDS),
+    "softmax": Section(make_softmax, softmax_text, prose.SOFTMAX),
 }
 
 
-def page() -> str:
-    """The page from the figures that are there; what was never made is named as missing."""
+def page(made: dict[str, Any], before: str) -> str:
+    """The page of the sections that were made now; the others as they stand in `before`, or named as missing."""
+    stood = {heading_of(part): part for part in re.split(r"^(?=## )", before, flags=re.MULTILINE)[1:]}
     parts = [prose.HEAD]
-    for name, (_, text) in SECTIONS.items():
-        path = FIGURES / f"{name}.json"
-        parts.append(text(json.loads(path.read_text())) if path.exists() else prose.MISSING.format(name=name))
+    for name, section in SECTIONS.items():
+        missing = prose.MISSING.format(name=name)
+        parts.append(section.text(made[name]) if name in made else stood.get(heading_of(section.prose), missing))
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def heading_of(section: str) -> str:
+    return section.split("\n", 1)[0]
 
 
 def main() -> int:
@@ -140,12 +153,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections to make anew")
     parser.add_argument("-o", "--output", type=Path, default=PAGE, help="default: docs/VALIDATION.md")
     options = parser.parse_args()
-    FIGURES.mkdir(parents=True, exist_ok=True)
+    made: dict[str, Any] = {}
+    before = options.output.read_text(encoding="utf-8") if options.output.exists() else ""
     try:
         for name in options.only:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            (FIGURES / f"{name}.json").write_text(json.dumps(SECTIONS[name][0](), indent=1) + "\n")
-            options.output.write_text(page(), encoding="utf-8")
+            made[name] = SECTIONS[name].make()
+            options.output.write_text(page(made, before), encoding="utf-8")
     except HpccError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

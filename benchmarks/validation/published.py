@@ -6,13 +6,13 @@ clocks, power) is an assumption of ours and named so.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.validation import prepared
 from compiler.tools.variants import Prepared, Variant
-from hw_targets import resources
-from hw_targets.load import load_target
+from hw_targets.load import load_target, parse_target, target_files
 from hw_targets.target import Clock, Target
 
 OPERATIONS_PER_MAC = 2
@@ -34,12 +34,16 @@ def gops(variant: Variant) -> float:
     return OPERATIONS_PER_MAC * variant.timing.macs_dense / (variant.milliseconds * 1e6)
 
 
-def array(target: Target, *, mhz: float, tokens: int, outputs: int, lanes: int, multipliers: int = 8) -> Target:
-    """The board with an array of our choice; its memories stay. Raises InfeasibleError where it does not fit."""
-    accelerator = replace(target.accelerator, tokens=tokens, outputs=outputs, lanes=lanes, multipliers=multipliers)
-    made = replace(target, accelerator=accelerator, clock=Clock(mhz), auto=())
-    resources.check(made)
-    return made
+def array(board: str, *, mhz: float, tokens: int, outputs: int, lanes: int, multipliers: int = 8) -> Target:
+    """The board with an array of our choice, as a user would write it: its file with these fields fixed, the memories
+    sized around them. Raises InfeasibleError where it does not fit."""
+    text = target_files()[board].read_text(encoding="utf-8")
+    asked = {"cores": 1, "tokens": tokens, "outputs": outputs, "lanes": lanes, "multipliers": multipliers}
+    for field, value in asked.items():
+        text, found = re.subn(rf'^{field} = "auto"$', f"{field} = {value}", text, flags=re.MULTILINE)
+        if found != 1:
+            raise ValueError(f"{board}: {field} is not sized")
+    return replace(parse_target(text, where=board), clock=Clock(mhz))
 
 
 def machine(target: Target) -> str:
@@ -61,7 +65,7 @@ def rows(bert: Path, small: Path) -> list[Row]:
 
 
 def tataa(dense: Prepared) -> Row:
-    target = array(load_target("fpga-u280"), mhz=300, tokens=20, outputs=16, lanes=64)
+    target = array("fpga-u280", mhz=300, tokens=20, outputs=16, lanes=64)
     variant = dense.on(target)
     busy = variant.roofline
     return Row(
@@ -103,7 +107,7 @@ def sta(bert: Path, shape: tuple[int, int]) -> list[Row]:
         ("STA-4", "392 GOPS", "nm:2:8", 8),
         ("STA-8", "523 GOPS", "nm:1:8", 8),
     ):
-        target = array(load_target("fpga-zcu104"), mhz=200, tokens=16, outputs=outputs, lanes=16)
+        target = array("fpga-zcu104", mhz=200, tokens=16, outputs=outputs, lanes=16)
         variant = prepared(bert, shape, spec).on(target)
         found.append(
             Row(

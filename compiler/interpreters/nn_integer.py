@@ -7,7 +7,7 @@ import numpy as np
 from compiler.dialects import nn
 from compiler.interpreters.evaluate import Array, meaning_of
 from compiler.weights import WeightStore
-from hw_targets import decoder_numerics, numerics
+from hw_targets import activations, decoder_numerics, numerics
 
 
 def _rows(x: Array) -> Array:
@@ -45,7 +45,7 @@ def _layer_norm(op: nn.LayerNormOp, args: list[Array], store: WeightStore) -> li
 
 @meaning_of(nn.ActivationOp, bf16=True)
 def _activation(op: nn.ActivationOp, args: list[Array], store: WeightStore) -> list[Array]:
-    return [numerics.ACTIVATIONS[op.kind.data.value](args[0])]
+    return [activations.ACTIVATIONS[op.kind.data.value](args[0])]
 
 
 @meaning_of(nn.MeanPoolOp, bf16=True)

@@ -17,14 +17,14 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, row_stride
 from compiler.module import main_function
 from compiler.weights import WeightStore
-from hw_targets import decoder_numerics, numerics, streaming_softmax
+from hw_targets import activations, decoder_numerics, numerics, streaming_softmax
 from hw_targets.isa import Activation, MatrixMode, Norm
 
 Array = NDArray[Any]
 ELEMENTS: dict[str, type[np.generic]] = {"i8": np.int8, "i32": np.int32, "f32": np.float32, "bf16": np.float32}
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     Activation.NONE.value: lambda x: x,
-    **numerics.ACTIVATIONS,
+    **activations.ACTIVATIONS,
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hw_targets import decoder_numerics, numerics, streaming_softmax
+from hw_targets import activations, decoder_numerics, numerics, streaming_softmax
 from hw_targets.check import accesses
 from hw_targets.codec import Resolved
 from hw_targets.errors import HpccError, InputError
@@ -29,7 +29,7 @@ from runtime.simulator.threads import one_thread
 
 Step = Callable[[], None]
 ACTIVATIONS: Mapping[Activation, Callable[[AnyArray], AnyArray]] = {
-    Activation(name): function for name, function in numerics.ACTIVATIONS.items()
+    Activation(name): function for name, function in activations.ACTIVATIONS.items()
 }
 ACTIVATION_WORDS = tuple(Activation)
 NORM_WORDS = tuple(Norm)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw_targets import numerics
+from hw_targets import activations, numerics
 from tests.golden import scalar_reference as scalar
 
 PAGE = Path(__file__).parents[2] / "docs" / "NUMERICS.md"
@@ -459,7 +459,7 @@ PIECEWISE = ["gelu", "tanh", "gelu_tanh", "quick_gelu", "silu"]
 
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_coefficients_are_the_correctly_rounded_ones(name):
-    table = getattr(numerics, f"{name}_coefficients")()
+    table = getattr(activations, f"{name}_coefficients")()
     assert_same_bits(table, scalar.coefficients(name))
 
 
@@ -470,22 +470,22 @@ def test_piecewise_form_against_the_table_exhaustively(name):
     """All 65,536 arguments: the scalar piecewise form in fractions gives the table, bit for bit."""
     function = getattr(scalar, name)
     x = every_bf16()
-    got = numerics.ACTIVATIONS[name](x)
+    got = activations.ACTIVATIONS[name](x)
     assert_same_bits(got, [function(number(v)) for v in x])
 
 
 @pytest.mark.parametrize("name", PIECEWISE)
 def test_table_is_the_piecewise_form_for_every_argument(name):
     x = every_bf16()
-    piecewise = getattr(numerics, f"{name}_piecewise")(x)
-    got = numerics.ACTIVATIONS[name](x)
+    piecewise = getattr(activations, f"{name}_piecewise")(x)
+    got = activations.ACTIVATIONS[name](x)
     np.testing.assert_array_equal(got.view(np.uint32), piecewise.view(np.uint32))
 
 
 def test_relu():
     x = np.array([-1.0, -0.0, 2.5, np.inf, -np.inf], np.float32)
     expected = np.array([0, 0, 2.5, np.inf, 0], np.float32)
-    assert numerics.relu(x).view(np.uint32).tolist() == expected.view(np.uint32).tolist()
+    assert activations.relu(x).view(np.uint32).tolist() == expected.view(np.uint32).tolist()
 
 
 def finite_arguments():
@@ -497,7 +497,7 @@ def test_gelu_accuracy_against_erf():
     """Against x (1 - erf(-x / sqrt 2)) / 2: at most half a bf16 unit, plus 2.0e-6 of the piecewise form."""
     x = finite_arguments().astype(np.float64)
     exact = np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x])
-    error = np.abs(numerics.gelu(x.astype(np.float32)) - exact)
+    error = np.abs(activations.gelu(x.astype(np.float32)) - exact)
     half_unit = np.abs(exact) * 2.0**-8
     assert (error - half_unit).max() <= 2.0e-6
     assert error[np.abs(x) <= 8].max() <= 2.0**-6
@@ -515,7 +515,7 @@ def test_accuracy_of_the_other_gates(name):
     """At most half a bf16 unit, plus 4e-5 of the piecewise form."""
     x = finite_arguments().astype(np.float64)
     exact = np.array([EXACT[name](v) for v in x])
-    error = np.abs(numerics.ACTIVATIONS[name](x.astype(np.float32)) - exact)
+    error = np.abs(activations.ACTIVATIONS[name](x.astype(np.float32)) - exact)
     assert (error - np.abs(exact) * 2.0**-8).max() <= 4e-5
 
 
@@ -523,14 +523,14 @@ def test_tanh_accuracy():
     x = finite_arguments()
     exact = np.tanh(x.astype(np.float64))
     rounded = numerics.bf16(exact.astype(np.float32))
-    assert np.abs(numerics.tanh(x) - exact).max() <= 2.0**-9
-    np.testing.assert_array_equal(numerics.tanh(x), rounded)
+    assert np.abs(activations.tanh(x) - exact).max() <= 2.0**-9
+    np.testing.assert_array_equal(activations.tanh(x), rounded)
 
 
 def test_activations_of_what_is_no_number():
     x = np.array([np.inf, -np.inf, np.nan, -0.0], np.float32)
-    assert numerics.bf16_bits(numerics.gelu(x)).tolist() == [0x7F80, 0, 0x7FC0, 0]
-    assert numerics.bf16_bits(numerics.tanh(x)).tolist() == [0x3F80, 0xBF80, 0x7FC0, 0]
+    assert numerics.bf16_bits(activations.gelu(x)).tolist() == [0x7F80, 0, 0x7FC0, 0]
+    assert numerics.bf16_bits(activations.tanh(x)).tolist() == [0x3F80, 0xBF80, 0x7FC0, 0]
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
@@ -545,11 +545,11 @@ def hex_block(title):
 
 def test_the_page_prints_the_tables():
     assert hex_block("A.1") == numerics.exp2_table().tolist() == [scalar.exp2_entry(f) for f in range(256)]
-    assert hex_block("A.2") == numerics.gelu_coefficients().view(np.uint32).reshape(-1).tolist()
-    assert hex_block("A.3") == numerics.tanh_coefficients().view(np.uint32).reshape(-1).tolist()
-    assert hex_block("A.4") == numerics.gelu_tanh_coefficients().view(np.uint32).reshape(-1).tolist()
-    assert hex_block("A.5") == numerics.quick_gelu_coefficients().view(np.uint32).reshape(-1).tolist()
-    assert hex_block("A.6") == numerics.silu_coefficients().view(np.uint32).reshape(-1).tolist()
+    assert hex_block("A.2") == activations.gelu_coefficients().view(np.uint32).reshape(-1).tolist()
+    assert hex_block("A.3") == activations.tanh_coefficients().view(np.uint32).reshape(-1).tolist()
+    assert hex_block("A.4") == activations.gelu_tanh_coefficients().view(np.uint32).reshape(-1).tolist()
+    assert hex_block("A.5") == activations.quick_gelu_coefficients().view(np.uint32).reshape(-1).tolist()
+    assert hex_block("A.6") == activations.silu_coefficients().view(np.uint32).reshape(-1).tolist()
 
 
 # ---- tiling ---------------------------------------------------------------------------------------------------------
@@ -570,7 +570,7 @@ def test_rows_may_be_split_anywhere(cuts):
         acc = numerics.matmul_i32(x[rows], w)
         y = numerics.finish(acc, row_scale[rows], col_scale, bias, None)
         normed = numerics.layer_norm(y, gamma, beta, 1e-12)
-        q, q_scale = numerics.quantize_rows(numerics.gelu(normed), 32)
+        q, q_scale = numerics.quantize_rows(activations.gelu(normed), 32)
         scores = numerics.matmul_i32(q[:, :32], x[:, :32])
         p, total = numerics.softmax(scores, q_scale[:, 0], row_scale, 0.2, mask)
         out = numerics.context(numerics.matmul_i32(p, np.ascontiguousarray(x[:, :8].T)), total, np.float32(0.01))

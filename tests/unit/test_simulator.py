@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_info, threadpool_limits  # pyright: ignore[
 
 from compiler.sparsity.patterns import parse_pattern
 from compiler.storage.formats import FORMATS, candidates
-from hw_targets import numerics
+from hw_targets import activations, numerics
 from hw_targets.asm import assemble
 from hw_targets.check import Semaphore, check_program
 from hw_targets.codec import Place, Resolved, expand
@@ -196,7 +196,7 @@ def test_finish(norm: int, smoothed: int, activation: str, residual: bool) -> No
     sim.run()
     y = numerics.finish(acc, row_scale, columns[0], columns[1], added if residual else None)
     y = numerics.layer_norm(y, columns[2], columns[3], 1e-12) if norm else numerics.bf16(y)
-    y = {"none": lambda v: v, "gelu": numerics.gelu, "tanh": numerics.tanh, "relu": numerics.relu}[activation](y)
+    y = {"none": lambda v: v, "gelu": activations.gelu, "tanh": activations.tanh, "relu": activations.relu}[activation](y)
     codes, scale = numerics.quantize_rows(y, 8, columns[4] if smoothed else None)
     np.testing.assert_array_equal(read_bf16(get(sim, Memory.ACT, 0x400, np.uint16, (3, 16), 48)), y)
     np.testing.assert_array_equal(get(sim, Memory.ACT, 0x800, np.int8, (3, 16), 20), codes)
