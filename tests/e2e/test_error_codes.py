@@ -11,6 +11,7 @@ from hw_targets.errors import HpccError
 from tests.e2e import (
     error_cases_buckets,
     error_cases_compiler,
+    error_cases_exploring,
     error_cases_export,
     error_cases_gpu,
     error_cases_interop,
@@ -33,6 +34,7 @@ PARTS = (
     error_cases_machine,
     error_cases_training,
     error_cases_workloads,
+    error_cases_exploring,
 )
 CASES = {name: case for part in PARTS for name, case in part.CASES.items()}
 SMALL = Encoder(hidden=32, heads=2, intermediate=48, layers=1, vocabulary=50)

@@ -38,10 +38,12 @@ class Head:
         """Raises InputError for a file without a classifier."""
         try:
             with np.load(path, allow_pickle=False) as data:
+                missing = [name for name in ("weight", "bias") if name not in data]
+                if missing:
+                    raise ValueError(f"it has no {' and no '.join(missing)}")
                 return cls(np.asarray(data["weight"], np.float64), np.asarray(data["bias"], np.float64))
         except Exception as error:  # numpy, zipfile and zlib have errors of their own
-            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            raise InputError("HPCC1577", f"cannot read the head: {reason}", where=str(path)) from error
+            raise InputError("HPCC1577", f"cannot read the head: {error}", where=str(path)) from error
 
 
 def fit_head(rows: Array, labels: Array, c: float, iterations: int) -> Head:
