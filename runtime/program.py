@@ -26,6 +26,7 @@ from runtime.bundle import Bundle, load_bundle, save_bundle
 from runtime.host import HostSegment
 from runtime.ledger import LayerCycles, Roofline, attribute, roofline
 from runtime.manifest import BorderEntry, DeviceEntry, Manifest, TensorEntry
+from runtime.samples import joined
 from runtime.simulator.functional import DEFAULTS, Options, Simulator
 from runtime.simulator.machine import DramRegion, Watch, read_bf16, write_bf16
 from runtime.simulator.timing import Timing, simulate_timing
@@ -159,7 +160,7 @@ class Program:
                     message = f"output {entry.name!r} has shape {values[entry.name].shape}, the manifest says {entry.shape}"
                     raise InputError("HPCC1256", message)
                 collected[entry.name].append(values[entry.name])
-        outputs = {entry.name: _join(entry, collected[entry.name], batch, samples) for entry in given_back}
+        outputs = {entry.name: joined(entry, collected[entry.name], batch, samples) for entry in given_back}
         simulated = seconds.pop("device")
         return RunResult(outputs, self._timing.total, -(-samples // batch), simulated, seconds)
 
@@ -310,12 +311,3 @@ def _chunk(array: AnyArray, start: int, batch: int) -> AnyArray:
     if len(part) == batch:
         return part
     return np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
-
-
-def _join(entry: TensorEntry | BorderEntry, parts: list[AnyArray], batch: int, samples: int) -> AnyArray:
-    if samples == batch:
-        return parts[0]
-    if not entry.shape or entry.shape[0] != batch:
-        message = f"output {entry.name!r} of shape {entry.shape} has no axis of samples"
-        raise InputError("HPCC1258", message, hint="give exactly one compiled batch of inputs")
-    return np.concatenate(parts)[:samples]

@@ -393,7 +393,10 @@ class Session(ABC):
         for batch in self.batches:
             for name, value in reference.run(batch).items():
                 parts.setdefault(name, []).append(value)
-        return {name: np.concatenate(values)[: len(outputs[name])] for name, values in parts.items()}
+        return {
+            name: values[0] if len(values) == 1 and not outputs[name].ndim else np.concatenate(values)[: len(outputs[name])]
+            for name, values in parts.items()
+        }
 
 
 def _asked_pattern(spec: str | None, kind: str) -> Pattern | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hw_targets.errors import InputError
 from runtime.host import HostSegment
 from runtime.manifest import DeviceEntry, TensorEntry
+from runtime.samples import joined
 from runtime.steps.files import CheckedFiles
 from runtime.steps.manifest import StepsManifest
 
@@ -89,7 +90,10 @@ class BatchProgram(ABC, Generic[B]):
             host.append(taken[1])
             for name, found in parts.items():
                 found.append(values[name])
-        outputs = {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in parts.items()}
+        outputs = {
+            entry.name: found[0] if len(found) == 1 else joined(entry, found, self.entries.batch, samples)
+            for entry, found in zip(self.entries.model_outputs, parts.values(), strict=True)
+        }
         return BatchResult(outputs, tuple(device), tuple(host))
 
     def _run_batch(self, values: dict[str, AnyArray]) -> tuple[float, float]:

@@ -17,6 +17,9 @@ from compiler.tools.stages import new_context
 from hw_targets.errors import InputError
 from hw_targets.storage import BASIS
 from runtime.compare import compare, read_reports
+from runtime.manifest import TensorEntry
+from runtime.samples import joined
+from tests.e2e.harness import hpcc as run_tool
 from tests.graphs import Encoder, write
 
 BASE = Encoder(hidden=96, heads=4, intermediate=208, layers=1, head="pooler")
@@ -89,3 +92,18 @@ def test_bundles_are_compared_with_a_layer_of_two_factors(tmp_path: Path) -> Non
         del layer["op"]
     with pytest.raises(InputError, match="different models"):
         compare(dense, low)
+
+
+def test_one_figure_of_a_whole_batch(tmp_path: Path) -> None:
+    """A loss: compared like every output, and of one batch only."""
+    node = helper.make_node("ReduceMean", ["x"], ["y"], keepdims=0)
+    model = graph(tmp_path / "m.onnx", [node], [2, 4], [])
+    done = run_tool(model, "--target", "fpga-u280", "-q", "-o", tmp_path / "out")
+    assert (done.status, done.err) == (0, "")
+    entry = TensorEntry(name="y", dtype="float32", shape=())
+    batch = np.array(2.5, np.float32)
+    assert joined(entry, [batch], 2, 2) is batch
+    for samples in (1, 3):
+        with pytest.raises(InputError, match="no axis of samples") as error:
+            joined(entry, [batch, batch][: samples // 2 + 1], 2, samples)
+        assert error.value.code == "HPCC1258"
