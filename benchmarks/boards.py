@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.pages import page_of, sections_of
 from benchmarks.workloads import generated_model, l3_model, l6_model
 from compiler.tools.variants import prepare
 from hw_targets.catalogue import list_targets
@@ -68,17 +69,8 @@ def rows(model: str, shape: tuple[int, ...], boards: Sequence[str], patterns: Se
         yield line
 
 
-def chapters(models: Sequence[str], shape: tuple[int, ...], boards: Sequence[str], patterns: Sequence[str]) -> Iterator[str]:
-    """The lines of all tables, each with its heading."""
-    for model in models:
-        try:
-            table = rows(model, shape, boards, patterns)
-            first = next(table)
-        except HpccError as error:
-            print(f"{model}: skipped, {error.message}", file=sys.stderr)
-            continue
-        yield from ("", f"## {MODELS.get(model, Path(model).name)}, {' x '.join(map(str, shape))} tokens", "", first)
-        yield from table
+def heading(model: str, shape: tuple[int, ...]) -> str:
+    return f"## {MODELS.get(model, Path(model).name)}, {' x '.join(map(str, shape))} tokens"
 
 
 def main() -> int:
@@ -87,15 +79,23 @@ def main() -> int:
     parser.add_argument("--shape", default="1x128", help="batch x tokens (default 1x128)")
     parser.add_argument("--boards", nargs="+", default=BOARDS, help="default: all")
     parser.add_argument("--patterns", nargs="+", default=PATTERNS, help=f"default: {' '.join(PATTERNS)}")
-    parser.add_argument("--write", action="store_true", help="also write docs/BOARDS.md")
+    parser.add_argument("--write", action="store_true", help="also into docs/BOARDS.md, whose other tables stay")
     options = parser.parse_args()
     shape = tuple(int(extent) for extent in options.shape.split("x"))
-    lines: list[str] = []
-    for line in chapters(options.models, shape, options.boards, options.patterns):
-        lines.append(line)
-        print(line, flush=True)
+    made = sections_of(PAGE.read_text(encoding="utf-8")) if options.write else {}
+    for model in options.models:
+        lines = [heading(model, shape), ""]
+        print("\n".join(("", *lines)), flush=True)
+        try:
+            for line in rows(model, shape, options.boards, options.patterns):
+                lines.append(line)
+                print(line, flush=True)
+        except HpccError as error:
+            print(f"{model}: skipped, {error.message}", file=sys.stderr)
+            continue
+        made[lines[0]] = "\n".join(lines)
     if options.write:
-        PAGE.write_text(INTRODUCTION + "\n".join(lines) + "\n", encoding="utf-8")
+        PAGE.write_text(page_of(INTRODUCTION, made), encoding="utf-8")
     return 0
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import platform
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import heading_of, page_of, sections_of
 from benchmarks.validation import ablations, closed_forms, peers, prepared, prose, published
 from benchmarks.workloads import generated_model, l3_model, l6_model, tokenizer
 from hw_targets.errors import HpccError
@@ -136,16 +136,12 @@ SECTIONS: dict[str, Section] = {
 
 def page(made: dict[str, Any], before: str) -> str:
     """The page of the sections that were made now; the others as they stand in `before`, or named as missing."""
-    stood = {heading_of(part): part for part in re.split(r"^(?=## )", before, flags=re.MULTILINE)[1:]}
-    parts = [prose.HEAD]
+    stood = sections_of(before)
+    parts: dict[str, str] = {}
     for name, section in SECTIONS.items():
         missing = prose.MISSING.format(name=name)
-        parts.append(section.text(made[name]) if name in made else stood.get(heading_of(section.prose), missing))
-    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
-
-
-def heading_of(section: str) -> str:
-    return section.split("\n", 1)[0]
+        parts[name] = section.text(made[name]) if name in made else stood.get(heading_of(section.prose), missing)
+    return page_of(prose.HEAD, parts)
 
 
 def main() -> int:
