@@ -37,7 +37,7 @@ from hw_targets.extents import layout_of
 from hw_targets.load import load_target
 from hw_targets.target import Target
 from runtime.ledger import LayerCycles, Roofline, attribute, roofline
-from runtime.simulator.functional import LoadedWeights
+from runtime.simulator.loaded_weights import LoadedWeights
 from runtime.simulator.timing import Timing, simulate_timing
 
 

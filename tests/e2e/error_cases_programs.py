@@ -29,7 +29,8 @@ from runtime.cpu.program import CpuProgram
 from runtime.host import HostSegment
 from runtime.manifest import BorderEntry, DramEntry, HostEntry, TensorEntry
 from runtime.program import Program
-from runtime.simulator.functional import LoadedWeights, Simulator
+from runtime.simulator.functional import Simulator
+from runtime.simulator.loaded_weights import LoadedWeights
 from runtime.simulator.machine import DramRegion
 from tests.fuzz.cases import resign_cpu
 from tests.unit.hand_programs import LINEAR_SEMAPHORES, SIZES, LinearData, linear, linear_bundle, linear_manifest
