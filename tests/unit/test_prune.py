@@ -23,6 +23,7 @@ from compiler.dialects.sparsity import pattern_of
 from compiler.passes.sparsify import SparsifyPass, pruning_summary
 from compiler.sparsity.base import Dense
 from compiler.sparsity.patterns import NM, parse_pattern
+from compiler.tools.exploring.models import zeroed_file
 from compiler.tools.pruning import calibration, session
 from compiler.tools.pruning.provenance import fused, linears_of, matrix_of
 from compiler.tools.stages import new_context
@@ -366,3 +367,35 @@ def test_the_same_command_writes_the_same_bytes(tmp_path: Path) -> None:
         hpcc.prune(model, "hp:0.75", calibrate=data(), output=tmp_path / f"{number}.onnx", scope=["layer.*.ffn.*"])
         files.append((tmp_path / f"{number}.onnx").read_bytes())
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("form", ["constant", "transposed", "external", "uint8"])
+def test_the_control_of_zeros_leaves_no_matrix(form: str, tmp_path: Path) -> None:
+    """Whatever holds the weights, and whatever number stands for zero there."""
+    spec = replace(BASE, weights="uint8") if form == "uint8" else replace(BASE, linear=form) if form != "external" else BASE
+    model = write(spec, tmp_path / "model.onnx", 2, 8)
+    if form == "external":
+        onnx.save(onnx.load(model), model, save_as_external_data=True, location="model.data", size_threshold=1024)
+    zeroed = zeroed_file(model, {}, tmp_path / "zeroed.onnx")
+    found = matrices(zeroed)
+    assert len(found) > 6
+    for role, matrix in found.items():
+        assert matrix.any() != role.startswith("layer."), role
+
+
+def test_external_data_without_a_length(tmp_path: Path) -> None:
+    """As much is read as the shape says, whatever else the entries hold."""
+    model = write(BASE, tmp_path / "model.onnx", 2, 8)
+    onnx.save(onnx.load(model), model, save_as_external_data=True, location="model.data", size_threshold=1024)
+    wanted = hpcc.prune(model, "nm:2:4", method="magnitude", output=tmp_path / "wanted.onnx")
+    odd = onnx.load(model, load_external_data=False)
+    for tensor in odd.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "length":
+                entry.key = "nonsense"
+    onnx.save(odd, model)
+    found = hpcc.prune(model, "nm:2:4", method="magnitude", output=tmp_path / "found.onnx")
+    assert found.sparsity == wanted.sparsity
+    assert all(
+        np.array_equal(a, b) for a, b in zip(*(matrices(tmp_path / f"{n}.onnx").values() for n in ("wanted", "found")))
+    )

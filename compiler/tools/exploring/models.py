@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp
 
@@ -26,7 +25,7 @@ from compiler.tools.inputs import InputSpec
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts
 from compiler.tools.packaging import host_entries
 from compiler.tools.pruning.options import PruneOptions
-from compiler.tools.pruning.session import Pruned, PruneSession
+from compiler.tools.pruning.session import Pruned, PruneSession, write_site
 from compiler.tools.stages import StageRunner, new_context
 from compiler.weights import WeightStore
 from runtime.host import HostSegment
@@ -82,13 +81,9 @@ def zeroed_file(model: Path, shapes: Shapes, out: Path) -> Path:
             str(model), pattern="unstructured:0.999", method=RANDOM, shapes=dict(shapes), quiet=True, in_memory=True
         )
     ).run()
+    for site in pruned.sites:
+        write_site(pruned.file, site, site.matrix, np.zeros(site.matrix.shape, np.bool_))
     pruned.save(out)
-    names = {name for layer in pruned.pruned for name in layer.tensors}
-    file = onnx.load(str(out))
-    for tensor in file.graph.initializer:
-        if tensor.name in names:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(onnx.numpy_helper.to_array(tensor)), tensor.name))
-    onnx.save(file, str(out))
     return out
 
 

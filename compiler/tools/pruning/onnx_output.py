@@ -6,6 +6,7 @@ same offsets; tensors in the model stay there. All files are complete before one
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from compiler.tools.model_files import external_tensors, location, publish
 from hw_targets.errors import InputError, UsageError
@@ -51,9 +52,17 @@ class ModelFile:
         """The tensor's numbers in row-major order, [size], in its own dtype; the array may be written to."""
         if name not in self._changed:
             tensor = self._tensors[name]
-            array = numpy_helper.to_array(tensor, base_dir=str(self.path.parent))
-            self._changed[name] = np.array(array).reshape(-1)
+            external = tensor.data_location == TensorProto.EXTERNAL
+            array = self._external(tensor) if external else np.array(numpy_helper.to_array(tensor))
+            self._changed[name] = array.reshape(-1)
         return self._changed[name]
+
+    def _external(self, tensor: TensorProto) -> Array:
+        """The numbers from the file beside the model, where the importer has found them: as many as the shape says, with or
+        without an entry for the length."""
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        offset = int(_entries(tensor).get("offset", 0))
+        return np.fromfile(self.path.parent / location(tensor), dtype, math.prod(tensor.dims), offset=offset)
 
     @property
     def metadata(self) -> dict[str, str]:

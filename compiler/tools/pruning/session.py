@@ -91,6 +91,7 @@ class Pruned:
     tokens: int
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    sites: tuple[Site, ...] = ()
 
     @property
     def pruned(self) -> tuple[LayerResult, ...]:
@@ -319,9 +320,8 @@ class PruneSession:
     ) -> Pruned:
         by_role = {role: site for site in sites for role in site.roles}
         layers = tuple(self._layer(role, op, by_role.get(role), left.get(role, "")) for role, op in linears.items())
-        tokens = self.tokens
-        metadata = self._metadata(layers, file)
-        return Pruned(layers, file, metadata, self.path.name, self.data, tokens, self.seconds, self.imported.notes)
+        metadata, notes = self._metadata(layers, file), self.imported.notes
+        return Pruned(layers, file, metadata, self.path.name, self.data, self.tokens, self.seconds, notes, tuple(sites))
 
     def _layer(self, role: str, op: LinearOp, site: Site | None, reason: str) -> LayerResult:
         outs, ins = shape_of(op.weight)
