@@ -396,6 +396,5 @@ def test_external_data_without_a_length(tmp_path: Path) -> None:
     onnx.save(odd, model)
     found = hpcc.prune(model, "nm:2:4", method="magnitude", output=tmp_path / "found.onnx")
     assert found.sparsity == wanted.sparsity
-    assert all(
-        np.array_equal(a, b) for a, b in zip(*(matrices(tmp_path / f"{n}.onnx").values() for n in ("wanted", "found")))
-    )
+    first, second = (matrices(tmp_path / f"{name}.onnx") for name in ("wanted", "found"))
+    assert all(np.array_equal(matrix, second[role]) for role, matrix in first.items())
