@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -35,12 +36,16 @@ def guarded(
 ) -> int:
     """Parse `argv` (None: the process's own) and run `command`: the exit status.
 
-    A user's error is one line on stderr; with --debug it is raised, for its traceback.
+    A user's error is one line on stderr, whatever libraries have to say beside it; with --debug it is raised, for its
+    traceback, and their warnings are shown.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        status = command(parser.parse_args(arguments))
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")
+            status = command(parser.parse_args(arguments))
         sys.stdout.flush()
     except HpccError as error:
         if debug:

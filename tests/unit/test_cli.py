@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hw_targets.asm import assemble
+from hw_targets.command_line import Parser, guarded
 from runtime.bundle import save_bundle
 from runtime.cli import main_objdump, main_run
 from tests.unit.hand_programs import LinearData, linear, linear_bundle
@@ -107,3 +110,18 @@ def test_help_is_light() -> None:
         "assert not {'numpy', 'pydantic', 'onnxruntime', 'xdsl'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_libraries_warn_only_with_debug(debug: bool) -> None:
+    """A product beyond fp32 in numpy: one line of ours stays one line."""
+
+    def overflow(_: argparse.Namespace) -> None:
+        np.full((2, 2), 3e38, np.float32) @ np.full((2, 2), 3e38, np.float32)
+
+    parser = Parser()
+    parser.add_argument("--debug", action="store_true")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert guarded(parser, overflow, ["--debug"] if debug else []) == 0
+    assert bool(told) == debug
