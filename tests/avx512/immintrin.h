@@ -38,6 +38,16 @@ EMULATED __m512i emulated_cvtps_epi32(__m512 a) {
   return result;
 }
 
+EMULATED __m128i emulated_cvtepi32_epi8(__m512i a) {
+  int32_t x[16];
+  uint8_t y[16];
+  memcpy(x, &a, 64);
+  for (int i = 0; i < 16; i++) y[i] = (uint8_t)x[i];
+  __m128i result;
+  memcpy(&result, y, 16);
+  return result;
+}
+
 EMULATED __m512 emulated_cvtepi32_ps(__m512i a) {
   __m256i x[2];
   memcpy(x, &a, 64);
@@ -123,6 +133,7 @@ EMULATED void emulated_dpbsud(uint8_t sums[16][64], uint8_t a[16][64], uint8_t b
 #define _mm512_madd_epi16 emulated_madd_epi16
 #define _mm512_cvtps_epi32(a) emulated_cvtps_epi32((__m512)(a))
 #define _mm512_cvtepi32_ps emulated_cvtepi32_ps
+#define _mm512_cvtepi32_epi8 emulated_cvtepi32_epi8
 #undef _mm512_shuffle_i32x4 /* a macro where nothing is inlined */
 #define _mm512_shuffle_i32x4 emulated_shuffle_i32x4
 #define _mm512_permutexvar_epi8 emulated_permutexvar_epi8

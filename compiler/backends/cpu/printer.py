@@ -28,11 +28,12 @@ from compiler.dialects.sparsity import pattern_of
 from compiler.interpreters.evaluate import node_name
 from compiler.module import main_function, names_of
 from compiler.weights import WeightStore
-from hw_targets.cpu import CpuTarget
+from hw_targets.cpu import VNNI, ByteProducts, CpuTarget
 from hw_targets.errors import InfeasibleError, InputError
+from hw_targets.numerics import NARROW_KEYS
 
 KERNELS = Path(__file__).parent / "kernels"
-PARTS = ("vector", "layout", "threads", "linear", "attention", "elementwise", "interface")
+PARTS = ("vector", "layout", "threads", "linear", "attention", "heads", "elementwise", "interface")
 """The C library in the order in which it stands in model.c; what it needs of the model comes before, the steps behind."""
 
 
@@ -68,6 +69,7 @@ class CPrinter:
     masks: dict[int, int] = field(default_factory=dict)
     rows_of_ids: dict[int, int] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    head_sizes: set[int] = field(default_factory=set)
 
     def run(self) -> CModel:
         function = main_function(self.module)
@@ -232,6 +234,7 @@ class CPrinter:
     def _(self, op: cpu.AttentionOp) -> None:
         heads, width = op.heads.value.data, cpu.features_of(op.q)
         sharing = f"{heads}, {op.groups.value.data}, {width // heads}, {int(op.causal is not None)}"
+        self.head_sizes.add(width // heads)
         mask = self._mask_number(op.mask)
         buffers = ", ".join(_buffer(value) for value in (op.q, op.k, op.v, op.result))
         body = (
@@ -349,6 +352,7 @@ class CPrinter:
             "SAMPLES_MEMORY": sizes[cpu.SAMPLES],
             "CODES_MEMORY": sizes[cpu.CODES],
             "BLOCKS_MEMORY": self._blocks_memory(),
+            **self._head_constants(),
             "MASKS": len(self.masks),
             "IDS": len(self.ids),
             "WEIGHTS_BYTES": self.image.end,
@@ -370,12 +374,32 @@ class CPrinter:
         )
 
     def _parts(self) -> list[str]:
-        after = PARTS.index("linear") + 1
+        after, heads = PARTS.index("linear") + 1, PARTS.index("heads")
         kernels = {linear.packed.kernel for linear in self.linears}
-        products = self.target.instructions.int8
-        in_bytes = [products.part, "codes"] if products is not None and any(kernel.in_bytes for kernel in kernels) else []
+        products = self._byte_products()
+        in_bytes = [] if products is None else [products.part, "codes"]
         more = [part for kernel, part in ((cpu.Kernel.PICKS, "picks"), (cpu.Kernel.TILES, "tiles")) if kernel in kernels]
-        return [*PARTS[:after], *in_bytes, *more, *PARTS[after:]]
+        attention = ["byte_attention"] if self._attends_in_bytes() else []
+        return [*PARTS[:after], *in_bytes, *more, *PARTS[after:heads], *attention, *PARTS[heads:]]
+
+    def _byte_products(self) -> ByteProducts | None:
+        """How int8 products are made, where there are any."""
+        some = any(linear.packed.kernel.in_bytes for linear in self.linears)
+        return self.target.instructions.int8 if some else None
+
+    def _attends_in_bytes(self) -> bool:
+        return bool(self.head_sizes) and self._byte_products() == VNNI
+
+    def _head_constants(self) -> dict[str, int]:
+        """The largest head, the keys up to which it is multiplied in bytes, and the bytes that a worker needs for its codes;
+        zeros where attention is fp32."""
+        if not self._attends_in_bytes():
+            return {"HEAD_SIZE": 0, "HEAD_KEYS": 0, "HEAD_MEMORY": 0}
+        isa = self.target.instructions
+        size, keys = max(self.head_sizes), min(NARROW_KEYS, -(-self.tokens // isa.floats) * isa.floats)
+        lists = -(-size // 4)
+        words = lists * (isa.tile + keys) + size * (keys // 4) + 2 * keys + size
+        return {"HEAD_SIZE": size, "HEAD_KEYS": keys, "HEAD_MEMORY": -(-4 * words // ALIGNMENT) * ALIGNMENT}
 
     def _blocks_memory(self) -> int:
         """Bytes that a worker needs for the codes of a list of the kernel `tiles`."""

@@ -111,36 +111,3 @@ INLINE void attend(const int NV, const attention *a, int head, int query, int fi
       store(p, load(p) * over[v]);
     }
 }
-
-/* The query runs of a sample: its columns, cut where a tile ends. */
-INLINE int runs_of(const hpcc_model *m, int sample) {
-  const int begin = sample * m->stride, end = begin + m->stride;
-  return (end - 1) / TILE - begin / TILE + 1;
-}
-
-static void one_head(hpcc_model *m, const void *arguments, int item, int worker) {
-  const attention *a = arguments;
-  int sample = 0, head = item % a->heads, run = item / a->heads;
-  for (int runs; run >= (runs = runs_of(m, sample)); run -= runs) sample++;
-  const int begin = sample * m->stride, end = begin + m->stride;
-  const int query = run == 0 ? begin : (begin / TILE + run) * TILE;
-  const float *attends = m->attends + (size_t)a->mask * m->columns + begin;
-  float *scores = m->scores + (size_t)worker * (HPCC_MAX_TOKENS + 4) * TILE;
-  int keys = m->tokens;
-  if (a->causal && query + run_of(query, end) - begin < keys) keys = query + run_of(query, end) - begin;
-  while (keys && attends[keys - 1] == 0) keys--;
-  switch (run_of(query, end) / W) {
-  case 1: attend(1, a, head, query, begin, keys, attends, scores); break;
-  case 2: attend(2, a, head, query, begin, keys, attends, scores); break;
-  case 3: attend(3, a, head, query, begin, keys, attends, scores); break;
-#if TILE_VECTORS == 4
-  case 4: attend(4, a, head, query, begin, keys, attends, scores); break;
-#endif
-  }
-}
-
-STEP run_attention(hpcc_model *m, const attention *a) {
-  int runs = 0;
-  for (int sample = 0; sample < m->batch; sample++) runs += runs_of(m, sample);
-  parallel(m, one_head, a, runs * a->heads);
-}

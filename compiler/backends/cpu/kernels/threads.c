@@ -27,7 +27,7 @@ typedef struct {
 
 struct hpcc_model {
   const char *weights;
-  uint8_t *codes_arena, *blocks;                /* for int8; blocks: one area for each worker, where there are tiles */
+  uint8_t *codes_arena, *blocks, *heads;        /* for int8; blocks and heads: one area for each worker, where needed */
   float *tokens_arena, *samples_arena, *scores; /* scores: one area for each worker */
   float *attends;                               /* 1 or 0 for each column of tokens */
   int32_t *ids;                                 /* [input of ids][batch x tokens], checked */
