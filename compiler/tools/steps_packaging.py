@@ -15,6 +15,7 @@ from compiler.tools.model_facts import ModelFacts
 from compiler.tools.packaging import host_entries
 from runtime.bundle import MANIFEST, WEIGHTS, Room, digest
 from runtime.manifest import DeviceEntry, TensorEntry
+from runtime.steps.files import WEIGHTS_HEADER
 from runtime.steps.manifest import M, StepEntry
 
 
@@ -50,7 +51,7 @@ def write_bundle(
         model_inputs=facts.inputs,
         model_outputs=facts.outputs,
         segments=(*before, DeviceEntry(), *after),
-        digests={name: digest(data) for name, data in contents.items()},
+        digests={name: digest(data[:WEIGHTS_HEADER] if name == WEIGHTS else data) for name, data in contents.items()},
         **own,
     )
     manifest = manifest.model_copy(update={"digest": manifest.own_digest()})

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic
 
 from hw_targets.errors import InputError
-from runtime.bundle import MANIFEST, WEIGHTS, check_plain, digest, digest_of
+from runtime.bundle import DIGEST_BYTES, MANIFEST, WEIGHTS, check_plain, digest
 from runtime.steps.manifest import M, parse_manifest
+
+WEIGHTS_HEADER = 64
+"""Bytes at the beginning of weights.bin: what kind of file it is, and the digest of the rest."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,22 @@ def check_files(folder: Path, form: type[M], sources: Sequence[str]) -> CheckedF
     data = {name: read(folder / name) for name in (*sources, *host)}
     for name, content in data.items():
         check(folder / name, digest(content), manifest.digests[name])
-    try:
-        check_plain(folder / WEIGHTS)
-        found = digest_of(folder / WEIGHTS)
-    except OSError as error:
-        raise _unread(folder / WEIGHTS, error) from error
-    check(folder / WEIGHTS, found, manifest.digests[WEIGHTS])
+    check_weights(folder / WEIGHTS, manifest.digests[WEIGHTS])
     return CheckedFiles(folder, manifest, {name: data[name] for name in host})
+
+
+def check_weights(file: Path, expected: str) -> None:
+    """Raises InputError unless the header has the `expected` digest and holds that of the rest: the program is made for this
+    header, and trusts the numbers behind it as places of its memory."""
+    try:
+        check_plain(file)
+        with file.open("rb") as stream:
+            header = stream.read(WEIGHTS_HEADER)
+            rest = hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).digest()
+    except OSError as error:
+        raise _unread(file, error) from error
+    if digest(header) != expected or rest not in header:
+        raise _edited(file)
 
 
 def read(file: Path) -> bytes:

@@ -30,8 +30,9 @@ class StepEntry(Strict):
 
 class StepsManifest(Strict):
     """What manifests of programs in steps, for CPUs and GPUs, share. `inputs` and `outputs` are those of the library, in its
-    order; `batch` and `tokens` the most it takes. `digests` are blake2b (32 bytes, hex) of the other files but a CPU's
-    library, whose digest is in build.json; `digest` is this file's own, made with an empty one."""
+    order; `batch` and `tokens` the most it takes. `digests` are blake2b (32 bytes, hex) of the other files (of weights.bin
+    its header's, which holds that of the rest) but a CPU's library, whose digest is in build.json; `digest` is this
+    file's own, made with an empty one."""
 
     schema_version: int = SCHEMA_VERSION
     hpcc_version: str

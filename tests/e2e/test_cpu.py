@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -26,10 +27,12 @@ from runtime.cli import main_objdump, main_run
 from runtime.cpu.library import Library
 from runtime.cpu.manifest import CpuManifest
 from runtime.cpu.program import CpuProgram
+from runtime.steps.files import WEIGHTS_HEADER
 from runtime.steps.manifest import parse_manifest
 from tests.e2e.cpu_harness import BATCH, ODD, SHAPES, TOKENS, assert_clean, assert_close, quick, reference
 from tests.e2e.harness import ROOT, Done, call, digests, read_json
 from tests.e2e.harness import hpcc as hpcc_command
+from tests.fuzz.cases import resign_cpu
 from tests.graphs import Encoder, feeds, write
 
 Array = NDArray[Any]
@@ -404,6 +407,25 @@ def test_a_changed_file_does_not_load(bundle: Path, tmp_path: Path, name: str) -
     done = call(main_run, copy)
     assert done.status == 1
     assert str(copy) in done.line
+
+
+def test_weights_of_somebody_who_can_make_digests_do_not_load(bundle: Path, tmp_path: Path) -> None:
+    """The library takes numbers of the weights for places in its memory: they are those that it was made with."""
+    copy = tmp_path / "odd.hpcc"
+    shutil.copytree(bundle, copy)
+    data = bytearray((copy / "weights.bin").read_bytes())
+    data[WEIGHTS_HEADER:] = b"\xff" * (len(data) - WEIGHTS_HEADER)
+    (copy / "weights.bin").write_bytes(data)
+    resign_cpu(copy)
+    done = call(main_run, copy)
+    assert done.status == 1
+    assert "weights.bin: error: the file is not the one that was written" in done.line
+    data[:WEIGHTS_HEADER] = data[:19] + hashlib.blake2b(data[WEIGHTS_HEADER:], digest_size=32).digest() + bytes(13)
+    (copy / "weights.bin").write_bytes(data)
+    resign_cpu(copy)
+    done = call(main_run, copy)
+    assert done.status == 1
+    assert "bad weights" in done.line
 
 
 def test_what_the_library_has_no_step_for_runs_on_the_host(tmp_path: Path) -> None:

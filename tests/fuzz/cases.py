@@ -274,13 +274,15 @@ def resign_cpu(bundle: Path) -> None:
     """Make the digests of a CPU bundle those of its files, as far as its manifest still reads."""
     from runtime.bundle import digest
     from runtime.cpu.manifest import CpuManifest
+    from runtime.steps.files import WEIGHTS_HEADER
     from runtime.steps.manifest import parse_manifest
 
     try:
         document = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
         for name in document["digests"]:
             if (bundle / name).is_file():
-                document["digests"][name] = digest((bundle / name).read_bytes())
+                content = (bundle / name).read_bytes()
+                document["digests"][name] = digest(content[:WEIGHTS_HEADER] if name == "weights.bin" else content)
         document["digest"] = parse_manifest(json.dumps(document), "", CpuManifest).own_digest()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, HpccError):
         return
