@@ -21,8 +21,13 @@ def external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     """The initializers, and the values of Constant nodes, whose numbers lie in a file beside the model."""
     values = [a.t for node in model.graph.node for a in node.attribute if node.op_type == "Constant" and a.name == "value"]
     for tensor in (*model.graph.initializer, *values):
-        if tensor.data_location == TensorProto.EXTERNAL:
+        if is_external(tensor):
             yield tensor
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether its numbers lie in a file: one that says so and names none has them in the model, as the importer reads it."""
+    return tensor.data_location == TensorProto.EXTERNAL and any(entry.key == "location" for entry in tensor.external_data)
 
 
 def location(tensor: TensorProto) -> str:

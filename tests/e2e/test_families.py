@@ -20,14 +20,15 @@ IMAGE = ["vit", "vit-cls", "deit-cls", "dinov2", "dinov2-cls", "clip-vision"]
 DECODERS = ["gpt2", "llama", "llama-tied", "mistral", "qwen2", "qwen3", "gpt-neox", "opt", "phi", "phi3", "gemma"]
 MORE_TEXT = ["xlm-roberta", "camembert", "ernie", "mobilebert", "modernbert", "clip-text", "siglip-text"]
 SEQUENCES = ["whisper-encoder", "bart", "mbart", "pegasus", "marian", "ast", "wav2vec2", "hubert"]
-MORE_TEXT += ["mpnet", "megatron-bert", "roformer", "data2vec", "layoutlm", "esm"]
-MORE_DECODERS = ["falcon", "gptj", "stablelm", "olmo", "xglm", "starcoder2", "gemma3", "olmo2", "granite", "smollm3"]
+MORE_TEXT += ["data2vec", "layoutlm", "esm"]
+MORE_DECODERS = ["falcon", "gptj", "stablelm", "olmo", "starcoder2", "gemma3", "olmo2", "granite", "smollm3"]
 MORE_DECODERS += ["gpt-bigcode"]
 TORCHSCRIPT = ["t5-encoder", "t5", "flan-t5", "beit"]
 """Families that the dynamo exporter refuses."""
 DYNAMO = ["llama-ids", "cohere", "falcon-alibi", "dinov2-registers", "whisper"]
 """Families that the TorchScript exporter refuses, or writes so that ONNX Runtime refuses them."""
 EAGER = ["squeezebert", "swin", "bloom", "rembert", "xlm", "gpt-neo", "mpt", "blip-vision"]
+EAGER += ["mpnet", "megatron-bert", "roformer", "xglm"]
 """Families that know no other attention; so do those with a share on the host."""
 HOSTED = {"convbert": 0.03, "deberta": 0.1, "gemma2": 0.03, "segformer": 0.035}
 """Largest share of the host: depthwise and generated kernels, disentangled scores, capped scores, depthwise kernels."""

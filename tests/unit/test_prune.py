@@ -398,3 +398,18 @@ def test_external_data_without_a_length(tmp_path: Path) -> None:
     assert found.sparsity == wanted.sparsity
     first, second = (matrices(tmp_path / f"{name}.onnx") for name in ("wanted", "found"))
     assert all(np.array_equal(matrix, second[role]) for role, matrix in first.items())
+
+
+def test_a_tensor_that_says_external_and_names_no_file(tmp_path: Path) -> None:
+    """Its numbers are in the model, as the importer takes them of a Constant node."""
+    model = write(replace(BASE, linear="constant"), tmp_path / "model.onnx", 2, 8)
+    wanted = hpcc.prune(model, "nm:2:4", method="magnitude", output=tmp_path / "wanted.onnx")
+    odd = onnx.load(model)
+    for node in odd.graph.node:
+        if node.op_type == "Constant" and len(node.attribute[0].t.dims) == 2:
+            node.attribute[0].t.data_location = onnx.TensorProto.EXTERNAL
+    model.write_bytes(odd.SerializeToString())
+    found = hpcc.prune(model, "nm:2:4", method="magnitude", output=tmp_path / "found.onnx")
+    assert found.sparsity == wanted.sparsity
+    first, second = (matrices(tmp_path / f"{name}.onnx") for name in ("wanted", "found"))
+    assert all(np.array_equal(matrix, second[role]) for role, matrix in first.items())

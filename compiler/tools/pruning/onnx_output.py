@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compiler.tools.model_files import external_tensors, location, publish
+from compiler.tools.model_files import external_tensors, is_external, location, publish
 from hw_targets.errors import InputError, UsageError
 
 Array = NDArray[Any]
@@ -46,14 +46,16 @@ class ModelFile:
             for attribute in node.attribute:
                 if node.op_type == "Constant" and attribute.name == "value":
                     self._tensors[node.output[0]] = attribute.t
+        for tensor in self._tensors.values():
+            if not is_external(tensor):
+                tensor.ClearField("data_location")
         self._changed: dict[str, Array] = {}
 
     def numbers(self, name: str) -> Array:
         """The tensor's numbers in row-major order, [size], in its own dtype; the array may be written to."""
         if name not in self._changed:
             tensor = self._tensors[name]
-            external = tensor.data_location == TensorProto.EXTERNAL
-            array = self._external(tensor) if external else np.array(numpy_helper.to_array(tensor))
+            array = self._external(tensor) if is_external(tensor) else np.array(numpy_helper.to_array(tensor))
             self._changed[name] = array.reshape(-1)
         return self._changed[name]
 
@@ -93,7 +95,7 @@ class ModelFile:
                 shutil.copyfile(self.path.parent / location(tensor), folder / files[location(tensor)])
         for key, tensor in tensors.items():
             data = self._changed.get(key)
-            if tensor.data_location == TensorProto.EXTERNAL:
+            if is_external(tensor):
                 entries = _entries(tensor)
                 if data is not None:
                     with (folder / files[entries["location"]]).open("r+b") as stream:
