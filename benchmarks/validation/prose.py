@@ -51,8 +51,8 @@ SPEEDS = """## The papers' headline ratios, enacted again
 
 arXiv 2110.10030 reports 37x over a CPU and 1.7x over earlier FPGAs, arXiv 2208.06118 14.47x over a CPU (i9-9900X): other
 models, CPUs and software, and measured on both sides. Here: the same model and shape, ONNX Runtime in fp32 **measured** on
-the CPU at hand ({machine}): the least of {rounds} runs (and their median), with all its cores, which others used at the
-same time; the ratios take the least. Boards **simulated** at the clock of their file, without the transfer over the link.
+the CPU at hand ({machine}): the least of {rounds} runs (and their median), with all its cores; the ratios take the
+least. Boards **simulated** at the clock of their file, without the transfer over the link.
 """
 
 ASSUMPTIONS = """Assumptions: batch 1, 128 tokens, every token computed on both sides; no accuracy is claimed for the pruned
