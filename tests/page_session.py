@@ -153,7 +153,11 @@ def _commands(folder: Path) -> Path:
     """A folder with the tools of the tests' environment; where torch lies in another, hpcc-export runs there."""
     folder.mkdir()
     for path in Path(sys.executable).parent.iterdir():
-        (folder / path.name).symlink_to(path)
+        if path.name.startswith("python"):  # by a link it would be the Python of the environment that the link lies in
+            (folder / path.name).write_text(f'#!/bin/sh\nexec {path} "$@"\n', encoding="utf-8")
+            (folder / path.name).chmod(0o755)
+        else:
+            (folder / path.name).symlink_to(path)
     other = os.environ.get(TORCH_PYTHON)
     if other and not _has("torch"):
         script = folder / "hpcc-export"
