@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("model", nargs="?", type=Path, help="default: L6")
     parser.add_argument("--shape", default="1x128", help="batch x tokens (default 1x128)")
     parser.add_argument("--pattern", default="hp:0.75", help="default hp:0.75")
-    parser.add_argument("--count", type=int, default=99, help="machines (default 99, which is all of the shipped boards)")
+    parser.add_argument("--count", type=int, default=99, help="machines at most (default 99: all that can be built)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     options = parser.parse_args(arguments)
     shape = tuple(int(size) for size in options.shape.split("x"))

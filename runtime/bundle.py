@@ -17,6 +17,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -185,10 +186,9 @@ def digest(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
-def digest_of(path: Path) -> str:
-    """`digest` of a file's content, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).hexdigest()
+def digest_of(stream: BufferedReader) -> str:
+    """`digest` of what is left of a file, read piece by piece."""
+    return hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).hexdigest()
 
 
 def _own_digest(manifest: Manifest) -> str:

@@ -422,7 +422,7 @@ def _dump(options: argparse.Namespace) -> None:
     from hw_targets.asm import disassemble
     from runtime.buckets import is_bucket_bundle
     from runtime.bundle import load_bundle
-    from runtime.sections import bucket_sections, cpu_sections, sections
+    from runtime.sections import bucket_sections, cpu_sections, gpu_sections, sections
     from runtime.steps.manifest import kind_of
 
     kind = kind_of(options.bundle)
@@ -430,8 +430,6 @@ def _dump(options: argparse.Namespace) -> None:
         print(cpu_sections(options.bundle))
         return
     if kind == "gpu":
-        from runtime.gpu.commands import sections as gpu_sections
-
         print(gpu_sections(options.bundle))
         return
     if is_bucket_bundle(options.bundle):

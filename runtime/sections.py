@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.buckets import parse_bucket_manifest
-from runtime.bundle import BUCKETS, Bundle
+from runtime.bundle import BUCKETS, WEIGHTS, Bundle
 from runtime.cpu.bundle import load_cpu_bundle
+from runtime.gpu.bundle import SOURCE, load_gpu_bundle
+from runtime.steps.manifest import StepsManifest
 
 
 def sections(bundle: Bundle) -> str:
@@ -44,16 +47,32 @@ def sections(bundle: Bundle) -> str:
 def cpu_sections(path: Path) -> str:
     """Files, segments, tensors and steps of a CPU bundle as text; its instructions are the C of model.c."""
     bundle = load_cpu_bundle(path)
-    manifest = bundle.manifest
+    target = bundle.manifest.target
     built = f"{bundle.build.compiler} {' '.join(bundle.build.flags)}" if bundle.build else "not built"
+    head = (f"target {target['name']} ({target['isa']})", f"model.c, model.h, libmodel.so: {built}")
+    return _step_sections(bundle.manifest, head, bundle.weights.size, "library")
+
+
+def gpu_sections(path: Path) -> str:
+    """Files, segments, tensors and steps of a GPU bundle as text; its instructions are the Triton of model.py."""
+    manifest = load_gpu_bundle(path).manifest
+    name, capability = manifest.target["name"], manifest.target["capability"] / 10
+    head = (
+        f"target {name} (compute capability {capability}), {manifest.precision}",
+        f"{SOURCE}: {(path / SOURCE).stat().st_size:,} bytes",
+    )
+    return _step_sections(manifest, head, (path / WEIGHTS).stat().st_size, SOURCE)
+
+
+def _step_sections(manifest: StepsManifest, head: Sequence[str], weight_bytes: int, device: str) -> str:
+    """`head` says what it is for and how it was made, `device` what runs the segments that are not the host's."""
     lines = [
         f"model {manifest.model.name} ({manifest.model.pattern})",
-        f"target {manifest.target['name']} ({manifest.target['isa']})",
-        f"model.c, model.h, libmodel.so: {built}",
-        f"weights.bin: {bundle.weights.size:,} bytes",
+        *head,
+        f"weights.bin: {weight_bytes:,} bytes",
         f"at most {manifest.batch} samples of {manifest.tokens} tokens",
         "segments:",
-        *(f"  {getattr(segment, 'file', 'library')}" for segment in manifest.segments),
+        *(f"  {getattr(segment, 'file', device)}" for segment in manifest.segments),
         "inputs:",
         *(f"  {entry.name}: {entry.dtype}" for entry in manifest.inputs),
         "outputs:",

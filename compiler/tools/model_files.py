@@ -19,10 +19,17 @@ DIGITS = 16
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
     """The initializers, and the values of Constant nodes, whose numbers lie in a file beside the model."""
-    values = [a.t for node in model.graph.node for a in node.attribute if node.op_type == "Constant" and a.name == "value"]
-    for tensor in (*model.graph.initializer, *values):
-        if is_external(tensor):
-            yield tensor
+    return (tensor for tensor in stored_tensors(model).values() if is_external(tensor))
+
+
+def stored_tensors(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    """Initializers by name, and values of Constant nodes by that of the result."""
+    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                found[node.output[0]] = attribute.t
+    return found
 
 
 def is_external(tensor: TensorProto) -> bool:

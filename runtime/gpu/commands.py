@@ -7,14 +7,12 @@ import json
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hw_targets.errors import UsageError
 from runtime.cli import PERCENTILE, made_up, read_npz, write_npz
-from runtime.gpu.bundle import SOURCE, load_gpu_bundle
 from runtime.gpu.program import GpuProgram
 from runtime.memory import peak_rss_mb
 
@@ -72,25 +70,4 @@ def _summary(report: dict[str, Any]) -> str:
     lines += [f"  output {name}: {'x'.join(map(str, shape))}" for name, shape in report["outputs"].items()]
     if "written" in report:
         lines.append(f"  outputs written to {report['written']}")
-    return "\n".join(lines)
-
-
-def sections(path: Path) -> str:
-    """Files, segments, tensors and steps of a GPU bundle as text; its instructions are the Triton of model.py."""
-    manifest = load_gpu_bundle(path).manifest
-    lines = [
-        f"model {manifest.model.name} ({manifest.model.pattern})",
-        f"target {manifest.target['name']} (compute capability {manifest.target['capability'] / 10}), {manifest.precision}",
-        f"{SOURCE}: {(path / SOURCE).stat().st_size:,} bytes",
-        f"weights.bin: {(path / 'weights.bin').stat().st_size:,} bytes",
-        f"at most {manifest.batch} samples of {manifest.tokens} tokens",
-        "segments:",
-        *(f"  {getattr(segment, 'file', SOURCE)}" for segment in manifest.segments),
-        "inputs:",
-        *(f"  {entry.name}: {entry.dtype}" for entry in manifest.inputs),
-        "outputs:",
-        *(f"  {entry.name}: {'x'.join(map(str, entry.shape))}" for entry in manifest.outputs),
-        "steps:",
-        *(f"  {number:3} {step.name:<28} {step.op:<10} {step.onnx_node}" for number, step in enumerate(manifest.steps)),
-    ]
     return "\n".join(lines)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Generic
 
 from hw_targets.errors import InputError
-from runtime.bundle import DIGEST_BYTES, MANIFEST, WEIGHTS, check_plain, digest
+from runtime.bundle import MANIFEST, WEIGHTS, check_plain, digest, digest_of
 from runtime.steps.manifest import M, parse_manifest
 
 WEIGHTS_HEADER = 64
@@ -52,10 +50,10 @@ def check_weights(file: Path, expected: str) -> None:
         check_plain(file)
         with file.open("rb") as stream:
             header = stream.read(WEIGHTS_HEADER)
-            rest = hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).digest()
+            rest = digest_of(stream)
     except OSError as error:
         raise _unread(file, error) from error
-    if digest(header) != expected or rest not in header:
+    if digest(header) != expected or bytes.fromhex(rest) not in header:
         raise _edited(file)
 
 

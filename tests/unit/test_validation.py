@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.boards import INTRODUCTION
+from benchmarks.boards import PAGE as BOARDS
+from benchmarks.pages import page_of, sections_of
 from benchmarks.validation import ablations, closed_forms
+from benchmarks.validation.__main__ import PAGE as VALIDATION
+from benchmarks.validation.__main__ import page
 from compiler.tools.variants import prepare
 from hw_targets.isa import Queue
 from hw_targets.load import load_target
@@ -61,3 +66,12 @@ def test_a_poorer_machine_is_still_right(model: Path) -> None:
     unchained = prepared.on(replace(BOARD, accelerator=replace(BOARD.accelerator, design=design)), listed=False)
     assert [e.name for e in plain.timing.events] == [e.name for e in unchained.timing.events]
     assert plain.timing.macs_executed == unchained.timing.macs_executed
+
+
+def test_pages_made_a_section_at_a_time_keep_the_others() -> None:
+    before = VALIDATION.read_text(encoding="utf-8")
+    assert page({}, before) == before
+    sections = sections_of(BOARDS.read_text(encoding="utf-8"))
+    assert len(sections) > 5
+    assert page_of(INTRODUCTION, sections) == BOARDS.read_text(encoding="utf-8")
+    assert "## Not made: speeds" in page({}, "")

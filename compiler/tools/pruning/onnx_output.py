@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from compiler.tools.model_files import external_tensors, is_external, location, publish
+from compiler.tools.model_files import external_tensors, is_external, location, publish, stored_tensors
 from hw_targets.errors import InputError, UsageError
 
 Array = NDArray[Any]
@@ -41,11 +41,7 @@ class ModelFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.model = onnx.load(str(path), load_external_data=False)
-        self._tensors: dict[str, TensorProto] = {tensor.name: tensor for tensor in self.model.graph.initializer}
-        for node in self.model.graph.node:
-            for attribute in node.attribute:
-                if node.op_type == "Constant" and attribute.name == "value":
-                    self._tensors[node.output[0]] = attribute.t
+        self._tensors = stored_tensors(self.model)
         for tensor in self._tensors.values():
             if not is_external(tensor):
                 tensor.ClearField("data_location")
@@ -83,11 +79,7 @@ class ModelFile:
         """The model with its changes; the files of its external data, changed too, lie in `folder`, numbered."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        for node in model.graph.node:
-            for attribute in node.attribute:
-                if node.op_type == "Constant" and attribute.name == "value":
-                    tensors[node.output[0]] = attribute.t
+        tensors = stored_tensors(model)
         files: dict[str, str] = {}
         for tensor in external_tensors(model):
             if location(tensor) not in files:

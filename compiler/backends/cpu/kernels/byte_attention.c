@@ -28,15 +28,6 @@ INLINE head_codes codes_in(uint8_t *area, int keys) {
 
 INLINE vi rounded_vi(vf x) { return (vi)_mm512_cvtps_epi32((__m512)x); }
 
-/* Where a value is too small to be divided by, the scale is 1 and the codes are 0. */
-INLINE vf scale_of(vf most, vf *over) {
-  const vi live = most > splat(1e-30f);
-  *over = blend(live, 127.0f / most, ZERO);
-  return blend(live, most * (1.0f / 127.0f), splat(1.0f));
-}
-
-INLINE vf magnitude(vf x) { return (vf)((vi)x & 0x7fffffff); }
-
 /* Codes of W tokens of a head, four features in an int32 each `below` the other; their scales, and the sums of their codes. */
 INLINE vf token_codes(const float *x, size_t step, int size, int32_t *to, size_t below, vi *sums) {
   vf most = ZERO, over;
@@ -186,4 +177,3 @@ INLINE void attend_codes(const int NV, const attention *a, int head, int query, 
   for (; f + 4 <= a->size; f += 4) context_rows(4, NV, &h, f, scores, keys, over, y, step);
   for (; f < a->size; f++) context_rows(1, NV, &h, f, scores, keys, over, y, step);
 }
-

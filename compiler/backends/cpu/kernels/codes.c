@@ -21,6 +21,16 @@ typedef struct {
   code_buffer y;
 } quantization;
 
+INLINE vf magnitude(vf x) { return (vf)((vi)x & 0x7fffffff); }
+
+/* The scale of values up to `most`, and the factor `over` that makes codes; where they are too small to be divided by, the scale
+ * is 1 and the codes are 0. */
+INLINE vf scale_of(vf most, vf *over) {
+  const vi live = most > splat(1e-30f);
+  *over = blend(live, 127.0f / most, ZERO);
+  return blend(live, most * (1.0f / 127.0f), splat(1.0f));
+}
+
 /* A scale for each token of a tile, from the largest of its values; `over` are the factors that make codes. */
 INLINE void scale_tokens(const quantization *q, int tile, vf over[TILE_VECTORS]) {
   const int width = width_of(q->x.columns, tile), vectors = width / W;
@@ -29,11 +39,8 @@ INLINE void scale_tokens(const quantization *q, int tile, vf over[TILE_VECTORS])
   for (int v = 0; v < vectors; v++) {
     vf most[4] = {ZERO, ZERO, ZERO, ZERO};
     for (int f = 0; f < q->features; f++)
-      most[f % 4] = larger(most[f % 4], (vf)((vi)load(x + (size_t)f * width + v * W) & 0x7fffffff));
-    const vf top = larger(larger(most[0], most[1]), larger(most[2], most[3]));
-    const vi live = top > splat(1e-30f);
-    store(scales + v * W, blend(live, top * (1.0f / 127.0f), splat(1.0f)));
-    over[v] = blend(live, 127.0f / top, ZERO);
+      most[f % 4] = larger(most[f % 4], magnitude(load(x + (size_t)f * width + v * W)));
+    store(scales + v * W, scale_of(larger(larger(most[0], most[1]), larger(most[2], most[3])), over + v));
   }
 }
 

@@ -1,6 +1,6 @@
 /* ---- the heads of an attention ---------------------------------------------------------------------------------------
- * One item of work is one head and the queries of one sample that lie in a tile. With VNNI and few keys its products are those of
- * codes. */
+ * One item of work is one head and the queries of one sample that lie in a tile. With VNNI and few keys its products are
+ * those of codes. */
 
 /* The query runs of a sample: its columns, cut where a tile ends. */
 INLINE int runs_of(const hpcc_model *m, int sample) {
