@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hw_targets.errors import InfeasibleError, InputError
+from hw_targets.target import damage, record_of
 
 SNAPSHOT_VERSION = 1
 HOST = "host"
@@ -185,14 +186,13 @@ class CpuTarget:
         if data.get("snapshot_version") != SNAPSHOT_VERSION or set(data) != {*names, "snapshot_version"}:
             raise InputError("HPCC1320", "the target snapshot is not one of this release", where=where)
         try:
-            values: dict[str, Any] = {name: data[name] for name in names} | {
-                "sources": tuple((str(k), str(s)) for k, s in data["sources"])
-            }
+            sources = tuple((str(key), str(source)) for key, source in data["sources"])
+            target = record_of(cls, {name: data[name] for name in names} | {"sources": sources})
         except (TypeError, ValueError) as error:
-            raise InputError("HPCC1321", f"the target snapshot is damaged: {error!r}", where=where) from error
-        if values["isa"] not in ISAS:
-            raise InputError("HPCC1321", f"the target snapshot has no known isa: {values['isa']!r}", where=where)
-        return cls(**values)
+            raise InputError("HPCC1321", damage(error), where=where) from error
+        if target.isa not in ISAS:
+            raise InputError("HPCC1321", f"the target snapshot has no known isa: {target.isa!r}", where=where)
+        return target
 
 
 def _multiple_of_64(count: int) -> int:

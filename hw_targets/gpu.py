@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hw_targets.errors import InputError
+from hw_targets.target import damage, record_of
 
 SNAPSHOT_VERSION = 1
 
@@ -60,9 +61,7 @@ class GpuTarget:
         if data.get("snapshot_version") != SNAPSHOT_VERSION or set(data) != {*names, "snapshot_version"}:
             raise InputError("HPCC1322", "the target snapshot is not one of this release", where=where)
         try:
-            values: dict[str, Any] = {name: data[name] for name in names} | {
-                "sources": tuple((str(k), str(s)) for k, s in data["sources"])
-            }
+            sources = tuple((str(key), str(source)) for key, source in data["sources"])
+            return record_of(cls, {name: data[name] for name in names} | {"sources": sources})
         except (TypeError, ValueError) as error:
-            raise InputError("HPCC1322", f"the target snapshot is damaged: {error!r}", where=where) from error
-        return cls(**values)
+            raise InputError("HPCC1322", damage(error), where=where) from error

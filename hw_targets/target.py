@@ -168,7 +168,7 @@ class Workload:
         from hw_targets.layout import Layout
 
         missing = {field.name for field in fields(cls)} - set(data)
-        workload = _build(cls, {"reach": 0, **data} if missing == {"reach"} else data)
+        workload = record_of(cls, {"reach": 0, **data} if missing == {"reach"} else data)
         w, ins = workload, 1024
         problem = Layout(MatrixMode(w.mode), 1, ins, w.n, w.m, w.block_rows, w.window, w.keep).problem()
         if problem:
@@ -252,27 +252,26 @@ class Target:
             raise InputError("HPCC1310", f"target snapshot of version {version!r}, expected {SNAPSHOT_VERSION}", where=where)
         try:
             device = dict(data["device"])
-            device["die"] = _build(Resources, device["die"])
-            device["usable"] = _build(Resources, device["usable"])
+            device["die"] = record_of(Resources, device["die"])
+            device["usable"] = record_of(Resources, device["usable"])
             accelerator = dict(data["accelerator"])
-            accelerator["design"] = _build(Design, accelerator["design"])
+            accelerator["design"] = record_of(Design, accelerator["design"])
             return cls(
                 name=str(data["name"]),
                 kind=str(data["kind"]),
                 summary=str(data["summary"]),
-                device=_build(Device, device),
-                clock=_build(Clock, data["clock"]),
-                memory=_build(Memory, data["memory"]),
-                link=_build(Link, data["link"]),
-                accelerator=_build(Accelerator, accelerator),
-                decoders=tuple(_build(Decoder, decoder) for decoder in data["decoders"]),
+                device=record_of(Device, device),
+                clock=record_of(Clock, data["clock"]),
+                memory=record_of(Memory, data["memory"]),
+                link=record_of(Link, data["link"]),
+                accelerator=record_of(Accelerator, accelerator),
+                decoders=tuple(record_of(Decoder, decoder) for decoder in data["decoders"]),
                 sources=tuple((str(key), str(source)) for key, source in data["sources"]),
                 auto=tuple(str(name) for name in data["auto"]),
                 workload=Workload.from_snapshot(data["workload"]) if "workload" in data else None,
             )
         except (KeyError, TypeError, ValueError) as error:
-            detail = str(error) if isinstance(error, ValueError) else repr(error)
-            raise InputError("HPCC1311", f"the target snapshot is damaged: {detail}", where=where) from error
+            raise InputError("HPCC1311", damage(error), where=where) from error
 
 
 RANGES: Mapping[str, tuple[int, int]] = {
@@ -302,7 +301,12 @@ QUANTITY_LIMIT = 1e12
 Record = TypeVar("Record")
 
 
-def _build(kind: type[Record], data: Any) -> Record:
+def damage(error: Exception) -> str:
+    """What a snapshot's error says of it."""
+    return f"the target snapshot is damaged: {str(error) if isinstance(error, ValueError) else repr(error)}"
+
+
+def record_of(kind: type[Record], data: Any) -> Record:
     """A dataclass from a mapping that has exactly its fields, each of its type and possible as a number."""
     values = cast("dict[str, Any]", dict(data))
     expected = {field.name: str(field.type) for field in fields(cast(Any, kind))}

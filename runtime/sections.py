@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hw_targets.cpu import CpuTarget
+from hw_targets.gpu import GpuTarget
 from runtime.buckets import parse_bucket_manifest
-from runtime.bundle import BUCKETS, WEIGHTS, Bundle
+from runtime.bundle import BUCKETS, MANIFEST, WEIGHTS, Bundle
 from runtime.cpu.bundle import load_cpu_bundle
 from runtime.gpu.bundle import SOURCE, load_gpu_bundle
 from runtime.steps.manifest import StepsManifest
@@ -47,18 +49,18 @@ def sections(bundle: Bundle) -> str:
 def cpu_sections(path: Path) -> str:
     """Files, segments, tensors and steps of a CPU bundle as text; its instructions are the C of model.c."""
     bundle = load_cpu_bundle(path)
-    target = bundle.manifest.target
+    target = CpuTarget.from_snapshot(bundle.manifest.target, where=MANIFEST)
     built = f"{bundle.build.compiler} {' '.join(bundle.build.flags)}" if bundle.build else "not built"
-    head = (f"target {target['name']} ({target['isa']})", f"model.c, model.h, libmodel.so: {built}")
+    head = (f"target {target.name} ({target.isa})", f"model.c, model.h, libmodel.so: {built}")
     return _step_sections(bundle.manifest, head, bundle.weights.size, "library")
 
 
 def gpu_sections(path: Path) -> str:
     """Files, segments, tensors and steps of a GPU bundle as text; its instructions are the Triton of model.py."""
     manifest = load_gpu_bundle(path).manifest
-    name, capability = manifest.target["name"], manifest.target["capability"] / 10
+    target = GpuTarget.from_snapshot(manifest.target, where=MANIFEST)
     head = (
-        f"target {name} (compute capability {capability}), {manifest.precision}",
+        f"target {target.name} (compute capability {target.capability / 10}), {manifest.precision}",
         f"{SOURCE}: {(path / SOURCE).stat().st_size:,} bytes",
     )
     return _step_sections(manifest, head, (path / WEIGHTS).stat().st_size, SOURCE)

@@ -27,22 +27,32 @@ def syntax_error(error: BaseException, file: str = "") -> InputError:
     return InputError("HPCC1021", error.msg.splitlines()[0], where=f"{location.file}:{location.line}:{location.col}")
 
 
-STRING = re.compile(r'//[^\n]*|"(?:[^"\\\n\v\f]|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*("?)')
-"""A comment, or a string as MLIR writes it, with its closing quote if nothing else comes before that."""
+TOKEN = re.compile(
+    r'//[^\n]*|"(?:[^"\\\n\v\f]|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*(?P<end>"?)|(?<![\w%@^#!.$])[su]?i(?P<bits>\d{8,})\b'
+)
+"""A comment; a string as MLIR writes it, with its closing quote if nothing else comes before that; a wide integer type."""
+
+MOST_BITS = (1 << 24) - 1
+"""Of an integer type, as in MLIR."""
 
 
-def check_strings(text: str, file: str) -> None:
-    """Raises InputError for a string without an end or with an escape that is none: xDSL's lexer would search such a one
-    for exponential time."""
-    for match in STRING.finditer(text):
-        if match[0][0] == '"' and not match[1]:
-            line = text.count("\n", 0, match.start()) + 1
-            column = match.start() - text.rfind("\n", 0, match.start())
-            escape = text.startswith("\\", match.end())
-            message = (
-                f"a string has the escape {text[match.end() :][:3]!r}, which is none" if escape else "a string has no end"
-            )
-            raise InputError("HPCC1025", message, where=f"{file}:{line}:{column}")
+def check_text(text: str, file: str) -> None:
+    """Raises InputError for what xDSL would parse for exponential time, a string without an end or with an escape that is
+    none, or in memory without end, an integer of billions of bits."""
+    for match in TOKEN.finditer(text):
+        if match["bits"]:
+            if len(match["bits"]) < 9 and int(match["bits"]) <= MOST_BITS:
+                continue
+            message = f"{match[0][:20]} is no type: an integer has {MOST_BITS:,} bits at most"
+        elif match[0][0] != '"' or match["end"]:
+            continue
+        elif text.startswith("\\", match.end()):
+            message = f"a string has the escape {text[match.end() :][:3]!r}, which is none"
+        else:
+            message = "a string has no end"
+        line = text.count("\n", 0, match.start()) + 1
+        column = match.start() - text.rfind("\n", 0, match.start())
+        raise InputError("HPCC1025", message, where=f"{file}:{line}:{column}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyExcepti
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from compiler.tools.arguments import parse_shapes
-from compiler.tools.diagnostics import check_strings, report
+from compiler.tools.diagnostics import check_text, report
 from compiler.universe import all_dialects, all_passes
 from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
 from hw_targets.command_line import Parser, internal_error
@@ -52,7 +52,7 @@ class HpccOptMain(xDSLOptMain):
 
         def parse_mlir(stream: IO[bytes]) -> ModuleOp:
             data = stream.read()
-            check_strings(data.decode("utf-8", "replace"), self.args.input_file or "stdin")
+            check_text(data.decode("utf-8", "replace"), self.args.input_file or "stdin")
             module = parse_text(BytesIO(data))
             self._find_weights(module)
             return module

@@ -21,7 +21,7 @@ from compiler.dialects import nn, tile
 from compiler.dialects.isa import ImageOp
 from compiler.passes.verify_stage import VerifyStagePass
 from compiler.pipelines import Stage, all_passes
-from compiler.tools.diagnostics import check_strings, line_of, syntax_error
+from compiler.tools.diagnostics import check_text, line_of, syntax_error
 from compiler.universe import all_dialects
 from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
 from hw_targets.errors import HpccError, InputError, UsageError
@@ -166,7 +166,7 @@ def load_dump(path: Path) -> tuple[Context, ModuleOp, WeightStore]:
         raise InputError("HPCC1020", f"cannot read the module: {error.strerror}", where=str(path)) from error
     except UnicodeDecodeError as error:
         raise InputError("HPCC1020", "cannot read the module: it is no text", where=str(path)) from error
-    check_strings(text, str(path))
+    check_text(text, str(path))
     ctx = new_context(WeightStore())
     try:
         module = Parser(ctx, text, str(path)).parse_module()

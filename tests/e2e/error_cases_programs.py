@@ -18,6 +18,7 @@ from hw_targets.asm import assemble
 from hw_targets.check import Semaphore, check_program
 from hw_targets.codec import HEADER, build, decode, encode, expand
 from hw_targets.cpu import CpuTarget
+from hw_targets.gpu import GpuTarget
 from hw_targets.isa import Address, Instruction, MatrixMode, Queue
 from hw_targets.layout import Layout
 from hw_targets.load import load_any_target, load_target
@@ -29,6 +30,7 @@ from runtime.cpu.program import CpuProgram
 from runtime.host import HostSegment
 from runtime.manifest import BorderEntry, DramEntry, HostEntry, TensorEntry
 from runtime.program import Program
+from runtime.sections import cpu_sections
 from runtime.simulator.functional import Simulator
 from runtime.simulator.loaded_weights import LoadedWeights
 from runtime.simulator.machine import DramRegion
@@ -267,15 +269,19 @@ def cpu_run(**changes: Any) -> Case:
     return lambda folder, _: CpuProgram.load(cpu(folder)).run({k: v for k, v in feeds(**changes).items() if v is not None})
 
 
-def rewritten(name: str, change: Callable[[dict[str, Any]], object]) -> Case:
-    """The bundle with a JSON file changed by somebody who can make digests."""
+def run_cpu(bundle: Path) -> None:
+    CpuProgram.load(bundle).run(feeds())
+
+
+def rewritten(name: str, change: Callable[[dict[str, Any]], object], use: Callable[[Path], object] = run_cpu) -> Case:
+    """The bundle with a JSON file changed by somebody who can make digests, then used."""
 
     def case(folder: Path, _: pytest.MonkeyPatch) -> None:
         document = json.loads((cpu(folder) / name).read_text(encoding="utf-8"))
         change(document)
         (cpu(folder) / name).write_text(json.dumps(document), encoding="utf-8")
         resign_cpu(cpu(folder))
-        CpuProgram.load(cpu(folder)).run(feeds())
+        use(cpu(folder))
 
     return case
 
@@ -288,14 +294,14 @@ def damaged(name: str, data: bytes | None, *, signed: bool = False) -> Case:
         file.write_bytes(data) if data is not None else file.unlink()
         if signed:
             resign_cpu(cpu(folder))
-        CpuProgram.load(cpu(folder)).run(feeds())
+        run_cpu(cpu(folder))
 
     return case
 
 
 def other_machine(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CpuTarget, "runs_here", lambda _: False)
-    CpuProgram.load(cpu(folder)).run(feeds())
+    run_cpu(cpu(folder))
 
 
 def unknown_machine(_: Path, patch: pytest.MonkeyPatch) -> None:
@@ -315,6 +321,7 @@ LIBRARIES: dict[str, Case] = {
     "cpu: input that nothing makes": rewritten("manifest.json", lambda m: m["model_inputs"][2].update(name="x")),
     "cpu: output that nothing makes": rewritten("manifest.json", lambda m: m["model_outputs"][0].update(name="x")),
     "cpu: manifest of a newer release": rewritten("manifest.json", lambda m: m.update(schema_version=99)),
+    "cpu: machine that says little": rewritten("manifest.json", lambda m: m["target"].pop("isa"), cpu_sections),
     "cpu: record of another build": rewritten("build.json", lambda b: b.clear()),
     "cpu: input of another shape": cpu_run(input_ids=np.ones((2, 9), np.int64)),
     "cpu: input of another name": cpu_run(ids=np.ones((2, 7), np.int64)),
@@ -332,6 +339,12 @@ TARGETS: dict[str, Case] = {
     "cpu snapshot of another version": lambda *_: CpuTarget.from_snapshot({}, where="manifest.json"),
     "damaged cpu snapshot": lambda *_: CpuTarget.from_snapshot(
         {**load_any_target("cpu-avx2").snapshot(), "sources": 3}, where="manifest.json"
+    ),
+    "cpu snapshot of a cache of no size": lambda *_: CpuTarget.from_snapshot(
+        {**load_any_target("cpu-avx2").snapshot(), "l2_bytes": "large"}, where="manifest.json"
+    ),
+    "gpu snapshot of a capability in words": lambda *_: GpuTarget.from_snapshot(
+        {**load_any_target("gpu-sm80").snapshot(), "capability": "8.0"}, where="manifest.json"
     ),
     "a CPU where an accelerator is needed": lambda *_: load_target("cpu-avx2"),
 }

@@ -80,6 +80,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "module.mlir": "builtin.module {\n  hpcc_nn.nonsense\n}\n",
         "cut.mlir": 'builtin.module attributes {name = "' + 200 * "x",
         "escape.mlir": 'builtin.module attributes {name = "' + 50 * "\\22x" + '\\1.0"} {\n}\n',
+        "wide.mlir": "builtin.module attributes {i16777215 = 0 : i16777215, n = 0 : i4294967295} {\n}\n",
         "no main.mlir": "builtin.module {\n}\n",
         "occupied": "precious\n",
     }
