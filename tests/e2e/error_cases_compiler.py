@@ -227,6 +227,12 @@ STAGES: dict[str, Case] = {
     "input that the module does not have": dumped(
         "tile", replaced("tile", 'dram "input" "input_ids"', 'dram "input" "ids"'), "--emit", "program"
     ),
+    "region of another size than its content": dumped(
+        "emit", replaced("emit", '"embeddings.columns" at 64 bytes 384', '"embeddings.columns" at 64 bytes 33'), "-o", "p"
+    ),
+    "region of columns that differ": dumped(
+        "emit", replaced("emit", '"embeddings.norm.beta"', '"embeddings.word.bf16"'), "-o", "p"
+    ),
     "module of a failing pass": invalid_pass,
     "module of an invalid pass": invalid_stage,
 }

@@ -18,6 +18,7 @@ from compiler.sparsity.saliency import Matrix
 from compiler.storage.base import rooms_of
 from compiler.storage.formats import SlotFormat, slots_of_rows
 from compiler.weights import WeightStore
+from hw_targets.errors import InputError
 from hw_targets.isa import Instruction, Memory, Queue
 
 U8 = NDArray[np.uint8]
@@ -120,12 +121,20 @@ def weight_image(module: ModuleOp, store: WeightStore) -> U8:
     end = max((op.address.value.data + op.bytes.value.data for op in constant), default=0)
     image = np.zeros(end, np.uint8)
     for op in constant:
-        data = _content(op, store)
         start, size = op.address.value.data, op.bytes.value.data
+        try:
+            data = _content(op, store)
+        except (ValueError, IndexError, ArithmeticError, AssertionError) as error:
+            raise _damaged(op, f"its content cannot be stored: {error}") from error
         if len(data) != size:
-            raise AssertionError(f"region {op.label.data!r} has {len(data)} bytes, {size} were planned")
+            raise _damaged(op, f"its content has {len(data)} bytes, not {size}")
         image[start : start + size] = data
     return image
+
+
+def _damaged(op: ImageOp, what: str) -> InputError:
+    hint = "use a file of --dump-stages; if this is one, it is a bug of hpcc"
+    return InputError("HPCC1439", f"region {op.label.data!r} is damaged: {what}", hint=hint)
 
 
 def _content(op: ImageOp, store: WeightStore) -> U8:
