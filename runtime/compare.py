@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from hw_targets.errors import InputError
+from hw_targets.json_text import parse_json
 from hw_targets.storage import BASIS
 from runtime.bundle import check_plain
 from runtime.figures import ms_text, ratio_text, size_text
@@ -95,7 +95,7 @@ def _read(bundle: Path, name: str) -> Document:
     file = bundle / name
     try:
         check_plain(file)
-        document: Any = json.loads(file.read_text(encoding="utf-8"))
+        document = parse_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         hint = "name a bundle that hpcc has written"
         raise InputError("HPCC1280", f"cannot read the report: {error.strerror}", where=str(file), hint=hint) from error
@@ -114,7 +114,7 @@ def compare(first: tuple[str, Document, Document], second: tuple[str, Document, 
         try:
             sides.append((_whole(name, report, run), _layers(report, run)))
             _expect_text(report, *sides[-1])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             message = f"this is no report of this release: {error!r}"
             raise InputError("HPCC1281", message, where=name, hint="compile the model again") from error
     models = [report["model"] for _, report, _ in (first, second)]

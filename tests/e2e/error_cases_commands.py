@@ -193,6 +193,7 @@ DUMP: dict[str, tuple[str, ...]] = {
     "objdump: comparison with a damaged report": ("--diff", "older.hpcc", "damaged.hpcc"),
     "objdump: comparison of different models": ("--diff", "older.hpcc", "other.hpcc"),
     "objdump: comparison with a layer of no name": ("--diff", "older.hpcc", "nameless.hpcc"),
+    "objdump: comparison with a number without end": ("--diff", "older.hpcc", "endless.hpcc"),
     "objdump: page of no name": ("--diff", "older.hpcc", "older.hpcc", "--html", ""),
     "objdump: page below a file": ("--diff", "older.hpcc", "older.hpcc", "--html", "occupied/page.html"),
 }

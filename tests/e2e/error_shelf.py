@@ -120,6 +120,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "other": ("layer.0.", "block.0."),
         "damaged": ('"clock_mhz"', '"clock"'),
         "nameless": ('"name": "layer.0.attn.q"', '"name": 7'),
+        "endless": ('"macs": ', '"macs": 1e999, "least_macs": '),
     }
     for name, (old, new) in changes.items():
         (folder / f"{name}.hpcc").mkdir()
