@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from hw_targets.collection import seldom_collecting
 from hw_targets.errors import HpccError, InputError, UsageError
 
 
@@ -42,7 +43,7 @@ def guarded(
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), seldom_collecting():
             if not debug:
                 warnings.simplefilter("ignore")
             status = command(parser.parse_args(arguments))

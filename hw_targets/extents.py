@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from hw_targets.codec import Resolved
@@ -52,7 +52,13 @@ def layout_of(instruction: Resolved) -> Layout:
     else:
         mode = MATRIX_MODES[instruction.integer("mode")]
     names = ("outs", "ins", "n", "m", "block_rows", "window", "keep", "kept")
-    return Layout(mode, *(instruction.integer(name) for name in names))
+    return _layout(mode, *(instruction.integer(name) for name in names))
+
+
+@lru_cache(maxsize=4096)
+def _layout(mode: MatrixMode, *numbers: int) -> Layout:
+    """A program has few layouts, and asks each for its sizes very often."""
+    return Layout(mode, *numbers)
 
 
 def operand_extents(instruction: Resolved, operand: str) -> tuple[Extent, ...]:

@@ -11,6 +11,7 @@ normative for the layout; this module only counts it, and knows no encoder and n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from hw_targets.isa import MatrixMode
 
@@ -65,13 +66,13 @@ class Layout:
             return f"no HP pattern of {self.block_rows} rows keeps {self.keep} of {self.window}"
         return ""
 
-    @property
+    @cached_property
     def windows(self) -> tuple[int, ...]:
         """Inputs of each HP window."""
         full, tail = divmod(self.ins, self.window)
         return (self.window,) * full + ((tail,) if tail else ())
 
-    @property
+    @cached_property
     def kept_inputs(self) -> tuple[int, ...]:
         """Kept inputs of each HP window of t: keep's share of it, rounded up to whole groups, at most t."""
         return tuple(self._kept_in(width) for width in self.windows)
@@ -85,7 +86,7 @@ class Layout:
         groups, tail = divmod(inputs, self.m)
         return groups * self.n + ceil_div(self.n * tail, self.m)
 
-    @property
+    @cached_property
     def slots(self) -> int:
         """Values stored per output row; rows of the unstructured layout have no common number."""
         if self.mode is MatrixMode.UNSTRUCTURED:
@@ -100,30 +101,30 @@ class Layout:
     def has_selects(self) -> bool:
         return self.mode is MatrixMode.NM or (self.mode is MatrixMode.HP and self.m > 1)
 
-    @property
+    @cached_property
     def values(self) -> int:
         """Values of the whole matrix."""
         return self.kept if self.mode is MatrixMode.UNSTRUCTURED else self.outs * self.slots
 
-    @property
+    @cached_property
     def select_bytes(self) -> int:
         return self.outs * ceil_div(self.slots, 2) if self.has_selects else 0
 
-    @property
+    @cached_property
     def kept_list_bytes(self) -> int:
         if self.mode is not MatrixMode.HP:
             return 0
         entry = 1 if self.window <= BYTE_WINDOW else 2
         return ceil_div(self.outs, self.block_rows) * sum(self.kept_inputs) * entry
 
-    @property
+    @cached_property
     def index_bytes(self) -> int:
         """Counts and indices of the unstructured layout."""
         if self.mode is not MatrixMode.UNSTRUCTURED:
             return 0
         return self.outs * ceil_div(self.ins, LAYOUT_WINDOW) + self.kept
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """The whole compute layout."""
         return self.values + self.select_bytes + self.kept_list_bytes + self.index_bytes

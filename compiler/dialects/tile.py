@@ -9,7 +9,7 @@ every run op its semaphores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 from xdsl.dialects.builtin import (
@@ -28,7 +28,6 @@ from xdsl.dialects.builtin import (
     NoneAttr,
     StridedLayoutAttr,
     StringAttr,
-    f32,
     i64,
 )
 from xdsl.ir import Attribute, Block, Dialect, Operation, Region, SSAValue
@@ -50,6 +49,7 @@ from xdsl.printer import Printer
 from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
+from compiler.dialects.making import immediates_attr, integer_attr, make, names_attr, numbers_attr, text_attr
 from hw_targets import isa
 from hw_targets.errors import InputError
 
@@ -233,9 +233,7 @@ class ViewOp(IRDLOperation):
     assembly_format = "$source `[` $counters `]` `origin` qualified($origin) attr-dict `:` type($source) `->` type($result)"
 
     def __init__(self, source: SSAValue, counters: Sequence[SSAValue], origin: AffineMap, type: MemRefType) -> None:
-        super().__init__(
-            operands=[source, list(counters)], properties={"origin": AffineMapAttr(origin)}, result_types=[type]
-        )
+        make(self, {"origin": AffineMapAttr(origin)}, (source, *counters), (type,))
 
     def verify_(self) -> None:
         source, result = _check_buffer(self.source.type, strided=True), _check_buffer(self.result.type, strided=True)
@@ -292,22 +290,6 @@ def _parse_extra(parser: Parser) -> dict[str, Attribute]:
     return {} if extra is None else dict(extra.data)
 
 
-def immediate(field: isa.Immediate, value: int | float) -> Attribute:
-    """The attribute of an immediate: an f32 or an i64."""
-    return _float(float(value)) if field.is_float else _integer(int(value))
-
-
-# Programs repeat few numbers very often, and xDSL verifies an attribute whenever one is made.
-@cache
-def _float(value: float) -> Attribute:
-    return FloatAttr(value, f32)
-
-
-@cache
-def _integer(value: int) -> Attribute:
-    return IntegerAttr(value, 64)
-
-
 def check_immediate(field: isa.Immediate, attr: Attribute) -> None:
     """A float field takes an f32, any other an integer that fits its bits. Raises VerifyException."""
     if field.is_float:
@@ -351,18 +333,16 @@ class RunOp(IRDLOperation):
         waits: Sequence[int] = (),
         signals: Sequence[int] = (),
     ) -> None:
-        row = isa.BY_NAME[function]
-        fields = {field.name: field for field in row.immediates}
         properties: dict[str, Attribute | None] = {
-            "function": StringAttr(function),
-            "names": ArrayAttr([StringAttr(name) for name in operands]),
-            "immediates": DictionaryAttr({k: immediate(fields[k], immediates[k]) for k in sorted(immediates)}),
-            "layer": StringAttr(layer),
-            "stage": IntegerAttr(stage, 64) if stage else None,
-            "waits": DenseArrayBase.from_list(i64, list(waits)) if waits else None,
-            "signals": DenseArrayBase.from_list(i64, list(signals)) if signals else None,
+            "function": text_attr(function),
+            "names": names_attr(tuple(operands)),
+            "immediates": immediates_attr(function, tuple(sorted(immediates.items()))),
+            "layer": text_attr(layer),
+            "stage": integer_attr(stage) if stage else None,
+            "waits": numbers_attr(tuple(waits)) if waits else None,
+            "signals": numbers_attr(tuple(signals)) if signals else None,
         }
-        super().__init__(operands=[list(operands.values())], properties=properties)
+        make(self, properties, tuple(operands.values()))
 
     @property
     def row(self) -> isa.Function:

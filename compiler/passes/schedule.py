@@ -11,7 +11,6 @@ from xdsl.dialects.builtin import (
     ArrayAttr,
     DictionaryAttr,
     IntegerAttr,
-    MemRefType,
     ModuleOp,
     NameLoc,
     StringAttr,
@@ -24,14 +23,15 @@ from xdsl.passes import ModulePass
 
 from compiler.backends.fpga.allocation import aligned, allocate, capacities, place
 from compiler.backends.fpga.machine import machine_of
-from compiler.backends.fpga.ordering import COUNTED, Order, makespan, orders
+from compiler.backends.fpga.ordering import COUNTED, Order, makespan, orders, task_costs
 from compiler.backends.fpga.rolling import Item, Loop, roll
-from compiler.backends.fpga.semaphores import SemaphorePair, assign_semaphores
+from compiler.backends.fpga.semaphores import Dependencies, SemaphorePair, assign_semaphores, dependencies_by_part
 from compiler.backends.fpga.tasks import Instance, Rectangle, Task, flatten, is_pause, parts_of_program
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, parts_of, single_block
 from compiler.module import main_function
 from hw_targets.isa import LOOP_LEVELS, Memory
 from hw_targets.target import Target
+from hw_targets.timing import Cost
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,15 @@ class SchedulePass(ModulePass):
         schedule_module(op, machine_of(op, self.target), listed=self.order != "tiled")
 
 
-def schedule_module(module: ModuleOp, target: Target, *, listed: bool = True) -> None:
-    """The pass for a target that need not be a file; `listed` also looks for a faster order than that of the tiles."""
+def schedule_module(
+    module: ModuleOp, target: Target, *, listed: bool = True, unrolled: Sequence[Task] | None = None
+) -> None:
+    """The pass for a target that need not be a file; `listed` also looks for a faster order than that of the tiles.
+    `unrolled` is the module's program as `tile_module` returned it, where that is at hand."""
     function = main_function(module)
-    tasks, used = _placed(flatten(function.body.block), target, listed)
-    pairs = assign_semaphores(tasks)
-    block = _Writer().write(roll([_item(task) for task in tasks], LOOP_LEVELS))
+    tasks, used, needed = _placed(unrolled or flatten(function.body.block), target, listed)
+    pairs = assign_semaphores(tasks, needed)
+    block = _Writer().write(roll(_items(tasks), LOOP_LEVELS))
     block.add_op(ReturnOp())
     function.body.detach_block(function.body.block)
     function.body.add_block(block)
@@ -62,37 +65,51 @@ def schedule_module(module: ModuleOp, target: Target, *, listed: bool = True) ->
     function.attributes["sizes"] = DictionaryAttr({memory.value: IntegerAttr(used.get(memory, 0), i64) for memory in Memory})
 
 
-def _placed(tasks: Sequence[Task], target: Target, listed: bool) -> tuple[list[Task], dict[Memory, int]]:
+class _Placed(NamedTuple):
+    """Tasks in their order, bytes used of every memory, and what waits for what in every part."""
+
+    tasks: Sequence[Task]
+    used: dict[Memory, int]
+    needed: list[Dependencies]
+
+
+def _placed(tasks: Sequence[Task], target: Target, listed: bool) -> _Placed:
     """The tasks in the fastest order that fits: as they were tiled, or as list scheduling finds."""
     capacity = capacities(target)
-    tiled = allocate(tasks, capacity)
-    candidates = _orders(tasks, target, capacity) if listed else []
-    least, chosen = _makespan(tiled[0], target) if candidates else 0, None
+    tiled, used = allocate(tasks, capacity)
+    needed = dependencies_by_part(tiled)
+    costs = task_costs(tasks, target) if listed else {}
+    candidates = _orders(tasks, costs, capacity) if listed else []
+    least, chosen = _makespan(tiled, needed, costs) if candidates else 0, None
     for order in candidates:
         if order.cycles >= least:
             break
         place(order.tasks, order.addresses, capacity)
-        cycles = _makespan(order.tasks, target)
+        own = dependencies_by_part(order.tasks)
+        cycles = _makespan(order.tasks, own, costs)
         if cycles < least:
-            least, chosen = cycles, order
+            least, chosen, needed = cycles, order, own
     # Addresses lie in the buffers themselves: whoever is chosen is placed last.
-    if chosen is None:
-        return allocate(tasks, capacity) if candidates else tiled
-    return chosen.tasks, place(chosen.tasks, chosen.addresses, capacity)
+    if chosen is not None:
+        return _Placed(chosen.tasks, place(chosen.tasks, chosen.addresses, capacity), needed)
+    if candidates:
+        tiled, used = allocate(tasks, capacity)
+    return _Placed(tiled, used, needed)
 
 
-def _makespan(tasks: Sequence[Task], target: Target) -> int:
-    return sum(makespan(part, target) for part in parts_of_program(tasks))
+def _makespan(tasks: Sequence[Task], needed: Sequence[Dependencies], costs: Mapping[Task, Cost]) -> int:
+    parts = parts_of_program(tasks)
+    return sum(makespan(part, own, costs) for part, own in zip(parts, needed, strict=True))
 
 
-def _orders(tasks: Sequence[Task], target: Target, capacity: Mapping[Memory, int]) -> list[Order]:
+def _orders(tasks: Sequence[Task], costs: Mapping[Task, Cost], capacity: Mapping[Memory, int]) -> list[Order]:
     """`orders` of every part of a program, the fastest of each, then the second, one behind the other.
 
     What several parts use stays in one place from the first to the last, at the end of its memory.
     """
     parts = parts_of_program(tasks)
     if len(parts) == 1:
-        return orders(tasks, target, capacity)
+        return orders(tasks, costs, capacity)
     users: dict[Instance, set[int]] = {}
     for number, part in enumerate(parts):
         for instance in (rect.instance for task in part for rect in task.operands.values()):
@@ -104,7 +121,7 @@ def _orders(tasks: Sequence[Task], target: Target, capacity: Mapping[Memory, int
             placed[instance] = left[instance.memory]
     if min(left.values()) < 0:
         return []
-    found = [orders(part, target, left, placed) for part in parts]
+    found = [orders(part, costs, left, placed) for part in parts]
     pauses = [task for task in tasks if is_pause(task)]
     return [_joined(list(choice), pauses) for choice in zip(*found, strict=False)]
 
@@ -122,26 +139,37 @@ def _semaphore(pair: SemaphorePair) -> DictionaryAttr:
     return DictionaryAttr({"producer": StringAttr(pair.producer.value), "consumer": StringAttr(pair.consumer.value)})
 
 
-def _item(task: Task) -> Item:
-    """What must be equal for two tasks to share a loop body, and the origins that may move."""
-    op = task.op
-    location = op.location.desc.data if isinstance(op.location, NameLoc) else ""
-    operands = tuple((name, _place(rect.instance), rect.type) for name, rect in task.operands.items())
-    key = (
-        op.function,
-        operands,
-        op.immediates,
-        op.layer,
-        location,
-        tuple(task.waits),
-        tuple(task.signals),
-    )
-    coordinates = tuple(v for rect in task.operands.values() for v in (rect.row, rect.col))
-    return Item(key, coordinates, task)
+class _Numbering:
+    """Equal attributes have one number, which is quicker to compare than they are."""
+
+    def __init__(self) -> None:
+        self._by_identity: dict[int, int] = {}
+        self._by_value: dict[Attribute, int] = {}
+
+    def of(self, attr: Attribute) -> int:
+        """The number of an attribute, which lives as long as this."""
+        number = self._by_identity.get(id(attr))
+        if number is None:
+            number = self._by_identity[id(attr)] = self._by_value.setdefault(attr, len(self._by_value))
+        return number
 
 
-def _place(instance: Instance) -> tuple[str, int, Attribute]:
-    return (instance.label, instance.address, instance.type)
+def _items(tasks: Sequence[Task]) -> list[Item]:
+    """Of every task what must be equal for two of them to share a loop body, and the origins that may move."""
+    number = _Numbering().of
+    result: list[Item] = []
+    for task in tasks:
+        op = task.op
+        location = op.location.desc.data if isinstance(op.location, NameLoc) else ""
+        operands = tuple(
+            (name, rect.instance.label, rect.instance.address, number(rect.instance.type), number(rect.type))
+            for name, rect in task.operands.items()
+        )
+        waits, signals = tuple(task.waits), tuple(task.signals)
+        key = (op.function.data, operands, number(op.immediates), op.layer.data, location, waits, signals)
+        coordinates = tuple(v for rect in task.operands.values() for v in (rect.row, rect.col))
+        result.append(Item(key, coordinates, task))
+    return result
 
 
 class _Move(NamedTuple):
@@ -156,7 +184,8 @@ class _Writer:
     """Writes rolled tasks as `hpcc_tile` ops: one alloc per placed buffer, one view per operand."""
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[str, int, Attribute], SSAValue] = {}
+        self._by_instance: dict[Instance, SSAValue] = {}
+        self._by_place: dict[tuple[str, int, Attribute], SSAValue] = {}
         self._block = Block()
 
     def write(self, nodes: Sequence[Item | Loop]) -> Block:
@@ -196,7 +225,7 @@ class _Writer:
     def _operand(self, rect: Rectangle, moves: list[_Move], ops: list[Operation]) -> SSAValue:
         base = self._buffer(rect.instance)
         moving = [move for move in moves if move.row or move.col]
-        if not moving and (rect.row, rect.col) == (0, 0) and rect.type == base.type:
+        if not moving and (rect.row, rect.col) == (0, 0) and (rect.type is base.type or rect.type == base.type):
             return base
         exprs: list[AffineExpr] = []
         for constant, steps in ((rect.row, [m.row for m in moving]), (rect.col, [m.col for m in moving])):
@@ -211,17 +240,23 @@ class _Writer:
         return view.result
 
     def _buffer(self, instance: Instance) -> SSAValue:
-        place = _place(instance)
-        if place not in self._buffers:
-            op = instance.op
-            type = instance.type
-            assert isinstance(type, MemRefType)
-            if isinstance(op, AllocOp):
-                copy: AllocOp | DramOp = AllocOp(op.label.data, type, instance.address)
-            else:
-                content = [key.data for key in op.content]
-                copy = DramOp(op.kind.data, op.label.data, type, content, op.encoding, instance.address, parts_of(op.parts))
-            copy.location = op.location
-            self._block.add_op(copy)
-            self._buffers[place] = copy.result
-        return self._buffers[place]
+        known = self._by_instance.get(instance)
+        if known is None:
+            place = (instance.label, instance.address, instance.type)
+            if place not in self._by_place:
+                self._by_place[place] = self._copy(instance)
+            known = self._by_instance[instance] = self._by_place[place]
+        return known
+
+    def _copy(self, instance: Instance) -> SSAValue:
+        op = instance.op
+        if isinstance(op, AllocOp):
+            copy: AllocOp | DramOp = AllocOp(op.label.data, instance.type, instance.address)
+        else:
+            content = [key.data for key in op.content]
+            copy = DramOp(
+                op.kind.data, op.label.data, instance.type, content, op.encoding, instance.address, parts_of(op.parts)
+            )
+        copy.location = op.location
+        self._block.add_op(copy)
+        return copy.result

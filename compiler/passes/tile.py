@@ -19,7 +19,7 @@ from compiler.backends.fpga.context import Context as Selection
 from compiler.backends.fpga.lowering import lower
 from compiler.backends.fpga.machine import machine_of, note_machine
 from compiler.backends.fpga.planning import Extent, TilePlan, plans
-from compiler.backends.fpga.tasks import flatten
+from compiler.backends.fpga.tasks import Task, flatten
 from compiler.dialects import nn
 from compiler.module import main_function, names_of
 from compiler.weights import WeightStore, store_of
@@ -49,20 +49,21 @@ def _head_bytes(op: nn.QAttentionOp) -> int:
     return keys * width // op.groups
 
 
-def _first_that_fits(function: FuncOp, target: Target, store: WeightStore) -> Block:
-    """Lower with the first plan whose buffers fit. Raises the last OutOfMemoryError if none does."""
+def _first_that_fits(function: FuncOp, target: Target, store: WeightStore) -> tuple[Block, list[Task]]:
+    """Lower with the first plan whose buffers fit, and unroll. Raises the last OutOfMemoryError if none does."""
     failure: OutOfMemoryError | None = None
     for variants in plans(target.accelerator, _extent(function)):
         for plan in variants:
             block = _lower(function, plan, target, store)
+            tasks = flatten(block)
             try:
-                allocate(flatten(block), capacities(target))
+                allocate(tasks, capacities(target))
             except OutOfMemoryError as error:
                 failure = error
                 if error.memory is not Memory.WEIGHTS:
                     break  # smaller loads would not help
                 continue
-            return block
+            return block, tasks
     assert failure is not None
     raise failure
 
@@ -96,10 +97,11 @@ class TilePass(ModulePass):
         tile_module(op, machine_of(op, self.target), store_of(ctx, op), self.target)
 
 
-def tile_module(module: ModuleOp, target: Target, store: WeightStore, name: str = "") -> None:
-    """The pass for a target that need not be a file; `name` is what later stages find it by."""
+def tile_module(module: ModuleOp, target: Target, store: WeightStore, name: str = "") -> list[Task]:
+    """The pass for a target that need not be a file; `name` is what later stages find it by. Returns the tiled program
+    unrolled, as `flatten` does."""
     function = main_function(module)
-    block = _first_that_fits(function, target, store)
+    block, tasks = _first_that_fits(function, target, store)
     note_machine(module, target)
     block.add_op(ReturnOp())
     tiled = FuncOp(function.sym_name.data, FunctionType.from_lists([], []), Region(block))
@@ -112,3 +114,4 @@ def tile_module(module: ModuleOp, target: Target, store: WeightStore, name: str 
     function.parent.insert_op_before(tiled, function)
     function.detach()
     function.erase()
+    return tasks

@@ -33,6 +33,7 @@ from compiler.tools.packaging import semaphore_table
 from compiler.tools.stages import StageRunner, new_context
 from compiler.weights import WeightStore
 from hw_targets.codec import Resolved, expand
+from hw_targets.collection import seldom_collecting
 from hw_targets.extents import layout_of
 from hw_targets.load import load_target
 from hw_targets.target import Target
@@ -64,6 +65,7 @@ class Variant:
         return roofline(self.timing, self.target)
 
 
+@seldom_collecting()
 def compile_encoded(encoded: ModuleOp, store: WeightStore, target: Target, *, listed: bool = True) -> Variant:
     """Tile, schedule, emit and time a module after `encode`, which is not changed.
 
@@ -71,8 +73,8 @@ def compile_encoded(encoded: ModuleOp, store: WeightStore, target: Target, *, li
     InfeasibleError where it does not fit the target.
     """
     module = encoded.clone()
-    tile_module(module, target, store)
-    schedule_module(module, target, listed=listed)
+    unrolled = tile_module(module, target, store)
+    schedule_module(module, target, listed=listed, unrolled=unrolled)
     EmitPass().apply(Context(), module)
     parts = program_parts(module)
     expanded = expand(parts.instructions)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from xdsl.dialects.builtin import bf16, f32, i8, i32
 
 from compiler.backends.fpga import semaphores
-from compiler.backends.fpga.semaphores import assign_semaphores, rectangles_overlap
+from compiler.backends.fpga.overlaps import Overlaps, rectangles_overlap
 from compiler.backends.fpga.tasks import Rectangle, Task
 from hw_targets.errors import InputError
 from hw_targets.isa import SEMAPHORE_MAX, Memory, Queue
@@ -46,6 +46,19 @@ def test_overlap_is_exact_for_rectangles_of_one_buffer(pitch: int, data: st.Data
     for _ in range(20):
         a, b = rectangle(), rectangle()
         assert rectangles_overlap(a, b) == bool(bytes_of(a) & bytes_of(b)), (a, b)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(EXTENTS, min_size=1, max_size=30))
+def test_rectangles_find_each_other(extents: list[tuple[int, int, int, int]]) -> None:
+    """Asked in any order, each knows its own state and those of all that overlap it, also of those that came later."""
+    known: Overlaps[list[object]] = Overlaps(list)
+    own = {extent: known.at(extent)[0] for extent in extents}
+    for extent, state in own.items():
+        first, *others = known.at(extent)
+        assert first is state
+        met = [other for other in own if other != extent and rectangles_overlap(extent, other)]
+        assert sorted(map(id, others)) == sorted(id(own[other]) for other in met)
 
 
 # ---- random programs -------------------------------------------------------------------------------------------------
@@ -121,7 +134,7 @@ def edges(tasks: list[Task], pairs: list[semaphores.SemaphorePair]) -> list[tupl
 @settings(max_examples=40, deadline=None)
 @given(programs())
 def test_the_static_check_accepts_every_program(tasks: list[Task]) -> None:
-    pairs = assign_semaphores(tasks)
+    pairs = tp.semaphores_of(tasks)
     tp.check(tasks, pairs)
     queues = [(pair.producer, pair.consumer) for pair in pairs]
     assert len(set(queues)) == len(queues)
@@ -135,7 +148,7 @@ def test_the_static_check_accepts_every_program(tasks: list[Task]) -> None:
 @given(programs(most=14))
 def test_every_token_is_needed(tasks: list[Task]) -> None:
     """Take any one pair of signal and wait out: the check must find a hazard. (No program so short can overflow.)"""
-    pairs = assign_semaphores(tasks)
+    pairs = tp.semaphores_of(tasks)
     tokens = edges(tasks, pairs)
     assume(tokens)
     for producer, consumer, number in tokens:
@@ -181,7 +194,7 @@ def test_a_producer_far_ahead_of_its_first_consumer(monkeypatch: pytest.MonkeyPa
     acc = tp.buffer(Memory.ACC, 40, 4, i32, 0)
     tasks = [tp.quantize(tp.part(x, i, 1), tp.part(codes, i, 1), tp.part(scale, i, 1)) for i in range(40)]
     tasks += [tp.multiply(tp.part(codes, i, 1), tp.part(keys, 0, 4), tp.part(acc, i, 1)) for i in range(40)]
-    pairs = assign_semaphores(tasks)
+    pairs = tp.semaphores_of(tasks)
     tp.check(tasks, pairs)
     assert "one for many" in seen
     (pair,) = pairs
@@ -199,7 +212,7 @@ def test_a_producer_that_runs_on_while_its_consumer_is_slow(monkeypatch: pytest.
     for i in range(40):
         tasks.append(tp.quantize(tp.part(x, i, 1), tp.part(codes, i, 1), tp.part(scale, i, 1)))
         tasks.append(tp.multiply(tp.part(codes, i, 1), tp.part(keys, 0, 4), tp.part(acc, i, 1)))
-    pairs = assign_semaphores(tasks)
+    pairs = tp.semaphores_of(tasks)
     tp.check(tasks, pairs)
     assert "producer waits" in seen
     # VECTOR now waits for MATRIX too, but seldom: the counter may be full, the queues still overlap.
@@ -224,4 +237,4 @@ def test_bursts_stay_below_the_maximum(rows: int, burst: int, seed: int) -> None
         tasks += [tp.quantize(tp.part(x, i, 1), tp.part(codes, i, 1), tp.part(scale, i, 1)) for i in order]
         shuffled.shuffle(order)
         tasks += [tp.multiply(tp.part(codes, i, 1), tp.part(keys, 0, 4), tp.part(acc, i, 1)) for i in order]
-    tp.check(tasks, assign_semaphores(tasks))
+    tp.check(tasks, tp.semaphores_of(tasks))

@@ -11,7 +11,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute, SSAValue
 from xdsl.parser import Parser
 
-from compiler.backends.fpga.semaphores import SemaphorePair
+from compiler.backends.fpga.semaphores import SemaphorePair, assign_semaphores, dependencies_by_part
 from compiler.backends.fpga.tasks import Instance, Rectangle, Task
 from compiler.dialects.tile import AllocOp, DramOp, RunOp, buffer_type, element_bytes, row_stride
 from compiler.pipelines import load_pass
@@ -19,6 +19,11 @@ from compiler.universe import all_dialects
 from compiler.weights import WeightStore, attach_store
 from hw_targets.check import Semaphore, check_program
 from hw_targets.isa import BY_NAME, Address, Instruction, Memory
+
+
+def semaphores_of(tasks: Sequence[Task]) -> list[SemaphorePair]:
+    """Give placed tasks their waits and signals; the semaphores used."""
+    return assign_semaphores(tasks, dependencies_by_part(tasks))
 
 
 def context(store: WeightStore | None = None) -> Context:

@@ -49,7 +49,7 @@ def _lifetimes(tasks: Sequence[Task]) -> dict[Instance, tuple[int, int]]:
     """First and last task that touches each instance, in order of first use."""
     spans: dict[Instance, tuple[int, int]] = {}
     for index, task in enumerate(tasks):
-        for rect, _ in task.accesses():
+        for rect, _ in task.accesses:
             first = spans.get(rect.instance, (index, index))[0]
             spans[rect.instance] = (first, index)
     return spans
@@ -270,7 +270,7 @@ def place(tasks: Sequence[Task], addresses: Mapping[Instance, int], capacity: Ma
 def _place_dram(tasks: Sequence[Task]) -> int:
     """DRAM regions one after another: constant data first (the weight image), then inputs and outputs."""
     regions = dict.fromkeys(
-        rect.instance for task in tasks for rect, _ in task.accesses() if rect.instance.memory is Memory.DRAM
+        rect.instance for task in tasks for rect, _ in task.accesses if rect.instance.memory is Memory.DRAM
     )
     address = 0
     for constant in (True, False):

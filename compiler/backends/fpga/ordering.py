@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import takewhile
 
 from compiler.backends.fpga.allocation import aligned, is_streamed, pool_of
+from compiler.backends.fpga.overlaps import Overlaps
 from compiler.backends.fpga.room import Foresight, Room
-from compiler.backends.fpga.semaphores import QUEUE_INDEX, QUEUES, Extent, placed_dependencies, rectangles_overlap
+from compiler.backends.fpga.semaphores import QUEUE_INDEX, QUEUES, Dependencies
 from compiler.backends.fpga.tasks import Instance, Task
 from hw_targets.codec import Place, Resolved
 from hw_targets.isa import Memory, Queue
@@ -82,14 +83,14 @@ class Graph:
     placed: Mapping[Instance, int]
 
     @classmethod
-    def of(cls, tasks: Sequence[Task], target: Target, placed: Mapping[Instance, int] | None = None) -> Graph:
+    def of(cls, tasks: Sequence[Task], costs: Mapping[Task, Cost], placed: Mapping[Instance, int] | None = None) -> Graph:
         before = dependencies(tasks)
         after: list[list[int]] = [[] for _ in tasks]
         for index, earlier in enumerate(before):
             for producer in earlier:
                 after[producer].append(index)
         placed = placed or {}
-        return cls(tasks, before, after, task_costs(tasks, target), buffers_of(tasks, placed), placed)
+        return cls(tasks, before, after, [costs[task] for task in tasks], buffers_of(tasks, placed), placed)
 
     def ways(self) -> list[int]:
         """Cycles from the start of each task to the end of the program along its longest way.
@@ -116,10 +117,10 @@ class Graph:
         return result
 
 
-def task_costs(tasks: Sequence[Task], target: Target) -> list[Cost]:
+def task_costs(tasks: Sequence[Task], target: Target) -> dict[Task, Cost]:
     """Busy cycles and latency of every task alone."""
     known: dict[tuple[object, ...], Cost] = {}
-    result: list[Cost] = []
+    result: dict[Task, Cost] = {}
     for task in tasks:
         values = task.op.values
         name = task.op.function.data
@@ -127,7 +128,7 @@ def task_costs(tasks: Sequence[Task], target: Target) -> list[Cost]:
         key = (name, shape, *values.values())
         if key not in known:
             known[key] = _cost(name, task, values, target)
-        result.append(known[key])
+        result[task] = known[key]
     return result
 
 
@@ -140,27 +141,33 @@ def _cost(name: str, task: Task, values: Mapping[str, int | float], target: Targ
     return cost(instruction, target.accelerator)
 
 
+@dataclass
+class _Users:
+    """Tasks that touched a rectangle and that a later one must come after."""
+
+    readers: list[int] = field(default_factory=list)
+    writers: list[int] = field(default_factory=list)
+
+
 def dependencies(tasks: Sequence[Task]) -> list[list[int]]:
     """For each task the earlier ones that it must come after: writers of what it reads, all users of what it writes."""
-    logs: dict[Instance, dict[Extent, tuple[list[int], list[int]]]] = {}
+    logs: dict[Instance, Overlaps[_Users]] = {}
     result: list[list[int]] = []
     for index, task in enumerate(tasks):
         needed: set[int] = set()
-        touched: list[tuple[dict[Extent, tuple[list[int], list[int]]], Extent, bool]] = []
-        for rect, writes in task.accesses():
-            log = logs.setdefault(rect.instance, {})
-            extent = (rect.offset, rect.rows, rect.row_bytes, rect.pitch)
-            for other, (readers, writers) in log.items():
-                if other == extent or rectangles_overlap(extent, other):
-                    needed.update(writers)
-                    if writes:
-                        needed.update(readers)
-            touched.append((log, extent, writes))
-        for log, extent, writes in touched:
+        touched: list[tuple[_Users, bool]] = []
+        for rect, writes in task.accesses:
+            overlapping = logs.setdefault(rect.instance, Overlaps(_Users)).at(rect.extent)
+            for users in overlapping:
+                needed.update(users.writers)
+                if writes:
+                    needed.update(users.readers)
+            touched.append((overlapping[0], writes))
+        for users, writes in touched:
             if writes:
-                log[extent] = ([], [index])
+                users.readers, users.writers = [], [index]
             else:
-                log.setdefault(extent, ([], []))[0].append(index)
+                users.readers.append(index)
         needed.discard(index)
         result.append(sorted(needed))
     return result
@@ -193,7 +200,7 @@ def levels(graph: Graph) -> tuple[list[int], list[float]]:
         below = max((depth[earlier] for earlier in graph.before[index]), default=0)
         depth.append(below + (task.op.function.data == "vector.softmax"))
         position = 0.0
-        for rect, writes in task.accesses():
+        for rect, writes in task.accesses:
             instance = rect.instance
             if instance.rotates:
                 position = max(position, place[writer[instance]] if instance in writer else 0.0)
@@ -206,7 +213,10 @@ def levels(graph: Graph) -> tuple[list[int], list[float]]:
 
 
 def orders(
-    tasks: Sequence[Task], target: Target, capacity: Mapping[Memory, int], placed: Mapping[Instance, int] | None = None
+    tasks: Sequence[Task],
+    costs: Mapping[Task, Cost],
+    capacity: Mapping[Memory, int],
+    placed: Mapping[Instance, int] | None = None,
 ) -> list[Order]:
     """What list scheduling finds with each skew, the fastest first; empty where the memories are too small for any, or
     where the program is too long.
@@ -216,7 +226,7 @@ def orders(
     """
     if not tasks or len(tasks) > MOST_TASKS:
         return []
-    graph = Graph.of(tasks, target, placed)
+    graph = Graph.of(tasks, costs, placed)
     ways = graph.ways()
     depth, place = levels(graph)
     layer = max(ways) / (max(depth) + 1)
@@ -232,14 +242,12 @@ def orders(
     return sorted(found, key=lambda order: order.cycles)
 
 
-def makespan(tasks: Sequence[Task], target: Target) -> int:
+def makespan(tasks: Sequence[Task], needed: Dependencies, costs: Mapping[Task, Cost]) -> int:
     """Cycles of placed tasks in their order, each unit in turn: what bytes they share decides what waits for what."""
     free, results = [0] * len(QUEUES), [0] * len(tasks)
-    for index, (task, needed, own) in enumerate(
-        zip(tasks, placed_dependencies(tasks), task_costs(tasks, target), strict=True)
-    ):
-        queue = QUEUE_INDEX[task.queue]
-        start = max([free[queue], *(results[earlier] for earlier in needed.values())])
+    for index, task in enumerate(tasks):
+        queue, own = QUEUE_INDEX[task.queue], costs[task]
+        start = max([free[queue], *(results[earlier] for earlier in needed[index].values())])
         free[queue] = start + own.busy
         results[index] = start + own.busy + own.latency
     return max(results, default=0)
@@ -303,17 +311,14 @@ class _Scheduler:
         now, left = 0, len(graph.tasks)
         while left:
             for queue in range(len(QUEUES)):
-                if busy_until[queue] > now:
+                if busy_until[queue] > now or self.hopeless[queue]:
                     continue
                 index = self._next(queue)
                 if index < 0:
                     continue
                 left -= 1
                 busy, latency = graph.costs[index]
-                self.starts[index] = now
-                while self.oldest < len(self.starts) and self.starts[self.oldest] >= 0:
-                    self.oldest += 1
-                self._has_changed()
+                self._start(index, now)
                 busy_until[queue] = now + max(busy, 1)
                 heappush(happenings, (busy_until[queue], -1))
                 heappush(happenings, (now + max(busy + latency, 1), index))
@@ -331,8 +336,15 @@ class _Scheduler:
         insort(self.ready[queue], (-self.urgency[index], index))
         self.hopeless[queue] = False
 
+    def _start(self, index: int, now: int) -> None:
+        self.starts[index] = now
+        if index == self.oldest:
+            while self.oldest < len(self.starts) and self.starts[self.oldest] >= 0:
+                self.oldest += 1
+            self._has_changed()
+
     def _has_changed(self) -> None:
-        """A task has started, or bytes are free: what was refused may be granted now."""
+        """The oldest task has started, a buffer has its address, or bytes are free: what was refused may be granted now."""
         self.hopeless = [False] * len(QUEUES)
 
     def _next(self, queue: int) -> int:
@@ -340,8 +352,6 @@ class _Scheduler:
 
         One that waits for room in a memory is overtaken only by what stands before it in the tiled order.
         """
-        if self.hopeless[queue]:
-            return -1
         ready, missing, horizon = self.ready[queue], self.missing, self.oldest + self.reach
         blocked = [len(missing)] * len(COUNTED)  # for each memory the first task that waits for room there
         for position, (_, index) in enumerate(ready):
@@ -379,6 +389,7 @@ class _Scheduler:
             self.live[buffer.kind] = self.live.get(buffer.kind, 0) + 1
             for user in buffer.users:
                 self.missing[user].remove(buffer)
+        self._has_changed()
         return True
 
     def _address(self, buffer: Buffer, *, lasts: bool) -> int | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from compiler.backends.fpga.tasks import Instance, Rectangle, Task, parts_of_program
+from compiler.backends.fpga.overlaps import Overlaps
+from compiler.backends.fpga.tasks import Instance, Task, parts_of_program
 from hw_targets.isa import SEMAPHORE_MAX, Memory, Queue
 
 QUEUES = (Queue.LOAD, Queue.MATRIX, Queue.VECTOR, Queue.STORE)
@@ -26,97 +27,94 @@ class SemaphorePair:
     consumer: Queue
 
 
-Extent = tuple[int, int, int, int]
-"""offset, rows, row_bytes, pitch inside one buffer."""
+Dependencies = list[dict[int, int]]
+"""For each task the latest task of every other queue that it must wait for: {queue index: task index}."""
 
-
-def rectangles_overlap(a: Extent, b: Extent) -> bool:
-    """Whether two rectangles of one buffer share a byte. Exact for equal pitches whose rows do not wrap, else safe."""
-    a_end = a[0] + (a[1] - 1) * a[3] + a[2]
-    b_end = b[0] + (b[1] - 1) * b[3] + b[2]
-    if a_end <= b[0] or b_end <= a[0]:
-        return False
-    if a[1] == 1 and b[1] == 1:
-        return True
-    pitch = a[3] if a[1] > 1 else b[3]
-    if (a[1] > 1 and b[1] > 1 and a[3] != b[3]) or pitch == 0:
-        return True
-    a_col, b_col = a[0] % pitch, b[0] % pitch
-    if a_col + a[2] > pitch or b_col + b[2] > pitch:
-        return True
-    return a_col < b_col + b[2] and b_col < a_col + a[2]
+Accesses = dict[tuple[int, bool], int]
+"""The latest task of every queue that touched something, reading or writing: {(queue index, wrote): task index}."""
 
 
 @dataclass
 class _Log:
-    """The accesses to one buffer that a later one may have to wait for."""
+    """The accesses to one placed buffer that a later one may have to wait for."""
 
-    by_extent: dict[Extent, dict[tuple[int, bool], int]] = field(default_factory=dict)
-    latest: dict[tuple[int, bool], int] = field(default_factory=dict)
+    rectangles: Overlaps[Accesses] = field(default_factory=lambda: Overlaps[Accesses](dict))
+    latest: Accesses = field(default_factory=dict)
+    neighbours: list[_Log] = field(default_factory=list)
+    """Of buffers that lie in some of the same bytes."""
 
 
-def placed_dependencies(tasks: Sequence[Task]) -> list[dict[int, int]]:
-    """For each task the latest task of every other queue that touches the same bytes, one of them writing: {queue index:
-    task index}. Buffers have their addresses."""
-    logs: dict[tuple[Memory, int, int, int], _Log] = {}
-    neighbours: dict[tuple[Memory, int, int, int], list[tuple[Memory, int, int, int]]] = {}
+class _Logs:
+    """The log of every place that a buffer has."""
 
-    def place(instance: Instance) -> tuple[Memory, int, int, int]:
-        return (instance.memory, instance.address, instance.bytes, instance.pitch)
+    def __init__(self) -> None:
+        self._by_instance: dict[Instance, _Log] = {}
+        self._by_place: dict[tuple[Memory, int, int, int], _Log] = {}
 
-    def log_of(key: tuple[Memory, int, int, int]) -> _Log:
-        if key not in logs:
-            near = [
-                other for other in logs if other[0] is key[0] and other[1] < key[1] + key[2] and key[1] < other[1] + other[2]
-            ]
-            for other in near:
-                neighbours[other].append(key)
-            logs[key], neighbours[key] = _Log(), near
-        return logs[key]
+    def of(self, instance: Instance) -> _Log:
+        log = self._by_instance.get(instance)
+        if log is None:
+            place = (instance.memory, instance.address, instance.bytes, instance.pitch)
+            if place not in self._by_place:
+                self._by_place[place] = self._beside(place)
+            log = self._by_instance[instance] = self._by_place[place]
+        return log
 
-    result: list[dict[int, int]] = []
+    def _beside(self, place: tuple[Memory, int, int, int]) -> _Log:
+        memory, start, end = place[0], place[1], place[1] + place[2]
+        log = _Log()
+        for other, near in self._by_place.items():
+            if other[0] is memory and other[1] < end and start < other[1] + other[2]:
+                near.neighbours.append(log)
+                log.neighbours.append(near)
+        return log
+
+
+def dependencies_by_part(tasks: Sequence[Task]) -> list[Dependencies]:
+    """`placed_dependencies` of the tasks between pauses: at a pause everything is complete."""
+    return [placed_dependencies(part) for part in parts_of_program(tasks)]
+
+
+def placed_dependencies(tasks: Sequence[Task]) -> Dependencies:
+    """What every task must wait for: tasks of other queues that touch the same bytes, one of them writing. Buffers have
+    their addresses."""
+    logs = _Logs()
+    result: Dependencies = []
     for index, task in enumerate(tasks):
         queue = QUEUE_INDEX[task.queue]
         needed: dict[int, int] = {}
-
-        touched: list[tuple[_Log, Extent, bool]] = []
-        for rect, writes in task.accesses():
-            key = place(rect.instance)
-            log = log_of(key)
-            extent = _extent(rect)
-            for other_extent, entries in log.by_extent.items():
-                if rectangles_overlap(extent, other_extent):
-                    _require(needed, queue, entries, writes)
-            for other in neighbours[key]:
-                _require(needed, queue, logs[other].latest, writes)
-            touched.append((log, extent, writes))
-        for log, extent, writes in touched:
+        touched: list[tuple[_Log, Accesses, bool]] = []
+        for rect, writes in task.accesses:
+            log = logs.of(rect.instance)
+            overlapping = log.rectangles.at(rect.extent)
+            for accesses in overlapping:
+                _require(needed, queue, accesses, writes)
+            for other in log.neighbours:
+                _require(needed, queue, other.latest, writes)
+            touched.append((log, overlapping[0], writes))
+        for log, own, writes in touched:
             if writes:
-                log.by_extent[extent] = {}
-            log.by_extent.setdefault(extent, {})[queue, writes] = index
-            log.latest[queue, writes] = index
+                own.clear()
+            own[queue, writes] = log.latest[queue, writes] = index
         result.append(needed)
     return result
 
 
-def _require(needed: dict[int, int], queue: int, entries: dict[tuple[int, bool], int], writes: bool) -> None:
+def _require(needed: dict[int, int], queue: int, accesses: Accesses, writes: bool) -> None:
     """Note the accesses of other queues that conflict with a new one."""
-    for (other, wrote), earlier in entries.items():
+    for (other, wrote), earlier in accesses.items():
         if other != queue and (wrote or writes) and earlier > needed.get(other, -1):
             needed[other] = earlier
 
 
-def _extent(rect: Rectangle) -> Extent:
-    return (rect.offset, rect.rows, rect.row_bytes, rect.pitch)
-
-
-def assign_semaphores(tasks: Sequence[Task]) -> list[SemaphorePair]:
-    """Fill in waits and signals of every task; returns the semaphores used.
+def assign_semaphores(tasks: Sequence[Task], needed: Sequence[Dependencies]) -> list[SemaphorePair]:
+    """Fill in waits and signals of every task; returns the semaphores used. `needed` comes of `dependencies_by_part`.
 
     Program order is a valid sequential order of the result: a wait's signal always stands before it. At a pause everything
     is complete, so nothing waits for what stands before one.
     """
-    edges = [edge for part in parts_of_program(tasks) for edge in _edges(part)]
+    parts = parts_of_program(tasks)
+    edges = [edge for part, own in zip(parts, needed, strict=True) for edge in _edges(part, own)]
     pairs = sorted({(QUEUE_INDEX[p.queue], QUEUE_INDEX[c.queue]) for p, c in edges})
     numbers = {pair: number for number, pair in enumerate(pairs)}
     for producer, consumer in edges:
@@ -129,9 +127,9 @@ def assign_semaphores(tasks: Sequence[Task]) -> list[SemaphorePair]:
     return [SemaphorePair(numbers[pair], QUEUES[pair[0]], QUEUES[pair[1]]) for pair in pairs]
 
 
-def _edges(tasks: Sequence[Task]) -> list[tuple[Task, Task]]:
+def _edges(tasks: Sequence[Task], dependencies: Dependencies) -> list[tuple[Task, Task]]:
     """(producer, consumer) of every signal that is needed."""
-    needed = placed_dependencies(tasks)
+    needed = [dict(own) for own in dependencies]
     while True:
         edges, overflow = _reduce(tasks, needed)
         if not overflow:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 from xdsl.dialects.builtin import MemRefType
@@ -15,6 +16,9 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, element_bytes, memory_of, no_tile_op, row_stride
 from hw_targets.isa import Memory, Queue
+
+Extent = tuple[int, int, int, int]
+"""offset, rows, row_bytes, pitch inside one buffer."""
 
 
 @dataclass(eq=False)
@@ -28,16 +32,16 @@ class Instance:
     slots: int = 1
     address: int = -1
 
-    @property
+    @cached_property
     def label(self) -> str:
         return self.op.label.data
 
-    @property
+    @cached_property
     def rotates(self) -> bool:
         """Whether it is a temporary of one iteration, be it with a single slot."""
         return self.slots > 1 or (isinstance(self.op, AllocOp) and self.op.slots is not None)
 
-    @property
+    @cached_property
     def pitch(self) -> int:
         """Bytes from row to row."""
         return self.bytes // self.type.get_shape()[0]
@@ -55,13 +59,18 @@ class Rectangle:
     pitch: int
     type: MemRefType
 
-    @property
+    @cached_property
     def offset(self) -> int:
         return self.row * self.instance.pitch + self.col * element_bytes(self.type)
 
     @property
     def address(self) -> int:
         return self.instance.address + self.offset
+
+    @cached_property
+    def extent(self) -> Extent:
+        """Where it lies in its instance."""
+        return (self.offset, self.rows, self.row_bytes, self.pitch)
 
 
 @dataclass(eq=False)
@@ -73,7 +82,7 @@ class Task:
     waits: list[int] = field(default_factory=list)
     signals: list[int] = field(default_factory=list)
 
-    @property
+    @cached_property
     def queue(self) -> Queue:
         return self.op.row.queue
 
@@ -82,6 +91,7 @@ class Task:
         """0, or 1 for what a loop nest may put off until its next first stage is under way."""
         return self.op.stage.value.data if self.op.stage is not None else 0
 
+    @cached_property
     def accesses(self) -> list[tuple[Rectangle, bool]]:
         """The rectangles this task touches, with whether it writes."""
         row = self.op.row
@@ -114,7 +124,6 @@ def flatten(block: Block) -> list[Task]:
 
 class _Flattener:
     def __init__(self) -> None:
-        self._instances: dict[SSAValue, Instance] = {}
         self._views: dict[SSAValue, tuple[Instance, int, int]] = {}
         self._extents: dict[SSAValue, tuple[int, int, int, MemRefType]] = {}
         """Rows, bytes of a row, pitch and type of a buffer or view: the same in every iteration."""
@@ -129,19 +138,18 @@ class _Flattener:
         return tasks
 
     def _op(self, op: Operation, counters: dict[SSAValue, int]) -> list[Task]:
-        if isinstance(op, AllocOp | DramOp):
+        if isinstance(op, RunOp):
+            return [Task(op, {name: self._rectangle(value) for name, value in op.named.items()})]
+        if isinstance(op, ViewOp):
+            source = op.source
+            instance, row, col = self._views[source]
+            first_row, first_col = op.origin.data.eval([counters[c] for c in op.counters], [])
+            step = self._extent(source)[2] // instance.pitch
+            self._views[op.result] = (instance, row + first_row * step, col + first_col)
+        elif isinstance(op, AllocOp | DramOp):
             rows, row_bytes, _, type = self._extent(op.result)
             slots = op.slots.value.data if isinstance(op, AllocOp) and op.slots is not None else 1
-            instance = Instance(op, memory_of(type), type, rows * row_bytes, slots)
-            self._instances[op.result] = instance
-            self._views[op.result] = (instance, 0, 0)
-        elif isinstance(op, ViewOp):
-            instance, row, col = self._views[op.source]
-            first_row, first_col = op.origin.data.eval([counters[c] for c in op.counters], [])
-            step = self._extent(op.source)[2] // instance.pitch
-            self._views[op.result] = (instance, row + first_row * step, col + first_col)
-        elif isinstance(op, RunOp):
-            return [Task(op, {name: self._rectangle(value) for name, value in op.named.items()})]
+            self._views[op.result] = (Instance(op, memory_of(type), type, rows * row_bytes, slots), 0, 0)
         elif not isinstance(op, ReturnOp):
             raise no_tile_op(op)
         return []
