@@ -27,6 +27,14 @@ def syntax_error(error: BaseException, file: str = "") -> InputError:
     return InputError("HPCC1021", error.msg.splitlines()[0], where=f"{location.file}:{location.line}:{location.col}")
 
 
+def module_error(error: Exception, file: str) -> InputError:
+    """The error of a module that was given as text and that a stage stumbles over: all that the verifiers let through and
+    that hpcc itself would not have written."""
+    hint = "use a file of --dump-stages as it was written; if this is one, it is a bug of hpcc, and --debug shows where"
+    message = f"hpcc cannot go on with this module: {type(error).__name__}: {_first_line(error)}"
+    return InputError("HPCC1441", message, where=file, hint=hint)
+
+
 TOKEN = re.compile(
     r'//[^\n]*|"(?:[^"\\\n\v\f]|\\(?:["nt\\]|[0-9A-Fa-f]{2}))*(?P<end>"?)|(?<![\w%@^#!.$])[su]?i(?P<bits>\d{8,})\b'
 )

@@ -14,7 +14,7 @@ from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyExcepti
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from compiler.tools.arguments import parse_shapes
-from compiler.tools.diagnostics import check_text, report
+from compiler.tools.diagnostics import check_text, module_error, report
 from compiler.universe import all_dialects, all_passes
 from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
 from hw_targets.command_line import Parser, internal_error
@@ -96,8 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; the exit status follows DESIGN: 0 ok, 1 content, 2 usage, 3 infeasible."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    file = ""
     try:
-        HpccOptMain(description="hpcc modular optimizer driver", args=arguments).run()
+        tool = HpccOptMain(description="hpcc modular optimizer driver", args=arguments)
+        file = str(tool.args.input_file or "")
+        tool.run()
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
@@ -112,7 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if type(error).__name__ == "ArgSpecParseError":
             return report(UsageError("HPCC2303", f"bad pass pipeline: {str(error).splitlines()[-1]}"))
-        return report(internal_error(error))
+        if not file.endswith(".mlir") or not isinstance(error, Exception) or isinstance(error, OSError | MemoryError):
+            return report(internal_error(error))
+        return report(module_error(error, file))
     return 0
 
 

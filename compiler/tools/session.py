@@ -33,6 +33,7 @@ from compiler.sparsity.patterns import parse_pattern
 from compiler.sparsity.recipes import load_recipe
 from compiler.tools import inputs as run_inputs
 from compiler.tools.baseline import DENSE, compared, dense_options, read_baseline
+from compiler.tools.diagnostics import module_error
 from compiler.tools.foresight import check_disk, check_memory, output_bytes, steps
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts, record_macs
 from compiler.tools.options import Options
@@ -44,7 +45,7 @@ from compiler.tools.stages import StageRunner, dump, load_dump, mlir_path, modul
 from compiler.tools.stepwise import StepwiseCheck
 from compiler.tools.summary import STEPS, STEPS_OF, Progress
 from hw_targets.cpu import CpuTarget
-from hw_targets.errors import InfeasibleError, InputError, UsageError
+from hw_targets.errors import HpccError, InfeasibleError, InputError, UsageError
 from hw_targets.gpu import GpuTarget
 from hw_targets.load import load_any_target
 from hw_targets.target import Target
@@ -75,6 +76,12 @@ def run_command(options: Options) -> int:
     session = open_session(options)
     try:
         status = session.run()
+    except (HpccError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if options.start is None:
+            raise
+        raise module_error(error, options.model) from error
     finally:
         session.progress.stop()
     if options.time_passes:

@@ -219,7 +219,33 @@ def invalid_stage(folder: Path, patch: pytest.MonkeyPatch) -> Done:
     return fpga()(folder, patch)
 
 
+def stumbling_stage(folder: Path, patch: pytest.MonkeyPatch) -> Done:
+    """A pass that meets in a given module what none of its verifiers knows."""
+    from compiler.passes.quantize import QuantizePass
+
+    def stumble(_: Path) -> None:
+        def apply(*_: object) -> None:
+            raise KeyError("made up")
+
+        patch.setattr(QuantizePass, "apply", apply)
+
+    return dumped("fuse", stumble)(folder, patch)
+
+
+def stumbling_pass(folder: Path, patch: pytest.MonkeyPatch) -> Done:
+    from compiler.passes.quantize import QuantizePass
+
+    def apply(*_: object) -> None:
+        raise AssertionError
+
+    patch.setattr(QuantizePass, "apply", apply)
+    (folder / "empty.mlir").write_text("builtin.module {\n}\n", encoding="utf-8")
+    return call(hpcc_opt, "empty.mlir", "-p", "hpcc-quantize")
+
+
 STAGES: dict[str, Case] = {
+    "stage that stumbles over a given module": stumbling_stage,
+    "pass that stumbles over a given module": stumbling_pass,
     "dump without its weights": dumped("encode", lambda folder: weights_of(folder).unlink()),
     "dump with damaged weights": dumped("encode", lambda folder: weights_of(folder).write_bytes(b"nonsense")),
     "dump of no known model": dumped("fuse", replaced("fuse", "sha256", "sha")),
