@@ -120,9 +120,11 @@ def product_off_by_one(patch: Patch) -> None:
 
 def softmax_of_all_keys(patch: Patch) -> None:
     softmax = numerics.softmax
-    patch.setattr(
-        numerics, "softmax", lambda acc, q, k, scale, mask=None, added=None: softmax(acc, q, k, scale, None, added)
-    )
+
+    def broken(acc: Any, q: Any, k: Any, scale: float, mask: Any = None, *more: Any, **named: Any) -> Any:
+        return softmax(acc, q, k, scale, None, *more, **named)
+
+    patch.setattr(numerics, "softmax", broken)
 
 
 def norm_without_beta(patch: Patch) -> None:

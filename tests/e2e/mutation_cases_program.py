@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from compiler.backends.fpga.builder import TileBuilder
-from compiler.backends.fpga.semaphores import SemaphorePair
+from compiler.backends.fpga.semaphores import Dependencies, SemaphorePair
 from compiler.backends.fpga.tasks import Task
 from compiler.passes import schedule
 from compiler.storage.formats import HPMarkFormat
@@ -76,8 +76,8 @@ def no_tail_of_the_reduction(patch: Patch) -> None:
 def semaphores(patch: Patch, spoil: Callable[[Sequence[Task], list[SemaphorePair]], None]) -> None:
     assign = schedule.assign_semaphores
 
-    def broken(tasks: Sequence[Task]) -> list[SemaphorePair]:
-        pairs = assign(tasks)
+    def broken(tasks: Sequence[Task], needed: Sequence[Dependencies]) -> list[SemaphorePair]:
+        pairs = assign(tasks, needed)
         spoil(tasks, pairs)
         return pairs
 

@@ -17,6 +17,7 @@ from hw_targets.codec import Place, Resolved, expand
 from hw_targets.errors import InputError
 from hw_targets.extents import Extent, operand_extents
 from hw_targets.isa import FUNCTIONS, Memory, Queue
+from runtime.simulator import threads
 from runtime.simulator.functional import DEFAULTS, Options, Simulator
 from runtime.simulator.machine import POISON, DramRegion, Memories, read_bf16, write_bf16
 from tests.unit.hand_programs import INS, LINEAR_SEMAPHORES, OUTS, SIZES, LinearData, linear
@@ -113,6 +114,7 @@ def test_products_take_one_thread_and_give_the_others_back() -> None:
         def after(self, instruction: Resolved, memories: Memories) -> None:
             pass
 
+    threads._libraries.cache_clear()  # another test may have loaded a second library since
     with threadpool_limits(2, "blas"):
         machine("vector.absmax x=0 absmax=512 rows=1 cols=8").run(Threads())
         assert Threads.seen == {1}
