@@ -26,6 +26,7 @@ from hw_targets.resources import (
     bill,
     broken_by,
     infeasible,
+    logic_parts,
     memory_width,
     overshoot,
     total,
@@ -94,16 +95,15 @@ def _fastest(
     """The fastest array that fits, its memories as small as they can be. Raises InfeasibleError where nothing fits."""
     arrays = _arrays(target, asked, workload, least_lanes)
     candidates = sorted(arrays, key=lambda array: _rating(array, workload))
-    least: tuple[float, Accelerator] | None = None
     for array in candidates:
+        if violations(total(logic_parts(target, array)), target.device):
+            continue  # memories only add to that
         accelerator = _smallest_memories(array, asked, target)
-        over = overshoot(broken_by(target, accelerator))
-        if not over:
+        if not broken_by(target, accelerator):
             return accelerator
-        least = (over, accelerator) if least is None or over < least[0] else least
-    assert least is not None, "at least one array is tried"
-    nearest = replace(target, accelerator=least[1])
-    raise infeasible(nearest, broken_by(nearest, nearest.accelerator))
+    smallest = (_smallest_memories(array, asked, target) for array in candidates)
+    nearest = min(smallest, key=lambda accelerator: overshoot(broken_by(target, accelerator)))
+    raise infeasible(replace(target, accelerator=nearest), broken_by(target, nearest))
 
 
 def _rating(a: Accelerator, workload: Workload | None) -> tuple[float, int, int]:

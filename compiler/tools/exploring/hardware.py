@@ -11,11 +11,13 @@ from compiler.explore.selection import Hardware
 from compiler.explore.space import Algorithm
 from compiler.tools.exploring.models import Lowered, Shapes, lower, timing_spec
 from compiler.tools.variants import Prepared, Variant
+from hw_targets.collection import seldom_collecting
 from hw_targets.errors import InfeasibleError
 from hw_targets.load import load_target
 from hw_targets.target import Target, Workload
 
 
+@seldom_collecting()
 def time_on(
     model: Path, shapes: Shapes, algorithm: Algorithm, devices: Sequence[str], folder: Path, host_ms: float
 ) -> list[Hardware]:
