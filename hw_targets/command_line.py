@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from hw_targets.collection import seldom_collecting
 from hw_targets.errors import HpccError, InputError, UsageError
+from hw_targets.interrupts import remembered
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +44,7 @@ def guarded(
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
-        with warnings.catch_warnings(), seldom_collecting():
+        with warnings.catch_warnings(), seldom_collecting(), remembered():
             if not debug:
                 warnings.simplefilter("ignore")
             status = command(parser.parse_args(arguments))

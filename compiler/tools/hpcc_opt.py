@@ -17,8 +17,10 @@ from compiler.tools.arguments import parse_shapes
 from compiler.tools.diagnostics import check_text, module_error, report
 from compiler.universe import all_dialects, all_passes
 from compiler.weights import MODULE_ATTRIBUTE, WeightStore, attach_store
+from hw_targets.collection import seldom_collecting
 from hw_targets.command_line import Parser, internal_error
 from hw_targets.errors import HpccError, InputError, UsageError
+from hw_targets.interrupts import remembered
 
 
 class HpccOptMain(xDSLOptMain):
@@ -100,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         tool = HpccOptMain(description="hpcc modular optimizer driver", args=arguments)
         file = str(tool.args.input_file or "")
-        tool.run()
+        with seldom_collecting(), remembered():
+            tool.run()
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
