@@ -214,6 +214,10 @@ def role_of(name: str) -> str | None:
     return None
 
 
+DRAWN = 1 << 20
+"""Numbers made up at a time."""
+
+
 def made_up(specs: Sequence[InputSpec], seed: int = SEED) -> InputSet:
     """One batch of inputs invented from names, types and ranges; the same for the same seed."""
     random = np.random.default_rng(seed)
@@ -222,7 +226,7 @@ def made_up(specs: Sequence[InputSpec], seed: int = SEED) -> InputSet:
         kind = np.dtype(spec.dtype).kind
         role = role_of(spec.name)
         if kind == "f":
-            arrays[spec.name] = random.standard_normal(spec.shape).astype(spec.dtype)
+            arrays[spec.name] = _made_up_numbers(spec, random)
         elif role == "mask":
             arrays[spec.name] = _made_up_mask(spec)
         elif kind == "b":
@@ -234,6 +238,16 @@ def made_up(specs: Sequence[InputSpec], seed: int = SEED) -> InputSet:
         else:
             arrays[spec.name] = random.integers(0, spec.limit or 1000, spec.shape).astype(spec.dtype)
     return InputSet("made up", "names, types and ranges", seed, specs[0].shape[0] if specs else 1, arrays)
+
+
+def _made_up_numbers(spec: InputSpec, random: np.random.Generator) -> Array:
+    """Normal numbers, drawn a few at a time: they come with eight bytes each."""
+    numbers = np.empty(spec.shape, spec.dtype)
+    flat = numbers.reshape(-1)
+    for start in range(0, flat.size, DRAWN):
+        part = flat[start : start + DRAWN]
+        part[:] = random.standard_normal(part.size)
+    return numbers
 
 
 def _made_up_mask(spec: InputSpec) -> Array:

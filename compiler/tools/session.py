@@ -235,7 +235,7 @@ class Session(ABC):
             self.samples = run_inputs.given(options.inputs, specs)
         elif options.text is not None and options.tokenizer is not None:
             self.samples = run_inputs.from_text(Path(options.text), Path(options.tokenizer), specs, options.max_length)
-        else:
+        elif not (options.check or options.list_layers):  # these compute nothing
             self.samples = run_inputs.made_up(specs)
         self.batches = self.samples.batches(specs[0].shape[0] if specs else 1)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compiler.tools import inputs
 from compiler.tools.inputs import InputSpec, from_npz, from_text, made_up, role_of
 from hw_targets.errors import InputError, UsageError
 
@@ -181,6 +182,13 @@ def test_made_up_inputs_are_the_seeds() -> None:
     for name in ("input_ids", "pixels"):
         np.testing.assert_array_equal(one.arrays[name], same.arrays[name])
         assert (one.arrays[name] != other.arrays[name]).any()
+
+
+def test_numbers_drawn_a_few_at_a_time_are_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "DRAWN", 5)
+    pixels = made_up([PIXELS]).arrays["pixels"]
+    expected = np.random.default_rng(0).standard_normal(PIXELS.shape).astype(PIXELS.dtype)
+    np.testing.assert_array_equal(pixels, expected)
 
 
 @pytest.mark.parametrize(
