@@ -277,7 +277,7 @@ class HP(Pattern):
     def _gather(self, values: Matrix, run: Windows, chosen: Mask) -> tuple[Matrix, Matrix]:
         """Values at the kept inputs, [out, windows, keep], and the inputs themselves, [out, windows * keep]."""
         columns = np.nonzero(chosen)[1].reshape(len(chosen), run.count * run.keep) + run.start
-        columns = np.repeat(columns, self.rows, axis=0)[: len(values)]
+        columns = np.repeat(columns, min(self.rows, len(values)), axis=0)[: len(values)]
         gathered = np.take_along_axis(values, columns, axis=1)
         return gathered.reshape(len(values), run.count, run.keep), columns
 

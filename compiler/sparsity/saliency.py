@@ -38,6 +38,7 @@ def block_sums(values: Scores, rows: int) -> NDArray[np.float64]:
     The order is an aligned pairwise tree over the rows of a block, padded with zeros: the same for any layout.
     """
     outs, ins = values.shape
+    rows = max(min(rows, outs), 1)  # a block higher than the matrix would add zeros alone
     blocks = -(-outs // rows)
     if outs % rows:
         values = np.concatenate([values, np.zeros((blocks * rows - outs, ins), values.dtype)])
