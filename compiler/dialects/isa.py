@@ -5,8 +5,6 @@ The instruction table of hw_targets/isa.py says what is legal; nothing is repeat
 
 from __future__ import annotations
 
-import struct
-
 from xdsl.dialects.builtin import (
     I64,
     ArrayAttr,
@@ -14,7 +12,6 @@ from xdsl.dialects.builtin import (
     DictionaryAttr,
     FloatAttr,
     IntegerAttr,
-    IntegerType,
     NameLoc,
     StringAttr,
     i64,
@@ -26,7 +23,7 @@ from xdsl.printer import Printer
 from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from compiler.dialects.making import immediates_attr, make, numbers_attr, text_attr
+from compiler.dialects.making import immediates_attr, make, numbers_attr, numbers_of, text_attr
 from compiler.dialects.tile import DRAM_KINDS, ELEMENT_BYTES, check_immediate, check_semaphores
 from hw_targets import isa
 
@@ -60,14 +57,14 @@ class InstructionOp(IRDLOperation):
         operands: list[tuple[str, isa.Address]] = []
         for name, numbers in self.addresses.data.items():
             assert isinstance(numbers, DenseArrayBase)
-            base, pitch, outer, inner = _tuple(numbers)
+            base, pitch, outer, inner = numbers_of(numbers)
             operands.append((name, isa.Address(base, pitch, (outer, inner))))
         values: list[tuple[str, int | float]] = []
         for name, attr in self.immediates.data.items():
             assert isinstance(attr, IntegerAttr | FloatAttr)
             values.append((name, attr.value.data))
         return isa.Instruction(
-            self.function.data, tuple(operands), tuple(values), _tuple(self.waits), _tuple(self.signals), node
+            self.function.data, tuple(operands), tuple(values), numbers_of(self.waits), numbers_of(self.signals), node
         )
 
     def verify_(self) -> None:
@@ -120,23 +117,15 @@ class InstructionOp(IRDLOperation):
     def print(self, printer: Printer) -> None:
         printer.print_string(" ")
         printer.print_string_literal(self.function.data)
-        parts = [f"{name} = {list(_tuple(numbers))}" for name, numbers in self.addresses.data.items()]  # pyright: ignore
+        parts = [f"{name} = {list(numbers_of(numbers))}" for name, numbers in self.addresses.data.items()]  # pyright: ignore
         printer.print_string(f" ({', '.join(parts)}) {{")
         printer.print_list(self.immediates.data.items(), lambda item: printer.print_string(f"{item[0]} = {item[1]}"))
         printer.print_string("} layer ")
         printer.print_string_literal(self.layer.data)
         for keyword, numbers in (("wait", self.waits), ("signal", self.signals)):
             if numbers is not None:
-                printer.print_string(f" {keyword} {list(_tuple(numbers))}")
+                printer.print_string(f" {keyword} {list(numbers_of(numbers))}")
         printer.print_op_attributes(self.attributes, print_keyword=True)
-
-
-def _tuple(numbers: DenseArrayBase[IntegerType] | None) -> tuple[int, ...]:
-    """The numbers of an array of i64. `get_values` does the same for any type, several times slower."""
-    if numbers is None:
-        return ()
-    data = numbers.data.data
-    return struct.unpack(f"<{len(data) // 8}q", data)
 
 
 @irdl_op_definition

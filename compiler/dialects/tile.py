@@ -49,7 +49,7 @@ from xdsl.printer import Printer
 from xdsl.traits import NoTerminator
 from xdsl.utils.exceptions import VerifyException
 
-from compiler.dialects.making import immediates_attr, integer_attr, make, names_attr, numbers_attr, text_attr
+from compiler.dialects.making import immediates_attr, integer_attr, make, names_attr, numbers_attr, numbers_of, text_attr
 from hw_targets import isa
 from hw_targets.errors import InputError
 
@@ -303,7 +303,7 @@ def check_immediate(field: isa.Immediate, attr: Attribute) -> None:
 
 def check_semaphores(numbers: DenseArrayBase[IntegerType] | None, limit: int) -> None:
     """At most `limit` different semaphores of those the machine has. Raises VerifyException."""
-    values = [int(v) for v in numbers.get_values()] if numbers is not None else []
+    values = list(numbers_of(numbers))
     if len(values) > limit or any(not 0 <= v < isa.SEMAPHORES for v in values):
         raise VerifyException(f"at most {limit} semaphores of {isa.SEMAPHORES}, not {values}")
 
@@ -448,7 +448,7 @@ class RunOp(IRDLOperation):
             printer.print_string(f" stage {self.stage.value.data}")
         for keyword, numbers in (("wait", self.waits), ("signal", self.signals)):
             if numbers is not None:
-                printer.print_string(f" {keyword} {[int(v) for v in numbers.get_values()]}")
+                printer.print_string(f" {keyword} {list(numbers_of(numbers))}")
         printer.print_op_attributes(self.attributes, print_keyword=True)
 
 

@@ -13,6 +13,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from compiler.dialects.isa import ImageOp, InstructionOp, LoopOp
+from compiler.dialects.making import numbers_of
 from compiler.dialects.tile import AllocOp, DramOp, ForOp, RunOp, ViewOp, element_bytes, no_tile_op, row_stride
 from compiler.module import main_function
 from hw_targets.errors import InputError
@@ -72,8 +73,8 @@ def _instruction(op: RunOp, counters: tuple[SSAValue, ...]) -> InstructionOp:
         op.function.data,
         operands,
         tuple(op.values.items()),
-        tuple(int(v) for v in op.waits.get_values()) if op.waits is not None else (),
-        tuple(int(v) for v in op.signals.get_values()) if op.signals is not None else (),
+        numbers_of(op.waits),
+        numbers_of(op.signals),
     )
     result = InstructionOp(instruction, op.layer.data)
     result.location = op.location

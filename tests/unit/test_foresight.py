@@ -13,6 +13,7 @@ from xdsl.context import Context
 from compiler.frontend.importer import Imported, import_onnx
 from compiler.interpreters.evaluate import evaluate
 from compiler.passes.fuse import FusePass
+from compiler.tools import inputs
 from compiler.tools.foresight import check_disk, output_bytes, peak_bytes, steps, weight_bytes
 from compiler.tools.options import Options
 from compiler.weights import attach_store
@@ -112,6 +113,17 @@ def test_a_run_without_room_is_one_line_and_nothing_written(
     assert "[HPCC1903]" in done.line
     for look in ("--check", "--list-layers"):
         assert hpcc(model, "--target", TARGET, look).status == 0
+
+
+@pytest.mark.parametrize("look", ["--check", "--list-layers"])
+def test_a_look_at_a_model_makes_up_no_inputs(model: Path, look: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be larger than the model."""
+
+    def made_up(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(inputs, "made_up", made_up)
+    assert hpcc(model, "--target", TARGET, look).status == 0
 
 
 LIMITED = """
