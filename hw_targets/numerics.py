@@ -151,25 +151,31 @@ def quantize_rows(x: AnyArray, group: int, smooth: AnyArray | None = None) -> tu
     return codes.reshape(rows, cols), scale[:, :, 0]
 
 
-def columns_absmax(x: AnyArray, mask: AnyArray | None = None) -> np.float32:
-    """The largest magnitude of bf16 values [R, C] in the unmasked rows; 0 if there is none."""
-    source = _finite(np.asarray(x, dtype=np.float32))
-    seen = source if mask is None else source[np.asarray(mask) != 0]
-    return np.float32(np.abs(seen).max(initial=np.float32(0)))
+def _saturated(x: AnyArray) -> F32:
+    """`_finite`, at the price of a test where there is nothing to do."""
+    source = np.asarray(x, dtype=np.float32)
+    return source if np.isfinite(source).all() else _finite(source)
+
+
+def columns_absmax(x: AnyArray, mask: AnyArray | None = None) -> F32:
+    """The largest magnitude [...] of bf16 values [..., R, C] in the unmasked rows; 0 if there is none."""
+    source = _saturated(x)
+    seen = source if mask is None else source[..., np.asarray(mask) != 0, :]
+    zero = np.float32(0)
+    return np.maximum(seen.max(axis=(-2, -1), initial=zero), -seen.min(axis=(-2, -1), initial=zero))
 
 
 def quantize_columns(
     x: AnyArray, mask: AnyArray | None = None, absmax: AnyArray | np.float32 | None = None
-) -> tuple[I8, np.float32]:
-    """int8 codes [R, C] and the one scale of bf16 values [R, C]; the absmax is taken over the unmasked rows, unless it is
-    given because there are more rows than these.
+) -> tuple[I8, F32]:
+    """int8 codes [..., R, C] and one scale [...] for each matrix of bf16 values [..., R, C]; the absmax [...] is taken over
+    the unmasked rows, unless it is given because there are more rows than these.
 
     Masked rows get codes as well (clipped: they may exceed the absmax); if all rows are masked, 0 and scale 1.
     """
-    largest = columns_absmax(x, mask) if absmax is None else absmax
-    source = _finite(np.asarray(x, dtype=np.float32))
-    codes, scale = _codes(source, np.asarray(largest, np.float32).reshape(1, 1))
-    return codes, np.float32(scale[0, 0])
+    largest = np.asarray(columns_absmax(x, mask) if absmax is None else absmax, np.float32)
+    codes, scale = _codes(_saturated(x), largest[..., None, None])
+    return codes, scale[..., 0, 0]
 
 
 def quantize_weights(w: AnyArray, tied_rows: int = 1) -> tuple[I8, F32]:
@@ -263,33 +269,34 @@ def attended_columns(
 
 
 def scores(acc: AnyArray, q_scale: AnyArray, k_scale: AnyArray, score_scale: float, additive: AnyArray | None = None) -> F32:
-    """s = (f32(acc) * q_scale) * (k_scale * score_scale) (+ additive), fp32 [R, C] of score sums acc i32 [R, C].
+    """s = (f32(acc) * q_scale) * (k_scale * score_scale) (+ additive), fp32 [..., R, C] of score sums acc i32 [..., R, C].
 
-    `additive` broadcasts to [R, C]. Nothing is flushed: it could only move a difference that rounds to T = 0 anyway.
+    The scales are [..., R] and [..., C], `additive` broadcasts to acc. Nothing is flushed: it could only move a difference
+    that rounds to T = 0 anyway.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         s = np.asarray(acc, np.int32).astype(np.float32)
-        s *= np.asarray(q_scale, np.float32)[:, None]
-        s *= np.asarray(k_scale, np.float32) * np.float32(score_scale)
+        s *= np.asarray(q_scale, np.float32)[..., None]
+        s *= np.asarray(k_scale, np.float32)[..., None, :] * np.float32(score_scale)
         if additive is not None:
             s += np.asarray(additive, np.float32)
     return s
 
 
 def row_maximum(s: F32, attended: NDArray[np.bool_] | None = None, start: AnyArray | None = None) -> F32:
-    """The maximum [R] of scores [R, C] over the attended columns and of `start` [R]; -inf where there is nothing."""
+    """The maximum [..., R] of scores [..., R, C] over the attended columns and of `start`; -inf where there is nothing."""
     with np.errstate(invalid="ignore"):
         if attended is not None and attended.ndim == 2:
-            maximum = s.max(axis=1, initial=-np.inf, where=attended)
+            maximum = s.max(axis=-1, initial=-np.inf, where=attended)
         else:
-            maximum = (s if attended is None else s[:, attended]).max(axis=1, initial=-np.inf)
+            maximum = (s if attended is None else s[..., attended]).max(axis=-1, initial=-np.inf)
         return maximum if start is None else np.maximum(maximum, start)
 
 
 def _steps(s: F32, maximum: F32, most: int) -> NDArray[np.intp]:
     """T = min(max(rne((m - s) * 256 log2 e), 0), most); `s` is overwritten."""
     with np.errstate(over="ignore", invalid="ignore"):
-        distance = np.subtract(maximum[:, None], s, out=s)
+        distance = np.subtract(maximum[..., None], s, out=s)
         distance *= _LOG2E_256
         np.rint(distance, out=distance)
         np.fmin(distance, np.float32(most), out=distance)
@@ -300,7 +307,7 @@ def _steps(s: F32, maximum: F32, most: int) -> NDArray[np.intp]:
 
 
 def probabilities(s: F32, maximum: F32, attended: NDArray[np.bool_] | None = None) -> U8:
-    """p = round(255 * 2^(-T/256)) of scores [R, C], which are overwritten, and their row maxima [R]; 0 where masked."""
+    """p = round(255 * 2^(-T/256)) of scores [..., R, C], which are overwritten, and their row maxima; 0 where masked."""
     p = _narrow_table()[_steps(s, maximum, _T_MAX)]
     if attended is not None:
         p *= attended
@@ -308,7 +315,7 @@ def probabilities(s: F32, maximum: F32, attended: NDArray[np.bool_] | None = Non
 
 
 def wide_probabilities(s: F32, maximum: F32, attended: NDArray[np.bool_] | None = None) -> U16:
-    """p = round(65280 * 2^(-T/256)) of scores [R, C], which are overwritten, and their row maxima [R]; 0 where masked."""
+    """p = round(65280 * 2^(-T/256)) of scores [..., R, C], which are overwritten, and their row maxima; 0 where masked."""
     p = _wide_table()[_steps(s, maximum, _T_MAX_WIDE)]
     if attended is not None:
         p *= attended
@@ -316,8 +323,8 @@ def wide_probabilities(s: F32, maximum: F32, attended: NDArray[np.bool_] | None 
 
 
 def high_and_low(p: U16) -> U8:
-    """Both bytes of two-byte probabilities [R, C]: all high bytes, then all low ones, u8 [2 R, C]."""
-    return np.concatenate([p >> np.uint16(8), p & np.uint16(255)]).astype(np.uint8)
+    """Both bytes of two-byte probabilities [..., R, C]: all high bytes, then all low ones, u8 [..., 2 R, C]."""
+    return np.concatenate([p >> np.uint16(8), p & np.uint16(255)], axis=-2).astype(np.uint8)
 
 
 def softmax(
@@ -331,9 +338,9 @@ def softmax(
     causal: bool = False,
     later: int = 0,
 ) -> tuple[U8, I32]:
-    """Probabilities of score sums acc i32 [R, C] and their integer row sums l [R].
+    """Probabilities of score sums acc i32 [..., R, C] and their integer row sums l [..., R].
 
-    Up to NARROW_KEYS columns p is u8 [R, C]; above it has two bytes, and `high_and_low` of them is returned. Masked
+    Up to NARROW_KEYS columns p is u8 [..., R, C]; above it has two bytes, and `high_and_low` of them is returned. Masked
     columns (mask [C] = 0, and the future if `causal`) have p = 0 and do not enter the row maximum. A row whose maximum is
     not finite has p = 0 everywhere. `later` rows of the same sequence follow these, which `causal` counts. Raises
     ValueError for more than MAX_KEYS columns.
@@ -342,28 +349,29 @@ def softmax(
     if keys > MAX_KEYS:
         raise ValueError(f"a softmax row of {keys} keys exceeds {MAX_KEYS}")
     s = scores(acc, q_scale, k_scale, score_scale, additive)
-    attended = attended_columns(acc.shape, mask, causal=causal, later=later)
+    attended = attended_columns(acc.shape[-2:], mask, causal=causal, later=later)
     maximum = row_maximum(s, attended)
     if keys <= NARROW_KEYS:
         p = probabilities(s, maximum, attended)
-        return p, p.sum(axis=1, dtype=np.int32)
+        return p, p.sum(axis=-1, dtype=np.int32)
     wide = wide_probabilities(s, maximum, attended)
-    return high_and_low(wide), wide.sum(axis=1, dtype=np.int32)
+    return high_and_low(wide), wide.sum(axis=-1, dtype=np.int32)
 
 
 def context(acc: AnyArray, row_sum: AnyArray, v_scale: AnyArray | np.float32 | float) -> F32:
-    """bf16 [R, C] = total * (v_scale / f32(row_sum)); a row with sum 0 gives +0.
+    """bf16 [..., R, C] = total * (v_scale / f32(row_sum)); a row with sum 0 gives +0. v_scale is [...], row_sum [..., R].
 
-    acc is i32 [R, C], and total f32 of it; or [2 R, C], the sums of the high and of the low bytes of probabilities, and
-    total = f32(high) * 256 + f32(low).
+    acc is i32 [..., R, C], and total f32 of it; or [..., 2 R, C], the sums of the high and of the low bytes of
+    probabilities, and total = f32(high) * 256 + f32(low).
     """
     sums = np.asarray(row_sum, np.int32)
-    live = sums > 0
-    factor = np.where(live, np.float32(v_scale) / np.where(live, sums, 1).astype(np.float32), np.float32(0))
+    rows, live = sums.shape[-1], sums > 0
+    numerator = np.asarray(v_scale, np.float32)[..., None]
+    factor = np.where(live, numerator / np.where(live, sums, 1).astype(np.float32), np.float32(0))
     total = np.asarray(acc, np.int32).astype(np.float32)
-    if len(total) != len(sums):
-        total = total[: len(sums)] * np.float32(256) + total[len(sums) :]
-    return bf16(total * ftz(factor)[:, None])
+    if total.shape[-2] != rows:
+        total = total[..., :rows, :] * np.float32(256) + total[..., rows:, :]
+    return bf16(total * ftz(factor)[..., None])
 
 
 def embed(rows: AnyArray) -> F32:

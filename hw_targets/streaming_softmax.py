@@ -62,12 +62,14 @@ def probabilities(x: Logits, attended: AnyArray, shift: int) -> U8:
 
 
 def from_scores(s: AnyArray, attended: AnyArray | None, shift: int) -> tuple[U8, I32]:
-    """Probabilities u8 [R, C] of fp32 scores [R, C], and l [R]: 255, or 0 in a row without attended columns.
+    """Probabilities u8 [..., R, C] of fp32 scores [..., R, C], and l [..., R]: 255, or 0 in a row without attended columns.
 
     `attended` is [C], [R, C], or None for all.
     """
     live = np.ones(s.shape, np.bool_) if attended is None else np.broadcast_to(attended, s.shape)
-    return probabilities(logits(s, shift), live, shift), np.where(live.any(axis=1), TOTAL, 0).astype(np.int32)
+    rows = (-1, s.shape[-1])
+    p = probabilities(logits(s, shift).reshape(rows), live.reshape(rows), shift).reshape(s.shape)
+    return p, np.where(live.any(axis=-1), TOTAL, 0).astype(np.int32)
 
 
 def softmax(
@@ -82,11 +84,11 @@ def softmax(
     causal: bool = False,
     later: int = 0,
 ) -> tuple[U8, I32]:
-    """Probabilities and l of score sums acc i32 [R, C]; the arguments are those of numerics.softmax.
+    """Probabilities and l of score sums acc i32 [..., R, C]; the arguments are those of numerics.softmax.
 
     Raises ValueError for more than MAX_KEYS columns.
     """
-    if acc.shape[1] > MAX_KEYS:
-        raise ValueError(f"a streaming softmax row of {acc.shape[1]} keys exceeds {MAX_KEYS}")
+    if acc.shape[-1] > MAX_KEYS:
+        raise ValueError(f"a streaming softmax row of {acc.shape[-1]} keys exceeds {MAX_KEYS}")
     s = numerics.scores(acc, q_scale, k_scale, score_scale, additive)
-    return from_scores(s, numerics.attended_columns(acc.shape, mask, causal=causal, later=later), shift)
+    return from_scores(s, numerics.attended_columns(acc.shape[-2:], mask, causal=causal, later=later), shift)

@@ -39,6 +39,11 @@ def blocks(queries: int, scores_of_a_query: int) -> Iterator[slice]:
     return (slice(start, min(start + step, queries)) for start in range(0, queries, step))
 
 
+def by_head(x: Array, heads: int) -> Array:
+    """[heads, s, size] of [s, heads * size]."""
+    return x.reshape(len(x), heads, -1).transpose(1, 0, 2)
+
+
 def attend(q: Array, k: Array, v: Array, mask: Array | None, bias: Array | None, heads: Heads) -> Array:
     """Multi-head attention on [b, s, d] arrays in fp32, the bias of rank 4. A row without a key that mask and causality
     leave gives 0."""
@@ -129,7 +134,7 @@ def _rotary_bf16(op: nn.RotaryOp, args: list[Array], store: WeightStore) -> list
 
 @meaning_of(nn.QAttentionOp)
 def _qattention(op: nn.QAttentionOp, args: list[Array], store: WeightStore) -> list[Array]:
-    """Per sequence and head, on [s, d / heads] slices. The contexts are bf16 values already: the cast keeps them."""
+    """Per sequence, all heads together. The contexts are bf16 values already: the cast keeps them."""
     q, q_scale, k, k_scale, v, v_scale, *others = args
     split = Heads.of(op)
     mask, bias = mask_and_bias(op, others)
@@ -140,23 +145,22 @@ def _qattention(op: nn.QAttentionOp, args: list[Array], store: WeightStore) -> l
     integer_softmax = numerics.softmax
     if op.streaming is not None:
         integer_softmax = partial(streaming_softmax.softmax, shift=op.streaming.value.data)
-    size = q.shape[2] // split.heads
+    group = np.arange(split.heads) * split.groups // split.heads
     result = np.empty(q.shape, np.float32)
     for b in range(q.shape[0]):
-        for h in range(split.heads):
-            group = h * split.groups // split.heads
-            part, shared = slice(h * size, (h + 1) * size), slice(group * size, (group + 1) * size)
-            for rows in blocks(queries, keys):
-                p, total = integer_softmax(
-                    numerics.matmul_i32(q[b, rows, part], k[b, :, shared]),
-                    q_scale[b, rows, h],
-                    k_scale[b, :, group],
-                    split.scale,
-                    None if mask is None else mask[b],
-                    None if additive is None else additive[b, h, rows],
-                    causal=split.causal,
-                    later=queries - rows.stop,
-                )
-                acc = numerics.matmul_i32(p, v[b, :, shared].T)
-                result[b, rows, part] = numerics.context(acc, total, v_scale[b, 0, group])
+        shared, values = by_head(k[b], split.groups)[group], by_head(v[b], split.groups)[group]
+        for rows in blocks(queries, split.heads * keys):
+            p, total = integer_softmax(
+                numerics.matmul_i32(by_head(q[b, rows], split.heads), shared),
+                q_scale[b, rows].T,
+                k_scale[b].T[group],
+                split.scale,
+                None if mask is None else mask[b],
+                None if additive is None else additive[b, :, rows],
+                causal=split.causal,
+                later=queries - rows.stop,
+            )
+            acc = numerics.matmul_i32(p, values.transpose(0, 2, 1))
+            found = numerics.context(acc, total, v_scale[b, 0, group])
+            result[b, rows] = found.transpose(1, 0, 2).reshape(-1, q.shape[2])
     return [result]

@@ -6,6 +6,7 @@ import numpy as np
 
 from compiler.dialects import nn
 from compiler.interpreters.evaluate import Array, meaning_of
+from compiler.interpreters.nn_attention import by_head
 from compiler.weights import WeightStore
 from hw_targets import activations, decoder_numerics, numerics
 
@@ -72,14 +73,11 @@ def _quantize(op: nn.QuantizeOp, args: list[Array], store: WeightStore) -> list[
 
 def _quantize_values(x: Array, mask: Array | None, heads: int) -> list[Array]:
     """V [b, s, d]: one scale per sequence and head, [b, 1, heads]."""
-    size = x.shape[2] // heads
     codes = np.empty(x.shape, np.int8)
     scale = np.empty((x.shape[0], 1, heads), np.float32)
     for b, sequence in enumerate(x):
-        attended = None if mask is None else mask[b]
-        for h in range(heads):
-            part = slice(h * size, (h + 1) * size)
-            codes[b, :, part], scale[b, 0, h] = numerics.quantize_columns(sequence[:, part], attended)
+        found, scale[b, 0] = numerics.quantize_columns(by_head(sequence, heads), None if mask is None else mask[b])
+        codes[b] = found.transpose(1, 0, 2).reshape(sequence.shape)
     return [codes, scale]
 
 

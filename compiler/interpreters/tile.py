@@ -233,7 +233,7 @@ def _context(o: Operands, v: Values) -> None:
 
 def _quantize_columns(o: Operands, v: Values) -> None:
     mask = o["mask"].reshape(-1) if "mask" in o else None
-    codes, scale = numerics.quantize_columns(o["x"], mask, o.get("absmax"))
+    codes, scale = numerics.quantize_columns(o["x"], mask, o["absmax"].reshape(()) if "absmax" in o else None)
     o["codes"][...] = codes.T
     o["scale"][...] = scale
 

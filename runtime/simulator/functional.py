@@ -364,7 +364,7 @@ def _quantize_columns(sim: Simulator, i: Resolved) -> Step:
     scale = sim.memories.view(i.operands["scale"], np.float32, (1,))
 
     def step() -> None:
-        values, scale[0] = numerics.quantize_columns(read_bf16(x), mask, absmax)
+        values, scale[0] = numerics.quantize_columns(read_bf16(x), mask, None if absmax is None else absmax[0])
         codes[...] = values.T
 
     return step
