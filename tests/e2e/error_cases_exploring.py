@@ -52,8 +52,11 @@ def split(labels: list[int] | None = None) -> Split:
 class Failing:
     """An executor whose every call dies."""
 
+    width = 2
+
     def map(self, function: Any, calls: Any) -> Any:
-        return ((number, Outcome(error="3 workers died of it, one after the other")) for number in range(len(calls)))
+        dead = Outcome(error="3 workers died of it, one after the other", lost=True)
+        return ((number, dead) for number in range(len(calls)))
 
 
 # ---- the task and its metric ----------------------------------------------------------------------------------------
@@ -129,7 +132,8 @@ def program_that_dies(folder: Path, _: pytest.MonkeyPatch) -> object:
 def on_test(folder: Path, executor: Any) -> object:
     bench = bench_of(folder)
     bench.data.mkdir(parents=True)
-    save_split(split(), bench.data / "test.npz")
+    twice = {name: np.concatenate([array, array]) for name, array in split().inputs.items()}
+    save_split(Split(twice), bench.data / "test.npz")
     chosen = Candidate("fpga-u280", Algorithm(DENSE, DENSE))
     return winners.measure_on_test(bench, chosen, Path("winner.hpcc"), executor)
 
@@ -140,11 +144,12 @@ def lost_on_test(folder: Path, _: pytest.MonkeyPatch) -> object:
 
 def another_program(folder: Path, patch: pytest.MonkeyPatch) -> object:
     """A bundle that gives ones where the integers of the model gave zeros."""
-    patch.setattr(winners, "Program", SimpleNamespace(load=lambda *_, **__: SimpleNamespace(run=None)))
+    manifest = SimpleNamespace(model_inputs=[SimpleNamespace(shape=(1, 8))])
+    patch.setattr(winners, "Program", SimpleNamespace(load=lambda *_, **__: SimpleNamespace(run=None, manifest=manifest)))
     patch.setattr(winners, "opened", lambda _: SimpleNamespace(meter=None))
     patch.setattr(winners, "reduced", lambda meter, run, split, rows, size: np.ones((len(rows), 2)))
-    integers = SimpleNamespace(map=lambda function, calls: [(0, Outcome((np.zeros((COUNT, 2)), COUNT)))])
-    return on_test(folder, integers)
+    patch.setattr(winners, "in_shares", lambda *_: np.zeros((2 * COUNT, 2)))
+    return on_test(folder, None)
 
 
 def no_device(_: Path, __: pytest.MonkeyPatch) -> object:

@@ -22,6 +22,7 @@ from compiler.tools.exploring.meter import Head, Meter, fit_head
 from compiler.tools.exploring.models import CALIBRATION, Shapes, lower
 from compiler.tools.exploring.samples import Split
 from compiler.tools.exploring.task import NEED_CLASSES, NEED_LABELS, Task, load_task
+from compiler.tools.exploring.workers import Executor, InProcess, in_shares, on_one_thread
 from compiler.tools.reference import Reference
 from hw_targets.errors import InputError
 
@@ -48,6 +49,11 @@ class Bench:
     @property
     def compiled_shapes(self) -> dict[str, tuple[int, ...]]:
         return dict(self.shapes)
+
+    @property
+    def batch(self) -> int:
+        """Samples of a compiled batch; 1 where only the model says."""
+        return _first_axis(self.compiled_shapes, 1)
 
     @property
     def data(self) -> Path:
@@ -87,13 +93,17 @@ class Opened:
 @cache
 def opened(bench: Bench) -> Opened:
     """Read once in a process. Raises InputError where the folder cannot be seen from here."""
-    task = load_task(bench.task_file)
-    head = bench.data / "head.npz"
-    meter = Meter(task, bench.task_file.parent, Head.load(head) if head.is_file() else None)
+    task, meter = _task_and_meter(bench)
     dev = load_split(bench.data / "dev.npz")
     order = np.random.default_rng(SEED).permutation(dev.count)
     shapes = float_shapes(bench.model, bench.compiled_shapes, task.batch)
     return Opened(bench, task, meter, dev, np.load(bench.data / "dense.npy"), order, shapes)
+
+
+def _task_and_meter(bench: Bench) -> tuple[Task, Meter]:
+    task = load_task(bench.task_file)
+    head = bench.data / "head.npz"
+    return task, Meter(task, bench.task_file.parent, Head.load(head) if head.is_file() else None)
 
 
 def save_split(split: Split, path: Path) -> None:
@@ -158,7 +168,17 @@ def float_reference(model: Path, shapes: Shapes) -> Reference:
     return Reference(imported.model, imported.store, {}, threads=1)
 
 
-def fill(bench: Bench, task: Task, splits: Mapping[str, Split], *, trained: bool = False) -> None:
+def reference_rows(bench: Bench, name: str, first: int, last: int) -> Array:
+    """The meter's rows of some samples of a split by the dense model in fp32."""
+    task, meter = _task_and_meter(bench)
+    shapes = float_shapes(bench.model, bench.compiled_shapes, task.batch)
+    split, run = load_split(bench.data / f"{name}.npz"), float_reference(bench.model, shapes).run
+    return reduced(meter, run, split, np.arange(first, last), _first_axis(shapes, task.batch))
+
+
+def fill(
+    bench: Bench, task: Task, splits: Mapping[str, Split], executor: Executor | None = None, *, trained: bool = False
+) -> None:
     """Write what evaluations need: samples, calibration data, head, dense results. Parts that are there stay."""
     bench.data.mkdir(parents=True, exist_ok=True)
     for name in ("dev", "test"):
@@ -169,20 +189,19 @@ def fill(bench: Bench, task: Task, splits: Mapping[str, Split], *, trained: bool
     if train is not None and trained:
         labels = {} if train.labels is None else {"labels": train.labels}
         np.savez(bench.data / TRAIN, **train.inputs, **labels)  # pyright: ignore[reportArgumentType]
-    batch = _first_axis(bench.compiled_shapes, 1)
-    few = {name: array[: TIMED * batch] for name, array in splits["dev"].inputs.items()}
+    few = {name: array[: TIMED * bench.batch] for name, array in splits["dev"].inputs.items()}
     np.savez(bench.data / SAMPLES, **few)  # pyright: ignore[reportArgumentType]
     shapes = float_shapes(bench.model, bench.compiled_shapes, task.batch)
     size = _first_axis(shapes, task.batch)
-    reference = float_reference(bench.model, shapes)
-    meter = Meter(task, bench.task_file.parent)
     if task.head is not None:
-        meter = Meter(task, bench.task_file.parent, _head(task, bench, meter, reference, train, size))
+        on_one_thread(_head, task, bench, shapes, train, size)
     dense = bench.data / "dense.npy"
     if not dense.is_file():
-        np.save(dense, reduced(meter, reference.run, splits["dev"], np.arange(splits["dev"].count), size))
+        rows = in_shares(executor or InProcess(), reference_rows, (bench, "dev"), splits["dev"].count, size, "the dev set")
+        np.save(dense, rows)
     if task.known_metric in NEED_CLASSES and task.known_metric in NEED_LABELS:
-        scored = np.load(dense).shape[1] if meter.head is None else len(meter.head.weight)
+        head = _task_and_meter(bench)[1].head
+        scored = np.load(dense).shape[1] if head is None else len(head.weight)
         for name in ("dev", "test"):
             _check_labels(splits[name], scored, str(bench.task_file), name)
 
@@ -201,12 +220,12 @@ def _calibration(train: Split, count: int) -> dict[str, Array]:
     return {name: array[chosen] for name, array in train.inputs.items()}
 
 
-def _head(task: Task, bench: Bench, meter: Meter, reference: Reference, train: Split | None, size: int) -> Head:
-    """The frozen head; fitted once, on the dense model, and kept."""
+def _head(task: Task, bench: Bench, shapes: Shapes, train: Split | None, size: int) -> None:
+    """Keep the frozen head, fitted once, on the dense model."""
     assert task.head is not None
     path = bench.data / "head.npz"
     if path.is_file():
-        return Head.load(path)
+        return
     if task.head.file is not None:
         head = Head.load(bench.task_file.parent / task.head.file)
     elif train is None or train.labels is None:
@@ -216,10 +235,10 @@ def _head(task: Task, bench: Bench, meter: Meter, reference: Reference, train: S
         message = f"the labels of train are {', '.join(map(str, found[:12]))}, not 0 to {len(found) - 1}"
         raise InputError("HPCC1587", message, where=str(bench.task_file), hint="number the classes from 0 on")
     else:
-        rows = reduced(meter, reference.run, train, np.arange(train.count), size)
+        meter, run = Meter(task, bench.task_file.parent), float_reference(bench.model, shapes).run
+        rows = reduced(meter, run, train, np.arange(train.count), size)
         head = fit_head(rows, train.labels, task.head.c, task.head.iterations)
     head.save(path)
-    return head
 
 
 def host_milliseconds(bench: Bench, split: Split) -> float:

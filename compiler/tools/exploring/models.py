@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from compiler.tools.inputs import InputSpec
 from compiler.tools.model_facts import ModelFacts, read_facts, record_facts
 from compiler.tools.packaging import host_entries
 from compiler.tools.pruning.options import PruneOptions
+from compiler.tools.pruning.provenance import Source, trace
 from compiler.tools.pruning.session import Pruned, PruneSession, write_site
 from compiler.tools.stages import StageRunner, new_context
 from compiler.weights import WeightStore
@@ -32,6 +33,8 @@ from runtime.host import HostSegment
 
 Array = NDArray[Any]
 Shapes = Mapping[str, tuple[int, ...]]
+Named = tuple[tuple[str, tuple[int, ...]], ...]
+"""Shapes that can be looked up."""
 
 ATTENTION, FEED_FORWARD = "layer.*.attn.*", "layer.*.ffn.*"
 CALIBRATION = "calibration.npz"
@@ -62,6 +65,16 @@ def prune_options(model: Path, algorithm: Algorithm, folder: Path, method: str |
     return PruneOptions(str(model), method=method, calibrate=calibrate, shapes=bound, quiet=True, in_memory=True, **what)
 
 
+@lru_cache(maxsize=1)
+def _traced(path: Path, shapes: Named, wanted: Named) -> Mapping[str, Source]:
+    return trace(path, dict(shapes), dict(wanted))
+
+
+def remembered_trace(path: Path, shapes: Shapes, wanted: Shapes) -> Mapping[str, Source]:
+    """`trace`, whose last answer is kept: a search prunes one file, which stays as it is, again and again."""
+    return _traced(path, tuple(sorted(shapes.items())), tuple(wanted.items()))
+
+
 def pruned_file(model: Path, algorithm: Algorithm, folder: Path, method: str | None, shapes: Shapes, out: Path) -> Path:
     """The model with the algorithm's weights, written to `out`; a dense one is the model itself."""
     if algorithm.is_dense:
@@ -69,7 +82,7 @@ def pruned_file(model: Path, algorithm: Algorithm, folder: Path, method: str | N
     if algorithm.control == ZEROED:
         return zeroed_file(model, shapes, out)
     asked = RANDOM if algorithm.control == RANDOM else method
-    pruned = PruneSession(prune_options(model, algorithm, folder, asked, shapes)).run()
+    pruned = PruneSession(prune_options(model, algorithm, folder, asked, shapes), remembered_trace).run()
     pruned.save(out)
     return out
 
@@ -79,7 +92,8 @@ def zeroed_file(model: Path, shapes: Shapes, out: Path) -> Path:
     pruned: Pruned = PruneSession(
         PruneOptions(
             str(model), pattern="unstructured:0.999", method=RANDOM, shapes=dict(shapes), quiet=True, in_memory=True
-        )
+        ),
+        remembered_trace,
     ).run()
     for site in pruned.sites:
         write_site(pruned.file, site, site.matrix, np.zeros(site.matrix.shape, np.bool_))

@@ -29,7 +29,7 @@ from compiler.tools.exploring.samples import Split, read_splits
 from compiler.tools.exploring.search import Narrator, Search
 from compiler.tools.exploring.spaces import check_costs, cost_of, digests_of, space_of
 from compiler.tools.exploring.task import entry_point, fetch, load_task
-from compiler.tools.exploring.workers import Executor, on_one_thread, told, workers
+from compiler.tools.exploring.workers import Executor, elsewhere, on_one_thread, told, workers
 from compiler.tools.hpcc import installed_version
 from compiler.tools.inputs import role_of
 from compiler.tools.report import text_of
@@ -162,7 +162,7 @@ class Exploring:
                 training="" if self.course is None else self.course.digest,
             )
             self.narrator.say("reading the task", 0, 0)
-            on_one_thread(fill, self.bench, self.task, self.splits, trained=self.course is not None)
+            fill(self.bench, self.task, self.splits, executor, trained=self.course is not None)
             opened.cache_clear()
             host_ms = self._host_ms(ledger)
             floor = self._floor(ledger, executor)
@@ -277,7 +277,7 @@ class Exploring:
         candidate = chosen.candidate
         self.narrator.say(f"building {candidate.label}", 0, 0)
         lessons = self._lessons(chosen)
-        bundle, digest = on_one_thread(winners.build, self.bench, candidate, lessons)
+        bundle, digest = elsewhere(search.executor, winners.build, self.bench, candidate, lessons)
         self._correct(search, chosen, bundle, host_ms)
         best = search.winner()
         if best is None or best.candidate != candidate:

@@ -16,16 +16,16 @@ from compiler.explore.space import DENSE, Candidate
 from compiler.explore.statistics import Score, z_of
 from compiler.passes.sparsify import AUTO
 from compiler.tools.exploring.accuracy import runner
-from compiler.tools.exploring.bench import TRAIN, Bench, float_reference, load_split, opened, reduced
+from compiler.tools.exploring.bench import TRAIN, Bench, load_split, opened, reduced, reference_rows
 from compiler.tools.exploring.finetuning import Course, trained_file
 from compiler.tools.exploring.measuring import build as build_for_cpu
 from compiler.tools.exploring.measuring import measured
 from compiler.tools.exploring.models import Shapes, prune_options, pruned_file
 from compiler.tools.exploring.samples import Split
-from compiler.tools.exploring.workers import Executor, on_one_thread
+from compiler.tools.exploring.workers import Executor, in_shares, on_one_thread
 from compiler.tools.options import Options
 from compiler.tools.session import open_session
-from hw_targets.errors import InputError, VerificationError
+from hw_targets.errors import VerificationError
 from runtime.cpu.bundle import load_cpu_bundle
 from runtime.cpu.program import CpuProgram
 from runtime.program import Program
@@ -33,8 +33,7 @@ from runtime.program import Program
 Array = NDArray[Any]
 SIMULATED = 8
 """Test samples that run on the simulator too."""
-SHARE = 256
-"""Test samples of one call of a worker."""
+TEST_SET = "the test set"
 MODEL, BUNDLE = "winner.onnx", "winner.hpcc"
 
 
@@ -131,46 +130,37 @@ def time_of(bench: Bench, candidate: Candidate, bundle: Path, host_ms: float) ->
 def measure_on_test(bench: Bench, candidate: Candidate, bundle: Path, executor: Executor) -> Score:
     """The score on the test split, read for the first time, of what the bundle computes. A CPU runs all of it; of an
     accelerator it is the integers of the bundle's own model, of which the bundle on the simulator must give the first ones
-    bit for bit. Raises VerificationError where it does not, InputError where a part of it cannot be measured."""
+    bit for bit. Raises VerificationError where it does not."""
     test = load_split(bench.data / "test.npz")
-    found = (_on_cpu if _is_cpu(candidate) else _on_accelerator)(bench, candidate, bundle, test, executor)
-    return on_one_thread(_scored, bench, test, found)
-
-
-def _scored(bench: Bench, test: Split, found: Array) -> Score:
+    if _is_cpu(candidate):
+        found = on_one_thread(_on_cpu, bench, bundle, test)
+    else:
+        found = _on_accelerator(bench, candidate, bundle, test, executor)
     known = opened(bench)
-    reference = float_reference(bench.model, known.float_shapes)
-    wanted = reduced(known.meter, reference.run, test, np.arange(test.count), known.float_batch)
+    wanted = in_shares(executor, reference_rows, (bench, "test"), test.count, known.float_batch, TEST_SET)
     return known.meter.score(found, test, wanted, z_of(known.task.confidence))
 
 
-def _on_cpu(bench: Bench, candidate: Candidate, bundle: Path, test: Split, executor: Executor) -> Array:
+def _on_cpu(bench: Bench, bundle: Path, test: Split) -> Array:
     program = CpuProgram.load(bundle)
     rows = np.arange(test.count)
     return reduced(opened(bench).meter, lambda inputs: program.run(inputs).outputs, test, rows, program.manifest.batch)
 
 
-def integer_rows(bench: Bench, dense: bool, precision: str, first: int, last: int) -> tuple[Array, int]:
-    """The rows of some test samples by the integers of the winner's model, and the samples of a batch."""
+def integer_rows(bench: Bench, dense: bool, precision: str, first: int, last: int) -> Array:
+    """The rows of some test samples by the integers of the winner's model."""
     known = opened(bench)
     run, size = runner(known, bench.model if dense else bench.folder / MODEL, DENSE if dense else AUTO, precision)
     test = load_split(bench.data / "test.npz")
-    return reduced(known.meter, run, test, np.arange(first, min(last, test.count)), size), size
+    return reduced(known.meter, run, test, np.arange(first, last), size)
 
 
 def _on_accelerator(bench: Bench, candidate: Candidate, bundle: Path, test: Split, executor: Executor) -> Array:
-    """In parts of `SHARE` samples, side by side where there are workers."""
-    algorithm = candidate.algorithm
-    starts = range(0, test.count, SHARE)
-    calls = [(bench, algorithm.is_dense, algorithm.precision, first, first + SHARE) for first in starts]
-    parts: dict[int, Array] = {}
-    size = 1
-    for number, outcome in executor.map(integer_rows, calls):
-        if outcome.error:
-            raise InputError("HPCC1588", f"the test set cannot be measured: {outcome.error}", where=str(bundle))
-        parts[number], size = outcome.value
-    found = np.concatenate([parts[number] for number in sorted(parts)])
+    """By the integers side by side where there are workers; the first ones also by the bundle."""
+    arguments = (bench, candidate.algorithm.is_dense, candidate.algorithm.precision)
+    found = in_shares(executor, integer_rows, arguments, test.count, bench.batch, TEST_SET)
     program = Program.load(bundle, threads=1)
+    size = program.manifest.model_inputs[0].shape[0]
     few = np.arange(min(SIMULATED, test.count))
     simulated = reduced(opened(bench).meter, lambda inputs: program.run(inputs).outputs, test, few, size)
     if not np.array_equal(simulated, found[: len(few)]):

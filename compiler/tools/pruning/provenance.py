@@ -118,6 +118,9 @@ def matrix_of(op: LinearOp, imported: Imported) -> Array | None:
     return Scope(main_function(imported.module).body.block, imported.store).array(op.weight)
 
 
+Tracer = Callable[[Path, Shapes, Mapping[str, tuple[int, ...]]], Mapping[str, Source]]
+"""`trace`, or what remembers its answers."""
+
 # ---- probes ---------------------------------------------------------------------------------------------------------
 
 

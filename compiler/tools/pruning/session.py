@@ -26,7 +26,7 @@ from compiler.tools.pruning.data import Inputs, batches_of, read_data
 from compiler.tools.pruning.history import pruning_metadata
 from compiler.tools.pruning.onnx_output import ModelFile, check_output
 from compiler.tools.pruning.options import NEED_DATA, PruneOptions, missing_data
-from compiler.tools.pruning.provenance import Source, fused, linears_of, matrix_of, trace
+from compiler.tools.pruning.provenance import Source, Tracer, fused, linears_of, matrix_of, trace
 from compiler.tools.summary import Progress
 from hw_targets.errors import InputError, UsageError
 from hw_targets.load import load_any_target
@@ -122,8 +122,8 @@ class Pruned:
 class PruneSession:
     """The state of one run. What can fail early is checked before anything slow; nothing is written before the end."""
 
-    def __init__(self, options: PruneOptions) -> None:
-        self.options = options
+    def __init__(self, options: PruneOptions, tracer: Tracer = trace) -> None:
+        self.options, self._trace = options, tracer
         self.path = Path(options.model)
         self.kind = "fpga" if options.target is None else load_any_target(options.target).kind
         self.recipe = self._recipe()
@@ -216,7 +216,7 @@ class PruneSession:
     ) -> tuple[list[Site], dict[str, str]]:
         """The matrices to prune, tied ones once, and why others stay as they are."""
         wanted = {role: shape_of(linears[role].weight) for role in choices if role not in left}
-        sources = trace(self.path, self.shapes, wanted)
+        sources = self._trace(self.path, self.shapes, wanted)
         sites: list[Site] = []
         for role in wanted:
             op, choice = linears[role], choices[role]
