@@ -21,7 +21,7 @@ from compiler.tools.exploring.meter import Head, Meter, fit_head
 from compiler.tools.exploring.run import Explored, Exploring
 from compiler.tools.exploring.samples import Split
 from compiler.tools.exploring.task import load_task
-from compiler.tools.exploring.workers import Outcome, workers
+from compiler.tools.exploring.workers import InProcess, Outcome, workers
 from tests.graphs import Encoder, feeds, write
 
 Case = Callable[[Path, pytest.MonkeyPatch], object]
@@ -116,11 +116,12 @@ def label_of_no_class(folder: Path, _: pytest.MonkeyPatch) -> object:
 # ---- the search and its winner --------------------------------------------------------------------------------------
 
 
-def nothing_judged(_: Path, __: pytest.MonkeyPatch) -> object:
+def nothing_judged(folder: Path, _: pytest.MonkeyPatch) -> object:
     """The first evaluations, the encoder of zeros and the dense model, both lose their workers."""
     zeros, dense = Algorithm(DENSE, DENSE, control="zeroed"), Algorithm(DENSE, DENSE)
     narrator = SimpleNamespace(say=lambda *_: None)
-    search: Any = SimpleNamespace(zeros=zeros, dense=dense, bench=None, folder="out", narrator=narrator)
+    search: Any = SimpleNamespace(zeros=zeros, dense=dense, bench=bench_of(folder), folder="out", narrator=narrator)
+    Path("out").mkdir()
     return Exploring._floor(search, SimpleNamespace(judged={}), Failing())  # pyright: ignore
 
 
@@ -144,12 +145,8 @@ def lost_on_test(folder: Path, _: pytest.MonkeyPatch) -> object:
 
 def another_program(folder: Path, patch: pytest.MonkeyPatch) -> object:
     """A bundle that gives ones where the integers of the model gave zeros."""
-    manifest = SimpleNamespace(model_inputs=[SimpleNamespace(shape=(1, 8))])
-    patch.setattr(winners, "Program", SimpleNamespace(load=lambda *_, **__: SimpleNamespace(run=None, manifest=manifest)))
-    patch.setattr(winners, "opened", lambda _: SimpleNamespace(meter=None))
-    patch.setattr(winners, "reduced", lambda meter, run, split, rows, size: np.ones((len(rows), 2)))
-    patch.setattr(winners, "in_shares", lambda *_: np.zeros((2 * COUNT, 2)))
-    return on_test(folder, None)
+    patch.setattr(winners, "side_by_side", lambda *_: [np.ones((8, 2)), np.zeros((2 * COUNT, 2))])
+    return on_test(folder, InProcess())
 
 
 def no_device(_: Path, __: pytest.MonkeyPatch) -> object:

@@ -18,19 +18,22 @@ import pytest
 
 from compiler.explore.selection import Fidelity
 from compiler.explore.space import Algorithm
-from compiler.tools.exploring import run as running
+from compiler.tools.exploring import judging
 from compiler.tools.exploring import search as searching
-from compiler.tools.exploring.accuracy import Judged, judge
+from compiler.tools.exploring.accuracy import Begun, Judged, judge, look
+from compiler.tools.exploring.bench import Bench
 from compiler.tools.exploring.hardware import time_on
+from compiler.tools.exploring.judging import judge_all
 from compiler.tools.exploring.options import ExploreOptions
 from compiler.tools.exploring.run import Explored, Exploring, explore
-from compiler.tools.exploring.workers import LOCAL
+from compiler.tools.exploring.workers import LOCAL, InProcess, Outcome
 from compiler.tools.hpcc import main as hpcc_main
 from compiler.tools.hpcc_explore import main
 from compiler.tools.hpcc_prune import main as prune_main
 from hw_targets.errors import InfeasibleError, InputError
 from runtime.program import Program
 from tests.e2e.harness import ROOT, call, read_json
+from tests.executors import Backwards
 from tests.small_task import TOKENS, SmallTask, small_task
 
 DEVICES = ("fpga-kv260", "fpga-zcu104")
@@ -96,6 +99,29 @@ def test_the_winner_is_that_of_a_full_sweep(small: SmallTask, found: Explored, t
     assert winner.trial.latency_ms == pytest.approx(best[1])
 
 
+def test_judged_in_parts_is_judged_as_one(small: SmallTask, found: Explored, tmp_path: Path) -> None:
+    """With and without a subset, side by side and in turn; and where a part fails, so does its algorithm alone."""
+    bench = Exploring(options(small, tmp_path / "unused")).bench
+    algorithms = [Algorithm(pattern, pattern) for pattern in ("dense", *PATTERNS)]
+
+    def another(name: str) -> Bench:
+        shutil.copytree(found.folder / "task", tmp_path / name / "task")
+        return replace(bench, folder=tmp_path / name)
+
+    own = another("whole")
+    wanted = [judge(own, algorithm, None) for algorithm in algorithms]
+    for number, (executor, limit) in enumerate(((InProcess(), None), (Backwards(), None), (Backwards(), 0.0))):
+        outcomes = dict(judge_all(executor, another(str(number)), algorithms, limit))
+        assert [outcomes[number].error for number in range(len(algorithms))] == [""] * len(algorithms)
+        assert [outcomes[number].value for number in range(len(algorithms))] == wanted
+    spoilt = Backwards({len(algorithms): Outcome(error="no luck")})  # the first part of what is begun first
+    own = another("spoilt")
+    outcomes = dict(judge_all(spoilt, own, algorithms, None))
+    assert sorted(outcome.error for outcome in outcomes.values()) == ["", "", "no luck"]
+    assert len(list((own.folder / "rows").iterdir())) == 2
+    assert not list(own.folder.glob("candidate-*"))
+
+
 def test_the_bundle_reports_the_latency_that_was_chosen(found: Explored) -> None:
     winner = found.exploration.winner
     assert winner is not None
@@ -139,7 +165,7 @@ def test_a_second_call_measures_nothing_again(
     def never(*_: object) -> Any:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(searching, "judge", never)
+    monkeypatch.setattr(judging, "look", never)
     monkeypatch.setattr(searching, "time_on", never)
     once_more = again(small, found, tmp_path / "out", controls=True)
     assert once_more.exploration.trials == found.exploration.trials
@@ -199,30 +225,29 @@ def test_labels_that_no_class_has_are_said(small: SmallTask, tmp_path: Path) -> 
 def test_an_evaluation_that_crashes_is_told_and_the_search_goes_on(
     small: SmallTask, found: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def crashing(bench: Any, algorithm: Algorithm, limit: float | None) -> Judged:
+    def crashing(bench: Any, algorithm: Algorithm, limit: float | None, folder: Path) -> Judged | Begun:
         if algorithm.attention == "nm:1:4":
             raise ZeroDivisionError("no luck")
-        return judge(bench, algorithm, limit)
+        return look(bench, algorithm, limit, folder)
 
-    monkeypatch.setattr(searching, "judge", crashing)
+    monkeypatch.setattr(judging, "look", crashing)
     explored = explore(options(small, tmp_path / "out"))
     assert explored.exploration.problems == ("nm:1:4: ZeroDivisionError: no luck",)
     assert explored.found
-    monkeypatch.setattr(searching, "judge", judge)
+    monkeypatch.setattr(judging, "look", look)
     once_more = explore(options(small, tmp_path / "out"))
     assert once_more.exploration.problems == ()
     assert once_more.exploration.counts.dev == len(PATTERNS) + 1
 
-    def always(bench: Any, algorithm: Algorithm, limit: float | None) -> Judged:
+    def always(bench: Any, algorithm: Algorithm, limit: float | None, folder: Path) -> Judged | Begun:
         if algorithm.control:
-            return judge(bench, algorithm, limit)
+            return look(bench, algorithm, limit, folder)
         raise ZeroDivisionError("no luck")
 
-    monkeypatch.setattr(searching, "judge", always)
-    monkeypatch.setattr(running, "judge", always)
+    monkeypatch.setattr(judging, "look", always)
     with pytest.raises(InputError, match="no evaluation came to its end; the first: ZeroDivisionError: no luck"):
         explore(options(small, tmp_path / "none"))
-    monkeypatch.setattr(running, "judge", lambda *_: 1 // 0)
+    monkeypatch.setattr(judging, "look", lambda *_: 1 // 0)
     with pytest.raises(InputError, match="the encoder of zeros cannot be judged: ZeroDivisionError"):
         explore(options(small, tmp_path / "no control"))
 
@@ -272,14 +297,14 @@ def test_a_search_that_was_killed_goes_on_to_the_same_answer(small: SmallTask, f
 def test_an_interrupted_search_writes_what_it_has_and_goes_on(
     small: SmallTask, found: Explored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(bench: Any, algorithm: Algorithm, limit: float | None) -> Judged:
+    def interrupted(bench: Any, algorithm: Algorithm, limit: float | None, folder: Path) -> Judged | Begun:
         if algorithm.attention == "nm:1:4":
             raise KeyboardInterrupt
-        return judge(bench, algorithm, limit)
+        return look(bench, algorithm, limit, folder)
 
     asked = options(small, tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr(searching, "judge", interrupted)
+        patch.setattr(judging, "look", interrupted)
         done = call(main, *command_of(asked)[3:])
     assert (done.status, done.line, done.out) == (130, "interrupted", "")
     said = read_json(tmp_path / "out" / "explore.json")
@@ -305,7 +330,7 @@ def test_a_cluster_finds_the_same_and_a_killed_worker_is_replaced(
     monkeypatch.setenv("HPCC_TEST_DIES_ONCE", str(marker))
     made: Any = LocalCluster(**LOCAL, n_workers=2)
     with made as cluster:
-        monkeypatch.setattr(searching, "judge", dies_once)
+        monkeypatch.setattr(judging, "look", dies_once)
         explored = explore(options(small, tmp_path / "out", dask=cluster.scheduler_address))
     assert marker.is_file(), "no worker died"
     assert explored.exploration.problems == ()
@@ -316,12 +341,12 @@ def test_a_cluster_finds_the_same_and_a_killed_worker_is_replaced(
     assert len(names) == len(DEVICES) * (1 + len(PATTERNS)), "counted twice"
 
 
-def dies_once(bench: Any, algorithm: Algorithm, limit: float | None) -> Judged:
+def dies_once(bench: Any, algorithm: Algorithm, limit: float | None, folder: Path) -> Judged | Begun:
     """The first call of all kills its process."""
     try:
         Path(os.environ["HPCC_TEST_DIES_ONCE"]).touch(exist_ok=False)
     except FileExistsError:
-        return judge(bench, algorithm, limit)
+        return look(bench, algorithm, limit, folder)
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 

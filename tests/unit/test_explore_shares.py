@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from compiler.tools.exploring import models
-from compiler.tools.exploring.workers import InProcess, Outcome, attempt, elsewhere, in_shares, workers
+from compiler.tools.exploring.workers import Executor, InProcess, Outcome, cut_for, in_parts, parts_of, side_by_side, workers
 from hw_targets.errors import InputError
-
-
-class Backwards:
-    """Three workers that answer in the opposite order; `spoilt` calls fail, or lose their workers."""
-
-    width = 3
-
-    def __init__(self, spoilt: dict[int, Outcome] | None = None) -> None:
-        self.spoilt = spoilt or {}
-        self.sizes: list[int] = []
-
-    def map(self, function: Callable[..., Any], calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Outcome]]:
-        for number, call in reversed(list(enumerate(calls))):
-            self.sizes.append(call[-1] - call[-2])
-            yield number, self.spoilt.get(number) or attempt(function, call)
+from tests.executors import Backwards
 
 
 def rows(scale: int, first: int, last: int) -> NDArray[np.int64]:
@@ -35,37 +19,57 @@ def rows(scale: int, first: int, last: int) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize(
-    ("count", "batch", "sizes"), [(96, 32, [32] * 3), (100, 32, [36, 64]), (7, 1, [1, 3, 3]), (5, 8, [])]
+    ("count", "batch", "sizes"),
+    [(96, 32, [32] * 3), (300, 32, [96, 96, 96, 12]), (7, 1, [2, 2, 2, 1]), (5, 8, [5]), (0, 8, [])],
 )
 def test_parts_are_whole_batches_in_order(count: int, batch: int, sizes: list[int]) -> None:
     """So every batch is made of the same samples, however many workers there are."""
-    executor = Backwards()
-    assert in_shares(executor, rows, (10,), count, batch, "it").tolist() == [10 * n for n in range(count)]
-    assert executor.sizes == sizes
-    assert in_shares(InProcess(), rows, (10,), count, batch, "it").tolist() == [10 * n for n in range(count)]
+    parts = parts_of(count, batch, cut_for(Backwards()))
+    assert [last - first for first, last in parts] == sizes
+    assert [row for first, last in parts for row in range(first, last)] == list(range(count))
+    for executor in (InProcess(), Backwards()) if count else ():
+        found = in_parts(executor, rows, (10,), count, batch, "it cannot")
+        assert found.tolist() == [10 * n for n in range(count)]
 
 
 def test_a_part_that_fails_is_done_here_where_its_error_is_seen() -> None:
     executor = Backwards({1: Outcome(error="no file there")})
-    assert in_shares(executor, rows, (1,), 9, 1, "it").tolist() == list(range(9))
+    assert in_parts(executor, rows, (1,), 9, 1, "it cannot").tolist() == list(range(9))
 
     def refuse(first: int, last: int) -> NDArray[np.int64]:
         raise InputError("HPCC1576", "no such output")
 
     with pytest.raises(InputError, match="no such output") as raised:
-        in_shares(Backwards(), refuse, (), 9, 1, "it")
+        in_parts(Backwards(), refuse, (), 9, 1, "it cannot")
     assert raised.value.code == "HPCC1576"
 
 
 def test_what_kills_its_workers_is_not_tried_here() -> None:
-    executor = Backwards({2: Outcome(error="3 workers died of it", lost=True)})
+    executor = Backwards({1: Outcome(error="3 workers died of it", lost=True)})
     with pytest.raises(InputError, match="the test set cannot be measured: 3 workers died of it"):
-        in_shares(executor, rows, (1,), 9, 1, "the test set")
+        in_parts(executor, rows, (1,), 9, 1, "the test set cannot be measured")
 
 
-def test_elsewhere_falls_back_to_here() -> None:
-    assert elsewhere(InProcess(), rows, 2, 1, 3).tolist() == [2, 4]
-    assert elsewhere(Backwards({0: Outcome(error="gone")}), rows, 2, 1, 3).tolist() == [2, 4]
+def test_different_calls_stand_side_by_side_in_their_order() -> None:
+    calls = [(rows, 2, 1, 3), (max, 4, 7, 5)]
+    for executor in (InProcess(), Backwards(), Backwards({0: Outcome(error="gone")})):
+        first, second = side_by_side(executor, "it cannot be done", calls)
+        assert (first.tolist(), second) == ([2, 4], 7)
+    with pytest.raises(InputError, match="it cannot be done: 3 workers died of it"):
+        side_by_side(Backwards({1: Outcome(error="3 workers died of it", lost=True)}), "it cannot be done", calls)
+
+
+@pytest.mark.parametrize("executor", [InProcess(), Backwards()])
+def test_calls_that_are_added_meanwhile_are_made_too(executor: Executor) -> None:
+    """Here right after the call from which they follow, so that what that one has opened is still at hand."""
+    calls: list[tuple[int, int, int]] = [(1, 0, 1), (1, 10, 11)]
+    seen: list[int] = []
+    for number, outcome in executor.map(rows, calls):
+        seen.append(int(outcome.value[0]))
+        if number == 0:
+            calls += [(1, 1, 2), (1, 2, 3)]
+    assert sorted(seen) == [0, 1, 2, 10]
+    assert isinstance(executor, Backwards) or seen == [0, 1, 2, 10]
 
 
 def test_a_search_traces_a_file_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from compiler.sparsity.base import Dense
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools.exploring.bench import Bench, Opened, float_reference, opened, reduced, save_rows
 from compiler.tools.exploring.models import CALIBRATION, Shapes, lower, pruned_file
+from compiler.tools.exploring.samples import Split
 from compiler.tools.inputs import read_npz
 from compiler.tools.pruning.calibration import Calibration
 from compiler.tools.pruning.data import batches_of
@@ -29,6 +31,8 @@ from compiler.tools.pruning.provenance import fused, linears_of, matrix_of
 Array = NDArray[Any]
 ESTIMATE_SAMPLES = 16
 """Samples whose activations weigh the estimate."""
+CANDIDATE = "candidate-"
+"""How the folders of pruned files begin, for as long as they are judged."""
 
 
 @dataclass(frozen=True)
@@ -46,33 +50,78 @@ class Judged:
         return cls(Fidelity(data["fidelity"]), None if data["score"] is None else Score(**data["score"]))
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A file that the subset has not ruled out: `rows` of the subset are known, the rest of the dev set is to be run."""
+
+    file: Path
+    spec: str
+    precision: str
+    rows: Array | None
+
+    def rest(self, known: Opened) -> int:
+        """Samples still to be run."""
+        return known.dev.count - (0 if self.rows is None else known.subset)
+
+    def batch(self, known: Opened) -> int:
+        """How many of them are run together."""
+        return known.float_batch if self.precision == "fp32" else known.bench.batch
+
+
 def judge(bench: Bench, algorithm: Algorithm, limit: float | None) -> Judged:
     """One-shot pruning, then the subset, then, unless that rules it out under `limit`, the rest of the dev set."""
-    known, kept = opened(bench), bench.rows_of(json.dumps(asdict(algorithm)))
+    with tempfile.TemporaryDirectory(dir=bench.folder, prefix=CANDIDATE) as name:
+        return _judged(bench, look(bench, algorithm, limit, Path(name)), kept_rows(bench, algorithm))
+
+
+def judge_file(bench: Bench, file: Path, spec: str, precision: str, limit: float | None, kept: Path) -> Judged:
+    """The same for a file that is there; the rows of the whole dev set are `kept`."""
+    return _judged(bench, look_at(bench, file, spec, precision, limit), kept)
+
+
+def _judged(bench: Bench, begun: Judged | Begun, kept: Path) -> Judged:
+    if isinstance(begun, Judged):
+        return begun
+    left = begun.rest(opened(bench))
+    return finished(bench, begun, rest_of(bench, begun, 0, left) if left else None, kept)
+
+
+def kept_rows(bench: Bench, algorithm: Algorithm) -> Path:
+    return bench.rows_of(json.dumps(asdict(algorithm)))
+
+
+def look(bench: Bench, algorithm: Algorithm, limit: float | None, folder: Path) -> Judged | Begun:
+    """The first step of `judge`, which prunes into `folder`: a judgement if it takes no more than the subset."""
+    kept = kept_rows(bench, algorithm)
     if kept.is_file():
-        return _scored(known, np.load(kept))
-    with tempfile.TemporaryDirectory(dir=bench.folder, prefix="candidate-") as name:
-        file = pruned_file(
-            bench.model, algorithm, bench.data, bench.method, bench.compiled_shapes, Path(name) / "pruned.onnx"
-        )
-        return judge_file(known, file, DENSE if algorithm.is_dense else AUTO, algorithm.precision, limit, kept)
+        return _scored(opened(bench), np.load(kept))
+    out = folder / "pruned.onnx"
+    file = pruned_file(bench.model, algorithm, bench.data, bench.method, bench.compiled_shapes, out)
+    return look_at(bench, file, DENSE if algorithm.is_dense else AUTO, algorithm.precision, limit)
 
 
-def judge_file(known: Opened, file: Path, spec: str, precision: str, limit: float | None, kept: Path) -> Judged:
-    """The same for a file that is there; the rows of the whole dev set are `kept`. Subset and rest are run once each."""
-    run, size = runner(known, file, spec, precision)
+def look_at(bench: Bench, file: Path, spec: str, precision: str, limit: float | None) -> Judged | Begun:
+    """The same for a file that is there. Subset and rest are run once each."""
+    known = opened(bench)
+    if not known.subset or limit is None:
+        return Begun(file, spec, precision, None)
+    chosen = known.order[: known.subset]
+    first = rows_by(known, file, spec, precision, known.dev, chosen)
+    score = known.meter.score(first, known.dev.take(chosen), known.dense[chosen], RULED_OUT_Z)
+    return Judged(Fidelity.SUBSET, score) if is_hopeless(score, limit) else Begun(file, spec, precision, first)
 
-    def rows(chosen: Array) -> Array:
-        return reduced(known.meter, run, known.dev, chosen, size)
 
-    first = rows(known.order[: known.subset]) if known.subset else None
-    if first is not None and limit is not None:
-        chosen = known.order[: known.subset]
-        score = known.meter.score(first, known.dev.take(chosen), known.dense[chosen], RULED_OUT_Z)
-        if is_hopeless(score, limit):
-            return Judged(Fidelity.SUBSET, score)
-    rest = rows(known.order[known.subset :]) if known.subset < known.dev.count else None
-    found = np.concatenate([part for part in (first, rest) if part is not None])
+def rest_of(bench: Bench, begun: Begun, first: int, last: int) -> Array:
+    """The second step: rows of some of the samples that are still to be run."""
+    known = opened(bench)
+    chosen = known.order[known.dev.count - begun.rest(known) :][first:last]
+    return rows_by(known, begun.file, begun.spec, begun.precision, known.dev, chosen)
+
+
+def finished(bench: Bench, begun: Begun, rest: Array | None, kept: Path) -> Judged:
+    """The last step: the rows of the whole dev set are `kept` and scored."""
+    known = opened(bench)
+    found = np.concatenate([part for part in (begun.rows, rest) if part is not None])
     ordered = np.empty_like(found)
     ordered[known.order] = found
     save_rows(kept, ordered)
@@ -83,12 +132,25 @@ def _scored(known: Opened, rows: Array) -> Judged:
     return Judged(Fidelity.DEV, known.meter.score(rows, known.dev, known.dense, known.bench.z))
 
 
-def runner(known: Opened, file: Path, spec: str, precision: str) -> tuple[Callable[[Mapping[str, Array]], Any], int]:
-    """What computes a batch of a file, and its size: the integers that every accelerator computes, in the shapes that are
-    compiled (exporters' graphs of other batches may be fused, and rounded, otherwise); or fp32, which CPUs compute."""
+def rows_by(known: Opened, file: Path, spec: str, precision: str, split: Split, chosen: Array) -> Array:
+    """The meter's rows of the chosen samples by a file: by the integers that every accelerator computes, in the shapes that
+    are compiled (exporters' graphs of other batches may be fused, and rounded, otherwise); or in fp32, as CPUs compute."""
+    status = file.stat()
+    run, size = _runner(known.bench, file, (status.st_ino, status.st_mtime_ns), spec, precision)
+    return reduced(known.meter, run, split, chosen, size)
+
+
+@lru_cache(maxsize=1)
+def _runner(
+    bench: Bench, file: Path, version: tuple[int, int], spec: str, precision: str
+) -> tuple[Callable[[Mapping[str, Array]], Any], int]:
+    """What computes a batch, and its size. The last one is remembered: the steps of a judgement, and parts of one step, come
+    one after the other. `version` tells files of one name apart."""
+    del version
+    known = opened(bench)
     if precision == "fp32":
         return float_reference(file, known.float_shapes).run, known.float_batch
-    lowered = lower(file, known.bench.compiled_shapes, spec)
+    lowered = lower(file, bench.compiled_shapes, spec)
     return lowered.run, lowered.facts.inputs[0].shape[0]
 
 

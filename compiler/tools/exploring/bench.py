@@ -22,7 +22,7 @@ from compiler.tools.exploring.meter import Head, Meter, fit_head
 from compiler.tools.exploring.models import CALIBRATION, Shapes, lower
 from compiler.tools.exploring.samples import Split
 from compiler.tools.exploring.task import NEED_CLASSES, NEED_LABELS, Task, load_task
-from compiler.tools.exploring.workers import Executor, InProcess, in_shares, on_one_thread
+from compiler.tools.exploring.workers import Executor, InProcess, in_parts, on_one_thread
 from compiler.tools.reference import Reference
 from hw_targets.errors import InputError
 
@@ -30,6 +30,7 @@ Array = NDArray[Any]
 SEED = 0
 HOST_RUNS = 3
 TRAIN = "train.npz"
+DEV_SET = "the dev set cannot be measured"
 SAMPLES, TIMED = "latency.npz", 16
 """What measured devices run, in turn: that many batches of the dev set."""
 
@@ -197,7 +198,7 @@ def fill(
         on_one_thread(_head, task, bench, shapes, train, size)
     dense = bench.data / "dense.npy"
     if not dense.is_file():
-        rows = in_shares(executor or InProcess(), reference_rows, (bench, "dev"), splits["dev"].count, size, "the dev set")
+        rows = in_parts(executor or InProcess(), reference_rows, (bench, "dev"), splits["dev"].count, size, DEV_SET)
         np.save(dense, rows)
     if task.known_metric in NEED_CLASSES and task.known_metric in NEED_LABELS:
         head = _task_and_meter(bench)[1].head

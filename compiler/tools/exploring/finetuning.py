@@ -17,7 +17,7 @@ from compiler.explore.selection import Fidelity
 from compiler.passes.sparsify import AUTO
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools.exploring.accuracy import Judged, judge_file
-from compiler.tools.exploring.bench import TRAIN, Bench, opened
+from compiler.tools.exploring.bench import TRAIN, Bench
 from compiler.tools.pruning.onnx_output import write_tensors
 from compiler.tools.training.run import Request, RungDone, TrainingRun
 from compiler.training.plan import Settings
@@ -96,10 +96,10 @@ def trained_file(bench: Bench, course: Course, patterns: Sequence[str]) -> Path:
 
 def teach(bench: Bench, course: Course, patterns: Sequence[str], precisions: Sequence[str]) -> list[Judged]:
     """Train a rung and judge it in each arithmetic."""
-    known, file = opened(bench), trained_file(bench, course, patterns)
+    file = trained_file(bench, course, patterns)
     found: list[Judged] = []
     for precision in precisions:
         kept = bench.rows_of(json.dumps(["trained", course.as_text(), list(patterns), precision]))
-        judged = judge_file(known, file, AUTO, precision, None, kept)
+        judged = judge_file(bench, file, AUTO, precision, None, kept)
         found.append(Judged(Fidelity.TRAINED, judged.score))
     return found

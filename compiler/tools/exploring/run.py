@@ -18,9 +18,10 @@ from compiler.explore.statistics import z_of
 from compiler.frontend.onnx_file import open_onnx
 from compiler.tools.exploring import report as forms
 from compiler.tools.exploring import winner as winners
-from compiler.tools.exploring.accuracy import Sensitivity, judge
+from compiler.tools.exploring.accuracy import CANDIDATE, Sensitivity
 from compiler.tools.exploring.bench import Bench, fill, host_milliseconds, opened
 from compiler.tools.exploring.finetuning import Course
+from compiler.tools.exploring.judging import judge_all
 from compiler.tools.exploring.ladders import ladders_of
 from compiler.tools.exploring.ledger import JOURNAL, Ledger, import_optuna
 from compiler.tools.exploring.models import Shapes, input_specs
@@ -29,7 +30,7 @@ from compiler.tools.exploring.samples import Split, read_splits
 from compiler.tools.exploring.search import Narrator, Search
 from compiler.tools.exploring.spaces import check_costs, cost_of, digests_of, space_of
 from compiler.tools.exploring.task import entry_point, fetch, load_task
-from compiler.tools.exploring.workers import Executor, elsewhere, on_one_thread, told, workers
+from compiler.tools.exploring.workers import Executor, on_one_thread, told, workers
 from compiler.tools.hpcc import installed_version
 from compiler.tools.inputs import role_of
 from compiler.tools.report import text_of
@@ -203,7 +204,7 @@ class Exploring:
         """Make the folder; take it away again if nothing was put into it."""
         made = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob("candidate-*"):  # of a search that was killed
+        for left in self.folder.glob(f"{CANDIDATE}*"):  # of a search that was killed
             shutil.rmtree(left, ignore_errors=True)
         try:
             yield
@@ -256,7 +257,7 @@ class Exploring:
         missing = [algorithm for algorithm in (self.zeros, self.dense) if algorithm not in ledger.judged]
         if missing:
             self.narrator.say("the dense model, and the control: an encoder of zeros", 0, 0)
-        for number, outcome in executor.map(judge, [(self.bench, algorithm, None) for algorithm in missing]):
+        for number, outcome in judge_all(executor, self.bench, missing, None):
             algorithm = missing[number]
             if not outcome.error:
                 ledger.note_judged(algorithm, outcome.value)
@@ -277,7 +278,7 @@ class Exploring:
         candidate = chosen.candidate
         self.narrator.say(f"building {candidate.label}", 0, 0)
         lessons = self._lessons(chosen)
-        bundle, digest = elsewhere(search.executor, winners.build, self.bench, candidate, lessons)
+        bundle, digest = winners.built(self.bench, candidate, lessons, search.executor)
         self._correct(search, chosen, bundle, host_ms)
         best = search.winner()
         if best is None or best.candidate != candidate:

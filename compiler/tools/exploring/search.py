@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from compiler.explore.fidelity import is_beyond
 from compiler.explore.selection import Fidelity, Hardware, Limits, Objective, Point, choose, order_of
 from compiler.explore.space import RANDOM, Algorithm, Candidate, Space
-from compiler.tools.exploring.accuracy import Judged, Sensitivity, by_estimate, judge
+from compiler.tools.exploring.accuracy import Judged, Sensitivity, by_estimate
 from compiler.tools.exploring.bench import Bench
 from compiler.tools.exploring.finetuning import Course
 from compiler.tools.exploring.hardware import time_on
+from compiler.tools.exploring.judging import judge_all
 from compiler.tools.exploring.ladders import Training, ladders_of
 from compiler.tools.exploring.ledger import Ledger
 from compiler.tools.exploring.measuring import measure_on
@@ -177,8 +178,7 @@ class Search:
                     self.ledger.note_judged(algorithm, Judged(Fidelity.ESTIMATE, None))
                 else:
                     wave.append(algorithm)
-            calls = [(self.bench, algorithm, limit) for algorithm in wave]
-            for number, outcome in self.executor.map(judge, calls):
+            for number, outcome in judge_all(self.executor, self.bench, wave, limit):
                 if outcome.error:
                     self.ledger.note_problem(wave[number], told(outcome, self.bench.folder))
                 else:

@@ -15,14 +15,14 @@ from compiler.explore.selection import Hardware
 from compiler.explore.space import DENSE, Candidate
 from compiler.explore.statistics import Score, z_of
 from compiler.passes.sparsify import AUTO
-from compiler.tools.exploring.accuracy import runner
-from compiler.tools.exploring.bench import TRAIN, Bench, load_split, opened, reduced, reference_rows
+from compiler.tools.exploring.accuracy import rows_by
+from compiler.tools.exploring.bench import TRAIN, Bench, load_split, opened, reduced, reference_rows, save_rows
 from compiler.tools.exploring.finetuning import Course, trained_file
 from compiler.tools.exploring.measuring import build as build_for_cpu
 from compiler.tools.exploring.measuring import measured
 from compiler.tools.exploring.models import Shapes, prune_options, pruned_file
 from compiler.tools.exploring.samples import Split
-from compiler.tools.exploring.workers import Executor, in_shares, on_one_thread
+from compiler.tools.exploring.workers import Executor, cut_for, on_one_thread, parts_of, side_by_side
 from compiler.tools.options import Options
 from compiler.tools.session import open_session
 from hw_targets.errors import VerificationError
@@ -33,7 +33,7 @@ from runtime.program import Program
 Array = NDArray[Any]
 SIMULATED = 8
 """Test samples that run on the simulator too."""
-TEST_SET = "the test set"
+DENSE_TEST = "dense-test.npy"
 MODEL, BUNDLE = "winner.onnx", "winner.hpcc"
 
 
@@ -127,6 +127,19 @@ def time_of(bench: Bench, candidate: Candidate, bundle: Path, host_ms: float) ->
     return Hardware(program.accelerator_ms, program.transfer_ms, host_ms)
 
 
+def built(bench: Bench, candidate: Candidate, lessons: Lessons | None, executor: Executor) -> tuple[Path, str]:
+    """`build`; beside it the dense model runs the test set, which tells nothing of the winner."""
+    calls: list[tuple[Any, ...]] = [(build, bench, candidate, lessons), (dense_on_test, bench)]
+    return side_by_side(executor, "the winner cannot be built", calls)[0]
+
+
+def dense_on_test(bench: Bench) -> None:
+    """Keep the rows of the test split by the dense model in fp32."""
+    path = bench.data / DENSE_TEST
+    if not path.is_file():
+        save_rows(path, reference_rows(bench, "test", 0, load_split(bench.data / "test.npz").count))
+
+
 def measure_on_test(bench: Bench, candidate: Candidate, bundle: Path, executor: Executor) -> Score:
     """The score on the test split, read for the first time, of what the bundle computes. A CPU runs all of it; of an
     accelerator it is the integers of the bundle's own model, of which the bundle on the simulator must give the first ones
@@ -137,8 +150,7 @@ def measure_on_test(bench: Bench, candidate: Candidate, bundle: Path, executor: 
     else:
         found = _on_accelerator(bench, candidate, bundle, test, executor)
     known = opened(bench)
-    wanted = in_shares(executor, reference_rows, (bench, "test"), test.count, known.float_batch, TEST_SET)
-    return known.meter.score(found, test, wanted, z_of(known.task.confidence))
+    return known.meter.score(found, test, np.load(bench.data / DENSE_TEST), z_of(known.task.confidence))
 
 
 def _on_cpu(bench: Bench, bundle: Path, test: Split) -> Array:
@@ -150,19 +162,25 @@ def _on_cpu(bench: Bench, bundle: Path, test: Split) -> Array:
 def integer_rows(bench: Bench, dense: bool, precision: str, first: int, last: int) -> Array:
     """The rows of some test samples by the integers of the winner's model."""
     known = opened(bench)
-    run, size = runner(known, bench.model if dense else bench.folder / MODEL, DENSE if dense else AUTO, precision)
-    test = load_split(bench.data / "test.npz")
-    return reduced(known.meter, run, test, np.arange(first, last), size)
+    file, spec = (bench.model, DENSE) if dense else (bench.folder / MODEL, AUTO)
+    return rows_by(known, file, spec, precision, load_split(bench.data / "test.npz"), np.arange(first, last))
+
+
+def simulated_rows(bench: Bench, bundle: Path) -> Array:
+    """The first rows by the bundle itself."""
+    program, test = Program.load(bundle, threads=1), load_split(bench.data / "test.npz")
+    size = program.manifest.model_inputs[0].shape[0]
+    few = np.arange(min(SIMULATED, test.count))
+    return reduced(opened(bench).meter, lambda inputs: program.run(inputs).outputs, test, few, size)
 
 
 def _on_accelerator(bench: Bench, candidate: Candidate, bundle: Path, test: Split, executor: Executor) -> Array:
-    """By the integers side by side where there are workers; the first ones also by the bundle."""
+    """By the integers; the first ones also by the bundle, beside them where there are workers."""
     arguments = (bench, candidate.algorithm.is_dense, candidate.algorithm.precision)
-    found = in_shares(executor, integer_rows, arguments, test.count, bench.batch, TEST_SET)
-    program = Program.load(bundle, threads=1)
-    size = program.manifest.model_inputs[0].shape[0]
-    few = np.arange(min(SIMULATED, test.count))
-    simulated = reduced(opened(bench).meter, lambda inputs: program.run(inputs).outputs, test, few, size)
-    if not np.array_equal(simulated, found[: len(few)]):
+    parts = parts_of(test.count, bench.batch, cut_for(executor))
+    calls = [(simulated_rows, bench, bundle), *((integer_rows, *arguments, *rows) for rows in parts)]
+    simulated, *found = side_by_side(executor, "the test set cannot be measured", calls)
+    rows = np.concatenate(found)
+    if not np.array_equal(simulated, rows[: len(simulated)]):
         raise VerificationError("HPCC4011", "the winner's bundle does not compute what was judged", where=str(bundle))
-    return found
+    return rows

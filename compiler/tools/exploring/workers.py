@@ -4,6 +4,7 @@ evaluation has one thread for its products wherever it runs."""
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +21,20 @@ WAIT = "5s"
 """For an answer of a cluster's scheduler."""
 LOCAL: dict[str, Any] = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
 """Local workers: processes of one thread, nothing served."""
-KEEP_MEMORY = {
+LOCAL_CONFIG = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 256 << 20,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 << 20,
     "distributed.worker.profile.enabled": False,
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.worker.memory.monitor-interval": "2s",
 }
 """Dask gives freed memory back above 64 KiB, so that every array of an evaluation is paged in anew: 1.6 times the time of
-a process of its own. Local workers keep theirs, as large as glibc allows, and nobody reads their profile."""
+a process of its own. Local workers keep theirs, as large as glibc allows. Nobody reads their profile, and that Dask watches
+itself 50 times a second costs a twentieth of two cores. A busy worker is given no second call: one may be free before."""
+PARTS = 2
+"""Of one thing, for each worker."""
 LOST = 3
 """Workers that an evaluation may lose before it counts as one that kills them."""
 
@@ -71,7 +79,7 @@ class Executor(Protocol):
         ...
 
     def map(self, function: Callable[..., Any], calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Outcome]]:
-        """(number of the call, outcome) as they finish."""
+        """(number of the call, outcome) as they finish. Calls may be added meanwhile, at the end."""
         ...
 
 
@@ -81,8 +89,12 @@ class InProcess:
     width = 1
 
     def map(self, function: Callable[..., Any], calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Outcome]]:
-        for number, arguments in enumerate(calls):
-            yield number, attempt(function, arguments)
+        waiting, known = deque(range(len(calls))), len(calls)
+        while waiting:
+            number = waiting.popleft()
+            yield number, attempt(function, calls[number])
+            waiting.extendleft(reversed(range(known, len(calls))))  # what follows from a call comes right after it
+            known = len(calls)
 
 
 class OnDask:
@@ -98,41 +110,62 @@ class OnDask:
     def map(self, function: Callable[..., Any], calls: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Outcome]]:
         from distributed import KilledWorker, as_completed  # pyright: ignore[reportMissingImports]
 
-        futures = {self.client.submit(attempt, function, call, pure=False): n for n, call in enumerate(calls)}
+        futures: dict[Any, int] = {}
+        running = as_completed()
+
+        def submit_new() -> None:
+            for number in range(len(futures), len(calls)):
+                future = self.client.submit(attempt, function, calls[number], pure=False)
+                futures[future] = number
+                running.add(future)
+
+        submit_new()
         try:
-            for future in as_completed(futures):
+            for future in running:
                 try:
                     yield futures[future], future.result()
                 except KilledWorker:
                     yield futures[future], Outcome(error=f"{LOST} workers died of it, one after the other", lost=True)
+                submit_new()
         finally:
             self.client.cancel(list(futures))
 
 
-def in_shares(
+def parts_of(count: int, batch: int, parts: int) -> list[tuple[int, int]]:
+    """(first, last) of at most so many parts of `count` rows, of whole batches: a batch is made of the same rows whatever
+    the parts."""
+    size = -(-count // parts // batch) * batch
+    return [(first, min(first + size, count)) for first in range(0, count, max(size, 1))]
+
+
+def cut_for(executor: Executor) -> int:
+    """The parts that rows are cut into: more than one for each worker, so that none waits long for the last."""
+    return 1 if executor.width == 1 else PARTS * executor.width
+
+
+def in_parts(
     executor: Executor, function: Callable[..., Array], arguments: Sequence[Any], count: int, batch: int, what: str
 ) -> Array:
-    """function(*arguments, first, last) for `count` rows, in as many parts of whole batches as there are workers. What fails
-    there is done again here, where its error is seen. Raises InputError for `what` killed its workers."""
-    size = -(-count // executor.width)
-    size = max(-(-size // batch) * batch, 1)
-    calls = [(*arguments, first, min(first + size, count)) for first in range(0, count, size)]
-    if len(calls) == 1:
-        return on_one_thread(function, *calls[0])
-    parts: dict[int, Array] = {}
-    for number, outcome in executor.map(function, calls):
+    """function(*arguments, first, last) for `count` rows, as many side by side as there are workers; failures as in
+    `side_by_side`."""
+    calls = [(function, *arguments, *rows) for rows in parts_of(count, batch, executor.width)]
+    return np.concatenate(side_by_side(executor, what, calls))
+
+
+def side_by_side(executor: Executor, what: str, calls: Sequence[Sequence[Any]]) -> list[Any]:
+    """What each call (function, *arguments) gives; it runs where evaluations do, for what they remember is there. One that
+    fails is made again here, where its error is seen. Raises InputError that begins with `what` if one kills its workers."""
+    found: dict[int, Any] = {}
+    for number, outcome in executor.map(called, calls):
         if outcome.lost:
-            raise InputError("HPCC1588", f"{what} cannot be measured: {outcome.error}")
-        parts[number] = on_one_thread(function, *calls[number]) if outcome.error else outcome.value
-    return np.concatenate([parts[number] for number in range(len(calls))])
+            raise InputError("HPCC1588", f"{what}: {outcome.error}")
+        found[number] = on_one_thread(called, *calls[number]) if outcome.error else outcome.value
+    return [found[number] for number in range(len(calls))]
 
 
-def elsewhere(executor: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments) where evaluations run, for what they remember is there. What fails there is done again here."""
-    for _, outcome in executor.map(function, [arguments]):
-        if not outcome.error:
-            return outcome.value
-    return on_one_thread(function, *arguments)
+def called(function: Callable[..., Any], *arguments: Any) -> Any:
+    """For a map of different functions."""
+    return function(*arguments)
 
 
 @contextmanager
@@ -148,7 +181,7 @@ def workers(count: int, address: str | None) -> Iterator[Executor]:
         message = "--dask and more than one worker need dask"
         raise MissingToolError("HPCC5131", message, hint="pip install 'hpcc[explore]'") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes as an outcome
-    with dask_config.set({**KEEP_MEMORY, "distributed.scheduler.allowed-failures": LOST}):
+    with dask_config.set({**LOCAL_CONFIG, "distributed.scheduler.allowed-failures": LOST}):
         if address is not None:
             try:
                 client = Client(address, timeout=WAIT)
