@@ -41,8 +41,9 @@ PRECISIONS = {
 NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
 """What keeps OpenVINO and ONNX Runtime from AMX, for a comparison with a target that has none."""
 
-PAUSE = 0.01
-"""Seconds between two runs: threads of the engine before that still wait for work fall asleep."""
+PAUSE = 0.2
+"""Seconds between two runs: the threads of the engine before fall asleep. ONNX Runtime's wait actively for longer than 10 ms, and
+take a core from who comes next."""
 
 
 @dataclass

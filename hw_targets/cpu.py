@@ -68,10 +68,15 @@ class Isa:
         return self.floats * self.tile_vectors
 
     @property
+    def byte_vectors(self) -> int:
+        """`tile_vectors` of a program with int8 products. VPMADDWD takes its vectors by pairs: of three, the last would take
+        as long as two."""
+        return self.tile_vectors - self.tile_vectors % 2 if self.int8 == WORDS else self.tile_vectors
+
+    @property
     def code_row(self) -> int:
-        """Bytes of an input's codes for a tile: of whole pairs of vectors."""
-        vectors = self.tile_vectors + self.tile_vectors % 2
-        return (self.int8.code_bytes if self.int8 else 1) * self.floats * vectors
+        """Bytes of an input's codes for a tile."""
+        return (self.int8.code_bytes if self.int8 else 1) * self.floats * self.byte_vectors
 
 
 _AVX2_NEEDS = ("avx2", "fma", "bmi2", "f16c")
@@ -167,6 +172,12 @@ class CpuTarget:
     def shapes(self, precision: str) -> str:
         """Whose list of pattern shapes `hp:S` is resolved with."""
         return "cpu-tiles" if precision == "int8" and self.instructions.has_tiles else self.kind
+
+    @property
+    def vector_block(self) -> int:
+        """Inputs per cache block where four rows share a list. On AVX2 half a `dense_block`: with more of them the second level
+        is waited for where a quarter is used; with less, sums that wait between blocks take time where a tenth is."""
+        return _multiple_of_64(self.dense_block // 2) if self.instructions.floats == 8 else self.dense_block
 
     def unverified(self) -> tuple[str, ...]:
         return tuple(key for key, source in self.sources if source == "unverified")

@@ -90,7 +90,8 @@ def block_inputs(kernel: Kernel, target: CpuTarget) -> int:
     """Inputs per cache block; codes are so small that they take none."""
     if kernel.in_bytes:
         return MAX_COLUMNS
-    return target.single_block if kernel is Kernel.SINGLES else target.dense_block
+    blocks = {Kernel.VECTORS: target.vector_block, Kernel.SINGLES: target.single_block}
+    return blocks.get(kernel, target.dense_block)
 
 
 def choose_kernel(used: NDArray[np.bool_]) -> Kernel:

@@ -32,8 +32,8 @@ INLINE void product(const int NV, int rows, const float *a, size_t row, size_t s
 }
 
 /* Columns from `at` on that lie in one tile, at most up to `end`. */
-INLINE int run_of(int at, int end) {
-  const int rest = TILE - at % TILE;
+INLINE int run_of(int columns, int at, int end) {
+  const int tile = tile_at(columns, at), rest = start_of(columns, tile) + width_of(columns, tile) - at;
   return end - at < rest ? end - at : rest;
 }
 
@@ -83,8 +83,8 @@ INLINE void attend(const int NV, const attention *a, int head, int query, int fi
                    float *scores) {
   int q_step, y_step;
   const int own = head * a->size, top = head / (a->heads / a->groups) * a->size;
-  const float *q = column_of(&a->q, query, &q_step) + (size_t)own * width_of(a->q.columns, query / TILE);
-  float *y = column_of(&a->y, query, &y_step) + (size_t)own * width_of(a->y.columns, query / TILE);
+  const float *q = column_of(&a->q, query, &q_step) + (size_t)own * width_of(a->q.columns, tile_at(a->q.columns, query));
+  float *y = column_of(&a->y, query, &y_step) + (size_t)own * width_of(a->y.columns, tile_at(a->y.columns, query));
   if (keys == 0) {
     for (int f = 0; f < a->size; f++)
       for (int v = 0; v < NV; v++) store(y + (size_t)f * y_step + v * W, ZERO);
@@ -93,7 +93,7 @@ INLINE void attend(const int NV, const attention *a, int head, int query, int fi
   for (int j = 0, run; j < keys; j += run) {
     int step;
     const float *k = column_of(&a->k, first_key + j, &step);
-    run = run_of(first_key + j, first_key + keys);
+    run = run_of(a->k.columns, first_key + j, first_key + keys);
     product(NV, run, k + (size_t)top * step, 1, step, q, q_step, a->size, scores + (size_t)j * TILE, TILE, 1);
   }
   vf over[TILE_VECTORS];
@@ -102,7 +102,7 @@ INLINE void attend(const int NV, const attention *a, int head, int query, int fi
   for (int j = 0, run; j < keys; j += run) {
     int step;
     const float *v = column_of(&a->v, first_key + j, &step);
-    run = run_of(first_key + j, first_key + keys);
+    run = run_of(a->v.columns, first_key + j, first_key + keys);
     product(NV, a->size, v + (size_t)top * step, step, 1, scores + (size_t)j * TILE, TILE, run, y, y_step, j == 0);
   }
   for (int f = 0; f < a->size; f++)

@@ -158,7 +158,7 @@ INLINE void attend_codes(const int NV, const attention *a, int head, int query, 
   const int own = head * a->size, top = head / (a->heads / a->groups) * a->size, lists = (a->size + 3) / 4;
   const head_codes h = codes_in(area, keys);
   int step;
-  const float *q = column_of(&a->q, query, &step) + (size_t)own * width_of(a->q.columns, query / TILE);
+  const float *q = column_of(&a->q, query, &step) + (size_t)own * width_of(a->q.columns, tile_at(a->q.columns, query));
   vf over[TILE_VECTORS], scale[TILE_VECTORS];
   vi sums;
   UNROLL for (int v = 0; v < NV; v++)
@@ -172,7 +172,7 @@ INLINE void attend_codes(const int NV, const attention *a, int head, int query, 
   for (; j < keys; j++) score_rows(1, NV, &h, lists, j, scores);
   UNROLL for (int v = 0; v < NV; v++)
     over[v] = byte_softmax(a, attends, query - first_key + v * W, keys, scores + v * W, scale[v]);
-  float *y = column_of(&a->y, query, &step) + (size_t)own * width_of(a->y.columns, query / TILE);
+  float *y = column_of(&a->y, query, &step) + (size_t)own * width_of(a->y.columns, tile_at(a->y.columns, query));
   int f = 0;
   for (; f + 4 <= a->size; f += 4) context_rows(4, NV, &h, f, scores, keys, over, y, step);
   for (; f < a->size; f++) context_rows(1, NV, &h, f, scores, keys, over, y, step);

@@ -6,7 +6,7 @@
 
 #include <immintrin.h>
 
-enum { LIST = 4, CODE_VECTORS = TILE_VECTORS };
+enum { LIST = 4 };
 typedef int8_t weight_code;
 
 /* The codes of one feature of a tile's tokens, rounded to nearest even. */
@@ -32,8 +32,8 @@ INLINE void interleave(__m512i a, __m512i b, __m512i c, __m512i d, __m512i in[4]
 
 /* Sums of four rows: `n` lists of four inputs, and four bytes of weights for each row and list. */
 INLINE void code_rows(const int NV, const uint8_t *codes, int n, const int8_t *values, const uint16_t *columns,
-                      const int32_t *begins, vi acc[4][CODE_VECTORS]) {
-  __m512i sums[4][CODE_VECTORS];
+                      const int32_t *begins, vi acc[4][TILE_VECTORS]) {
+  __m512i sums[4][TILE_VECTORS];
   UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) sums[r][v] = _mm512_set1_epi32(begins[r]);
   for (int s = 0; s < n; s++) {
     const __m512i a = _mm512_load_si512(codes + (size_t)columns[4 * s] * CODE_ROW);

@@ -58,7 +58,7 @@ static void quantize_tile(hpcc_model *m, const void *arguments, int item, int wo
 }
 
 STEP run_quantization(hpcc_model *m, const quantization *q) {
-  parallel(m, quantize_tile, q, (q->x.columns + TILE - 1) / TILE);
+  parallel(m, quantize_tile, q, tiles_of(q->x.columns));
 }
 
 typedef struct {
@@ -72,46 +72,42 @@ typedef struct {
   buffer residual, y; /* residual.data may be NULL */
 } byte_linear;
 
-/* A group of four rows for NV vectors of a tile, from vector `v0` of `vectors` on. */
-INLINE void code_group(const int NV, const byte_linear *l, int g, int tile, int v0, int vectors) {
+/* A group of four rows for a tile of NV vectors. */
+INLINE void code_group(const int NV, const byte_linear *l, int g, int tile) {
   const uint32_t begin = l->starts[g], count = l->starts[g + 1] - begin;
-  const uint8_t *codes = codes_of(&l->x, tile) + (size_t)v0 * W * sizeof(weight_code);
   const float *scales = scales_of(&l->x, tile), *residual = l->residual.data ? tile_of(&l->residual, tile) : NULL;
   float *y = tile_of(&l->y, tile);
-  vi acc[4][CODE_VECTORS];
-  code_rows(NV, codes, count, l->values + (size_t)begin * 4 * LIST, l->columns + (size_t)begin * LIST, l->begins + g * 4,
-            acc);
+  vi acc[4][TILE_VECTORS];
+  code_rows(NV, codes_of(&l->x, tile), count, l->values + (size_t)begin * 4 * LIST, l->columns + (size_t)begin * LIST,
+            l->begins + g * 4, acc);
   UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) {
-    const size_t at = ((size_t)(g * 4 + r) * vectors + v0 + v) * W;
-    const vf scale = load(scales + (v0 + v) * W) * l->row_scales[g * 4 + r];
+    const size_t at = ((size_t)(g * 4 + r) * NV + v) * W;
+    const vf scale = load(scales + v * W) * l->row_scales[g * 4 + r];
     const vf sum = __builtin_convertvector(acc[r][v], vf) * scale + l->bias[g * 4 + r];
     store(y + at, residual ? sum + load(residual + at) : sum);
   }
+  if (l->activation) activate(l->activation, y + (size_t)g * 4 * NV * W, 4 * NV * W);
 }
 
 static void code_groups(const byte_linear *l, int from, int to, int tile) {
-  const int vectors = width_of(l->y.columns, tile) / W;
-  for (int g = from; g < to; g++) {
-    for (int v0 = 0; v0 < vectors; v0 += CODE_VECTORS)
-      switch (vectors - v0 < CODE_VECTORS ? vectors - v0 : CODE_VECTORS) {
-      case 1: code_group(1, l, g, tile, v0, vectors); break;
-      case 2: code_group(2, l, g, tile, v0, vectors); break;
-#if W == 16
-      case 3: code_group(3, l, g, tile, v0, vectors); break;
-      case 4: code_group(4, l, g, tile, v0, vectors); break;
+  for (int g = from; g < to; g++)
+    switch (width_of(l->y.columns, tile) / W) {
+    case 1: code_group(1, l, g, tile); break;
+    case 2: code_group(2, l, g, tile); break;
+#if TILE_VECTORS == 4
+    case 3: code_group(3, l, g, tile); break;
+    case 4: code_group(4, l, g, tile); break;
 #endif
-      }
-    if (l->activation) activate(l->activation, tile_of(&l->y, tile) + (size_t)g * 4 * vectors * W, 4 * vectors * W);
-  }
+    }
 }
 
 static void some_byte_rows(hpcc_model *m, const void *arguments, int item, int worker) {
   const byte_linear *l = layer_of(arguments, &item);
   const groups g = groups_of(arguments, item, l->outs, 4);
   (void)m, (void)worker;
-  for (int tile = 0; tile * TILE < l->y.columns; tile++) code_groups(l, g.from, g.to, tile);
+  for (int tile = 0; tile < tiles_of(l->y.columns); tile++) code_groups(l, g.from, g.to, tile);
 }
 
 STEP run_byte_linears(hpcc_model *m, const byte_linear *layers, int count, int chunk) {
-  run_layers(m, some_byte_rows, layers, sizeof *layers, count, chunk);
+  run_layers(m, some_byte_rows, layers, sizeof *layers, count, chunk, chunk);
 }

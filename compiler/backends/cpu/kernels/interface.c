@@ -155,7 +155,7 @@ static int begin_run(hpcc_model *m, int batch, int tokens, const hpcc_input *inp
   m->tokens = tokens;
   m->stride = (tokens + W - 1) / W * W;
   m->columns = batch * m->stride;
-  m->tiles = (m->columns + TILE - 1) / TILE;
+  m->tiles = tiles_of(m->columns);
   m->rows = (batch + W - 1) / W * W;
   m->outputs = outputs;
   return check_tensors(m, inputs, outputs);

@@ -8,6 +8,7 @@
 
 enum { NO_ACTIVATION, GELU, TANH, RELU, GELU_TANH, QUICK_GELU, SILU };
 enum { DENSE, VECTORS, SINGLES };
+enum { LINE = 64, ITEMS = 4, LEAST_CHUNK = 48 }; /* bytes of a line of the caches; items for each worker; rows of an item */
 
 typedef struct {
   int outs, kind, ins, block; /* block: inputs in a cache block */
@@ -47,11 +48,17 @@ INLINE groups groups_of(const several_layers *all, int item, int outs, int rows)
   return (groups){item * all->chunk / rows, end < count ? end : count};
 }
 
-static void run_layers(hpcc_model *m, work work, const void *layers, size_t bytes, int count, int chunk) {
-  const several_layers all = {layers, bytes, chunk};
+static int items_of(const several_layers *all, int count) {
   int items = 0;
-  for (int i = 0; i < count; i++) items += (outs_of(all.first + i * bytes) + chunk - 1) / chunk;
-  parallel(m, work, &all, items);
+  for (int i = 0; i < count; i++) items += (outs_of(all->first + i * all->bytes) + all->chunk - 1) / all->chunk;
+  return items;
+}
+
+/* `chunk` rows an item, or an even share of them down to `least`, so that no worker waits long for the last item of another. */
+static void run_layers(hpcc_model *m, work work, const void *layers, size_t bytes, int count, int chunk, int least) {
+  several_layers all = {layers, bytes, chunk};
+  while (m->pool.threads > 1 && all.chunk / 2 >= least && items_of(&all, count) < ITEMS * m->pool.threads) all.chunk /= 2;
+  parallel(m, work, &all, items_of(&all, count));
 }
 
 INLINE void begin_rows(const int R, const int NV, vf acc[PANEL][TILE_VECTORS], const float *bias, const float *residual,
@@ -133,6 +140,12 @@ static void activate(int kind, float *y, int count) {
   }
 }
 
+/* Asks for one of so many parts of what will be read soon. */
+INLINE void ask_for(const void *what, size_t bytes, int part, int parts) {
+  const size_t first = bytes * part / parts / LINE * LINE, end = bytes * (part + 1) / parts;
+  for (size_t at = first; at < end; at += LINE) __builtin_prefetch((const char *)what + at, 0, 2);
+}
+
 /* Row groups from..to of one block of inputs for one tile of NV vectors. */
 INLINE void block_of_rows(const int NV, const linear *l, int block, int from, int to, int tile) {
   const int rows = l->kind == DENSE ? PANEL : l->kind == VECTORS ? 4 : 1, groups = (l->outs + rows - 1) / rows;
@@ -141,9 +154,14 @@ INLINE void block_of_rows(const int NV, const linear *l, int block, int from, in
   const float *x = tile_of(&l->x, tile) + (size_t)low * (NV * W);
   const float *residual = l->residual.data ? tile_of(&l->residual, tile) : NULL;
   float *y = tile_of(&l->y, tile);
+  const int next = (tile + 1) % tiles_of(l->x.columns), later = tile < next ? low : low + n < l->ins ? low + n : 0;
+  const int width = width_of(l->x.columns, next);
+  const float *soon = tile_of(&l->x, next) + (size_t)later * width;
+  const size_t bytes = sizeof(float) * width * (l->ins - later < l->block ? l->ins - later : l->block);
   for (int g = from; g < to; g++) {
     const size_t at = (size_t)g * rows * (NV * W);
     const float *rest = residual ? residual + at : NULL;
+    ask_for(soon, bytes, g - from, to - from);
     if (l->kind == DENSE) {
       const float *values = l->values + ((size_t)low * groups + (size_t)g * n) * PANEL;
       dense_rows(NV, x, n, values, l->bias + g * PANEL, rest, y + at, first);
@@ -164,11 +182,13 @@ static void some_rows(hpcc_model *m, const void *arguments, int item, int worker
   const groups g = groups_of(arguments, item, l->outs, rows);
   (void)m, (void)worker;
   for (int block = 0; block * l->block < l->ins; block++)
-    for (int tile = 0; tile * TILE < l->x.columns; tile++)
+    for (int tile = 0; tile < tiles_of(l->x.columns); tile++)
       switch (width_of(l->x.columns, tile) / W) {
       case 1: block_of_rows(1, l, block, g.from, g.to, tile); break;
       case 2: block_of_rows(2, l, block, g.from, g.to, tile); break;
+#if TILE_VECTORS >= 3
       case 3: block_of_rows(3, l, block, g.from, g.to, tile); break;
+#endif
 #if TILE_VECTORS == 4
       case 4: block_of_rows(4, l, block, g.from, g.to, tile); break;
 #endif
@@ -176,5 +196,5 @@ static void some_rows(hpcc_model *m, const void *arguments, int item, int worker
 }
 
 STEP run_linears(hpcc_model *m, const linear *layers, int count, int chunk) {
-  run_layers(m, some_rows, layers, sizeof *layers, count, chunk);
+  run_layers(m, some_rows, layers, sizeof *layers, count, chunk, LEAST_CHUNK);
 }

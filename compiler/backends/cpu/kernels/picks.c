@@ -55,7 +55,7 @@ static void window_tile(hpcc_model *m, const void *arguments, int item, int work
   }
 }
 
-STEP run_windows(hpcc_model *m, const quantization *q) { parallel(m, window_tile, q, (q->x.columns + TILE - 1) / TILE); }
+STEP run_windows(hpcc_model *m, const quantization *q) { parallel(m, window_tile, q, tiles_of(q->x.columns)); }
 
 typedef struct {
   int outs, ins, activation;
@@ -110,9 +110,9 @@ static void some_picks(hpcc_model *m, const void *arguments, int item, int worke
   const pick_linear *l = layer_of(arguments, &item);
   const groups g = groups_of(arguments, item, l->outs, PICK_ROWS);
   (void)m, (void)worker;
-  for (int tile = 0; tile * TILE < l->y.columns; tile++) pick_groups(l, g.from, g.to, tile);
+  for (int tile = 0; tile < tiles_of(l->y.columns); tile++) pick_groups(l, g.from, g.to, tile);
 }
 
 STEP run_pick_linears(hpcc_model *m, const pick_linear *layers, int count, int chunk) {
-  run_layers(m, some_picks, layers, sizeof *layers, count, chunk);
+  run_layers(m, some_picks, layers, sizeof *layers, count, chunk, chunk);
 }

@@ -152,10 +152,10 @@ static void some_tile_rows(hpcc_model *m, const void *arguments, int item, int w
   const groups g = groups_of(arguments, item, l->outs, TILE_ROWS);
   uint8_t *area = m->blocks + (size_t)worker * BLOCKS_MEMORY;
   shape_tiles();
-  for (int tile = 0; tile * TILE < l->y.columns; tile++) tile_rows(l, g.from, g.to, tile, area);
+  for (int tile = 0; tile < tiles_of(l->y.columns); tile++) tile_rows(l, g.from, g.to, tile, area);
   _tile_release();
 }
 
 STEP run_tile_linears(hpcc_model *m, const tile_linear *layers, int count, int chunk) {
-  run_layers(m, some_tile_rows, layers, sizeof *layers, count, chunk);
+  run_layers(m, some_tile_rows, layers, sizeof *layers, count, chunk, chunk);
 }

@@ -5,7 +5,7 @@
 
 #include <immintrin.h>
 
-enum { LIST = 2, CODE_VECTORS = W == 16 ? 4 : 2 /* vectors of sums of four rows that the registers hold */ };
+enum { LIST = 2 };
 typedef int16_t weight_code;
 typedef int32_t __attribute__((may_alias)) pair; /* of weights, which a load spreads over a register */
 
@@ -19,7 +19,7 @@ typedef __m256i words;
 
 /* The codes of one feature of a tile's tokens, rounded to nearest even. */
 INLINE void store_code_row(uint8_t *codes, const float *row, int vectors, const vf over[TILE_VECTORS]) {
-  words part[TILE_VECTORS + 1] = {0};
+  words part[TILE_VECTORS] = {0};
   UNROLL for (int v = 0; v < TILE_VECTORS; v++)
     if (v < vectors) part[v] = WORDS(cvtps_epi32)(load(row + v * W) * over[v]);
   UNROLL for (int v = 0; v < TILE_VECTORS; v += 2) ((words *)codes)[v / 2] = WORDS(packs_epi32)(part[v], part[v + 1]);
@@ -27,12 +27,12 @@ INLINE void store_code_row(uint8_t *codes, const float *row, int vectors, const 
 
 /* Sums of four rows: `n` lists of two inputs, and two words of weights for each row and list. */
 INLINE void code_rows(const int NV, const uint8_t *codes, int n, const int16_t *values, const uint16_t *columns,
-                      const int32_t *begins, vi acc[4][CODE_VECTORS]) {
+                      const int32_t *begins, vi acc[4][TILE_VECTORS]) {
   UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] = begins[r] - (vi){0};
   for (int s = 0; s < n; s++) {
     const words *a = (const words *)(codes + (size_t)columns[2 * s] * CODE_ROW);
     const words *b = (const words *)(codes + (size_t)columns[2 * s + 1] * CODE_ROW);
-    words in[CODE_VECTORS];
+    words in[TILE_VECTORS];
     UNROLL for (int v = 0; v < NV; v++)
       in[v] = v % 2 ? WORDS(unpackhi_epi16)(a[v / 2], b[v / 2]) : WORDS(unpacklo_epi16)(a[v / 2], b[v / 2]);
     const pair *w = (const pair *)(values + 8 * s);
