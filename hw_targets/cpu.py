@@ -175,8 +175,8 @@ class CpuTarget:
 
     @property
     def vector_block(self) -> int:
-        """Inputs per cache block where four rows share a list. On AVX2 half a `dense_block`: with more of them the second level
-        is waited for where a quarter is used; with less, sums that wait between blocks take time where a tenth is."""
+        """Inputs per cache block where four rows share a list. On AVX2 half a `dense_block`: of more, the second level takes
+        too long where a quarter is used; of less, sums that wait between blocks do where a tenth is."""
         return _multiple_of_64(self.dense_block // 2) if self.instructions.floats == 8 else self.dense_block
 
     def unverified(self) -> tuple[str, ...]:
