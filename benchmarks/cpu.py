@@ -42,8 +42,8 @@ NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
 """What keeps OpenVINO and ONNX Runtime from AMX, for a comparison with a target that has none."""
 
 PAUSE = 0.2
-"""Seconds between two runs: the threads of the engine before fall asleep. ONNX Runtime's wait actively for longer than 10 ms,
-and take a core from who comes next."""
+"""Seconds between two runs: the threads of the engine before fall asleep. ONNX Runtime's wait actively for longer than
+10 ms, and take a core from who comes next."""
 
 
 @dataclass
