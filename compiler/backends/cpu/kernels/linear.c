@@ -154,6 +154,7 @@ INLINE void block_of_rows(const int NV, const linear *l, int block, int from, in
   const float *x = tile_of(&l->x, tile) + (size_t)low * (NV * W);
   const float *residual = l->residual.data ? tile_of(&l->residual, tile) : NULL;
   float *y = tile_of(&l->y, tile);
+  /* read soon: the next tile's inputs of this block, or the first one's of the next */
   const int next = (tile + 1) % tiles_of(l->x.columns), later = tile < next ? low : low + n < l->ins ? low + n : 0;
   const int width = width_of(l->x.columns, next);
   const float *soon = tile_of(&l->x, next) + (size_t)later * width;
