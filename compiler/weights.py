@@ -72,9 +72,10 @@ class WeightStore:
     def keys(self) -> list[str]:
         return sorted({*self._arrays, *self._loaders})
 
-    def add(self, key: str, array: Array) -> str:
-        """Add an entry and return its key, which gets a numeric suffix if the name is taken by other content."""
-        digest = content_digest(array)
+    def add(self, key: str, array: Array, digest: str = "") -> str:
+        """Add an entry and return its key, which gets a numeric suffix if the name is taken by other content. `digest` is
+        the array's content digest, where that is known."""
+        digest = digest or content_digest(array)
         unique, suffix = key, 0
         while unique in self:
             if self.digest(unique) == digest:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,9 @@ RECIPE = "recipe:"
 FACTOR_OF = "hpcc.factor_of"
 """Attribute of the two linears that one with a factored weight has become: the pattern of their product."""
 _CACHED_ROWS = 256
+THREADS = 4
+"""Matrices pruned side by side, where there are the cores: numpy lets go of the interpreter while it works. No more, for
+each takes a few copies of its matrix."""
 MIN_GROUPS = 4
 """A row of fewer groups than this stays dense."""
 
@@ -99,12 +103,17 @@ def sparsify_each(module: ModuleOp, store: WeightStore, patterns: Mapping[Linear
             weights.setdefault(weight, pattern)
     if not weights:
         raise UsageError("HPCC2210", f"{what} applies to no layer of this model", hint=_why_none(reasons))
-    done: dict[tuple[str, bool, str, str], str] = {}
+    tasks: dict[tuple[str, bool, str, str], _Task] = {}
+    identities = {weight: _identity(weight, pattern) for weight, pattern in weights.items()}
     for weight, pattern in weights.items():
-        identity = weight.digest.data, weight.transposed, _scale_digest(weight), pattern.spec()
-        if identity not in done:
-            done[identity] = _prune(weight, store, pattern)
-        _replace(weight, done[identity], store, pattern)
+        if identities[weight] not in tasks:
+            tasks[identities[weight]] = _task(weight, store, pattern)
+    keys: dict[tuple[str, bool, str, str], str] = {}
+    with ThreadPoolExecutor(THREADS) as pool:
+        for (identity, task), (stored, digest) in zip(tasks.items(), pool.map(_prune, tasks.values()), strict=True):
+            keys[identity] = store.add(f"{task.key}.{task.pattern.spec()}", stored, digest)
+    for weight, pattern in weights.items():
+        _replace(weight, keys[identities[weight]], store, pattern)
     for op, reason in reasons.items():
         if reason:
             op.attributes[LEFT_DENSE] = StringAttr(reason)
@@ -280,20 +289,44 @@ def _why_none(reasons: dict[LinearOp, str]) -> str:
     return f"{op.role.data}: {reason}"
 
 
-def _prune(weight: WeightOp, store: WeightStore, pattern: Pattern) -> str:
-    """Add the pruned matrix, in the stored layout, and return its key. Codes are ranked by what they stand for; those
-    that are pruned become 0."""
-    matrix = row_major(logical(store.get(weight.key.data), weight))
+@dataclass(frozen=True)
+class _Task:
+    """A matrix to prune, without the IR it comes from: `_prune` runs beside others."""
+
+    key: str
+    matrix: Array
+    """out x in, as a view of the stored array."""
+    transposed: bool
+    """Whether it is stored in x out."""
+    factor: Array | None
+    """What its values are multiplied by to get what they stand for."""
+    pattern: Pattern
+
+
+def _task(weight: WeightOp, store: WeightStore, pattern: Pattern) -> _Task:
+    matrix = logical(store.get(weight.key.data), weight)
     dequantize = _dequantize_of(weight)
     scale = None if dequantize is None else stored_weight(dequantize.scale)
     factor = None if scale is None else np.broadcast_to(logical(store.get(scale.key.data), scale), matrix.shape)
+    return _Task(weight.key.data, matrix, weight.transposed, factor, pattern)
+
+
+def _identity(weight: WeightOp, pattern: Pattern) -> tuple[str, bool, str, str]:
+    """The same for weights that are pruned to the same values."""
+    return weight.digest.data, weight.transposed, _scale_digest(weight), pattern.spec()
+
+
+def _prune(task: _Task) -> tuple[Array, str]:
+    """The pruned matrix, in the stored layout, and its digest. Codes are ranked by what they stand for; those that are
+    pruned become 0."""
+    matrix, pattern = row_major(task.matrix), task.pattern
     try:
-        projected = pattern.project(matrix) if pattern.sharing else _masked(matrix, factor, pattern)
+        projected = pattern.project(matrix) if pattern.sharing else _masked(matrix, task.factor, pattern)
     except InputError as error:
-        raise InputError(error.code, error.message, where=f"weight {weight.key.data!r}", hint=error.hint) from error
+        raise InputError(error.code, error.message, where=f"weight {task.key!r}", hint=error.hint) from error
     pattern.check(projected)
-    stored = row_major(logical(projected, weight))  # transposing twice gives the stored layout
-    return store.add(f"{weight.key.data}.{pattern.spec()}", stored)
+    stored = row_major(projected.T if task.transposed else projected)
+    return stored, content_digest(stored)
 
 
 def _masked(matrix: Array, factor: Array | None, pattern: Pattern) -> Array:

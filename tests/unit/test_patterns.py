@@ -24,7 +24,7 @@ from compiler.sparsity.patterns import (
     parse_pattern,
 )
 from compiler.sparsity.recover import recover_kept
-from compiler.sparsity.saliency import fill_evenly, keep_largest_of_all
+from compiler.sparsity.saliency import PAIRWISE_LIMIT, fill_evenly, keep_largest, keep_largest_of_all
 from compiler.sparsity.unbalanced import decimal_text, density_of, share_of
 from hw_targets.errors import InputError, UsageError
 
@@ -385,6 +385,18 @@ def test_ties_of_whole_tensors_keep_the_lower_index() -> None:
     assert Block(1, 2, Fraction(1, 2)).mask(ones).tolist() == [[True] * 4, [False] * 4]
     assert keep_largest_of_all(np.arange(3), 0).sum() == 0
     assert fill_evenly(np.array([True, False]), 1).tolist() == [True, False]
+
+
+@FAST
+@given(st.integers(1, 3 * PAIRWISE_LIMIT), st.data(), st.sampled_from([np.bool_, np.int8, np.float32, np.float64]))
+def test_the_largest_are_those_a_stable_sort_puts_first(size: int, data: st.DataObject, dtype: type) -> None:
+    rows, keep = data.draw(st.integers(0, 4)), data.draw(st.integers(0, size + 1))
+    values = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, data.draw(st.integers(1, 9)), (rows, size))
+    values = values.astype(dtype)  # few different ones: ties are what can go wrong
+    first = np.argsort(-values.astype(np.int64), axis=-1, kind="stable")[:, :keep]
+    wanted = np.zeros(values.shape, np.bool_)
+    np.put_along_axis(wanted, first, True, axis=-1)
+    assert np.array_equal(keep_largest(values, keep), wanted)
 
 
 def test_words_of_unbalanced_patterns() -> None:
