@@ -51,7 +51,7 @@ test: lit
 	@$(BIN)/python -m pytest -q -m "not slow" -n auto --dist worksteal
 
 test-all: lit $(VENV)/.train
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -o timeout=3600
 
 # Damaged files of every kind for an hour: `make fuzz SECONDS=60` for a minute, KIND=models for one kind of file.
 SECONDS ?= 3600

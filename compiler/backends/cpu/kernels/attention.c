@@ -83,8 +83,8 @@ INLINE void attend(const int NV, const attention *a, int head, int query, int fi
                    float *scores) {
   int q_step, y_step;
   const int own = head * a->size, top = head / (a->heads / a->groups) * a->size;
-  const float *q = column_of(&a->q, query, &q_step) + (size_t)own * width_of(a->q.columns, tile_at(a->q.columns, query));
-  float *y = column_of(&a->y, query, &y_step) + (size_t)own * width_of(a->y.columns, tile_at(a->y.columns, query));
+  const float *q = value_of(&a->q, own, query, &q_step);
+  float *y = value_of(&a->y, own, query, &y_step);
   if (keys == 0) {
     for (int f = 0; f < a->size; f++)
       for (int v = 0; v < NV; v++) store(y + (size_t)f * y_step + v * W, ZERO);
@@ -92,18 +92,18 @@ INLINE void attend(const int NV, const attention *a, int head, int query, int fi
   }
   for (int j = 0, run; j < keys; j += run) {
     int step;
-    const float *k = column_of(&a->k, first_key + j, &step);
+    const float *k = value_of(&a->k, top, first_key + j, &step);
     run = run_of(a->k.columns, first_key + j, first_key + keys);
-    product(NV, run, k + (size_t)top * step, 1, step, q, q_step, a->size, scores + (size_t)j * TILE, TILE, 1);
+    product(NV, run, k, 1, step, q, q_step, a->size, scores + (size_t)j * TILE, TILE, 1);
   }
   vf over[TILE_VECTORS];
   if (a->causal) causal_softmax(NV, a, attends, query - first_key, keys, scores, over);
   else softmax(NV, a, attends, keys, scores, over);
   for (int j = 0, run; j < keys; j += run) {
     int step;
-    const float *v = column_of(&a->v, first_key + j, &step);
+    const float *v = value_of(&a->v, top, first_key + j, &step);
     run = run_of(a->v.columns, first_key + j, first_key + keys);
-    product(NV, a->size, v + (size_t)top * step, step, 1, scores + (size_t)j * TILE, TILE, run, y, y_step, j == 0);
+    product(NV, a->size, v, step, 1, scores + (size_t)j * TILE, TILE, run, y, y_step, j == 0);
   }
   for (int f = 0; f < a->size; f++)
     UNROLL for (int v = 0; v < NV; v++) {

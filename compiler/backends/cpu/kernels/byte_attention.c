@@ -50,9 +50,9 @@ INLINE vf token_codes(const float *x, size_t step, int size, int32_t *to, size_t
 static void key_codes(const attention *a, int top, int first, const head_codes *h) {
   for (int j = 0; j < h->keys; j += W) {
     int step;
-    const float *k = column_of(&a->k, first + j, &step);
+    const float *k = value_of(&a->k, top, first + j, &step);
     vi sums;
-    store(h->k_scales + j, token_codes(k + (size_t)top * step, step, a->size, h->k + j, HEAD_KEYS, &sums));
+    store(h->k_scales + j, token_codes(k, step, a->size, h->k + j, HEAD_KEYS, &sums));
     *(codes *)(h->begins + j) = sums * -128;
   }
 }
@@ -63,7 +63,7 @@ static void value_codes(const attention *a, int top, int first, const float *att
     vf most = ZERO;
     for (int j = 0; j < h->keys; j += W) {
       int step;
-      const float *v = column_of(&a->v, first + j, &step) + (size_t)(top + f) * step;
+      const float *v = value_of(&a->v, top + f, first + j, &step);
       most = larger(most, blend(load(attends + j) != ZERO, magnitude(load(v)), ZERO));
     }
     float widest = 0;
@@ -73,7 +73,7 @@ static void value_codes(const attention *a, int top, int first, const float *att
     h->v_scales[f] = scale[0];
     for (int j = 0; j < h->keys; j += W) {
       int step;
-      const float *v = column_of(&a->v, first + j, &step) + (size_t)(top + f) * step;
+      const float *v = value_of(&a->v, top + f, first + j, &step);
       const vf inside = blend(load(attends + j) != ZERO, load(v) * over, ZERO);
       _mm_store_si128((__m128i *)(h->v + (size_t)f * (HEAD_KEYS / 4) + j / 4),
                       _mm512_cvtepi32_epi8((__m512i)rounded_vi(inside)));
@@ -158,7 +158,7 @@ INLINE void attend_codes(const int NV, const attention *a, int head, int query, 
   const int own = head * a->size, top = head / (a->heads / a->groups) * a->size, lists = (a->size + 3) / 4;
   const head_codes h = codes_in(area, keys);
   int step;
-  const float *q = column_of(&a->q, query, &step) + (size_t)own * width_of(a->q.columns, tile_at(a->q.columns, query));
+  const float *q = value_of(&a->q, own, query, &step);
   vf over[TILE_VECTORS], scale[TILE_VECTORS];
   vi sums;
   UNROLL for (int v = 0; v < NV; v++)
@@ -172,7 +172,7 @@ INLINE void attend_codes(const int NV, const attention *a, int head, int query, 
   for (; j < keys; j++) score_rows(1, NV, &h, lists, j, scores);
   UNROLL for (int v = 0; v < NV; v++)
     over[v] = byte_softmax(a, attends, query - first_key + v * W, keys, scores + v * W, scale[v]);
-  float *y = column_of(&a->y, query, &step) + (size_t)own * width_of(a->y.columns, tile_at(a->y.columns, query));
+  float *y = value_of(&a->y, own, query, &step);
   int f = 0;
   for (; f + 4 <= a->size; f += 4) context_rows(4, NV, &h, f, scores, keys, over, y, step);
   for (; f < a->size; f++) context_rows(1, NV, &h, f, scores, keys, over, y, step);

@@ -15,7 +15,7 @@ static size_t lay_out(hpcc_model *places, char *begin, int threads) {
   piece(&at, sizeof(hpcc_model));
   places->tokens_arena = piece(&at, sizeof(float) * TOKENS_MEMORY * COLUMNS);
   places->samples_arena = piece(&at, sizeof(float) * SAMPLES_MEMORY * ROWS);
-  places->codes_arena = piece(&at, (size_t)CODE_ROW * CODES_MEMORY * ((COLUMNS + TILE - 1) / TILE));
+  places->codes_arena = piece(&at, (size_t)CODE_ROW * CODES_MEMORY * tiles_of(COLUMNS));
   places->blocks = piece(&at, (size_t)BLOCKS_MEMORY * threads);
   places->heads = piece(&at, (size_t)HEAD_MEMORY * threads);
   places->scores = piece(&at, sizeof(float) * TILE * ((size_t)HPCC_MAX_TOKENS + 4) * threads);

@@ -34,3 +34,9 @@ INLINE float *column_of(const buffer *b, int column, int *step) {
   *step = width_of(b->columns, tile);
   return tile_of(b, tile) + column - start_of(b->columns, tile);
 }
+
+/* Any feature of a column, and the distance to its next. */
+INLINE float *value_of(const buffer *b, int feature, int column, int *step) {
+  float *first = column_of(b, column, step);
+  return first + (size_t)feature * *step;
+}
