@@ -35,6 +35,8 @@ VNNI = ByteProducts("bytes", 4, 1, 128)
 """VPDPBUSD, of which the first operand is unsigned."""
 WORDS = ByteProducts("words", 2, 2, 0)
 """VPMADDWD, on codes in 16 bits."""
+DOTS = ByteProducts("dots", 4, 1, 0)
+"""SDOT, which takes signed bytes."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,18 @@ ISAS: Mapping[str, Isa] = {
             WORDS,
         ),
         Isa("avx2", "x86_64", "x86_64-linux-gnu", 8, 3, 4, ("-march=x86-64-v3",), ("-mcpu=x86_64_v3",), _AVX2_NEEDS, WORDS),
+        Isa(
+            "neon-dotprod",
+            "aarch64",
+            "aarch64-linux-gnu",
+            4,
+            4,
+            6,
+            ("-march=armv8.2-a+dotprod",),
+            ("-mcpu=generic+v8_2a+dotprod",),
+            ("asimddp",),
+            DOTS,
+        ),
         Isa("neon", "aarch64", "aarch64-linux-gnu", 4, 4, 6, ("-march=armv8-a",), ("-mcpu=generic",), ()),
     )
 }
@@ -225,7 +239,8 @@ def _flags_here() -> set[str]:
         lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return set()
-    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
+    named = [line for line in lines if line.startswith(("flags", "Features"))]  # x86, Arm
+    return {flag for line in named for flag in line.partition(":")[2].split()}
 
 
 def detect_isa(where: str) -> str:

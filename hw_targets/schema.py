@@ -223,7 +223,7 @@ class TargetFile(Strict):
 class CpuTable(Strict):
     """[cpu]: the vector instruction set ("host": that of the machine, its caches too) and the data caches of a core."""
 
-    isa: Literal["amx", "avx512-vbmi", "avx512-vnni", "avx512", "avx2", "neon", "host"]
+    isa: Literal["amx", "avx512-vbmi", "avx512-vnni", "avx512", "avx2", "neon-dotprod", "neon", "host"]
     l1_bytes: PositiveCount
     l2_bytes: PositiveCount
 

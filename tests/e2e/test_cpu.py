@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -26,10 +24,8 @@ from hw_targets.errors import HpccError, InputError, UsageError
 from hw_targets.load import load_any_target, load_target
 from runtime.cli import main_objdump, main_run
 from runtime.cpu.library import Library
-from runtime.cpu.manifest import CpuManifest
 from runtime.cpu.program import CpuProgram
 from runtime.steps.files import WEIGHTS_HEADER
-from runtime.steps.manifest import parse_manifest
 from tests.e2e.cpu_harness import BATCH, ODD, SHAPES, TOKENS, assert_clean, assert_close, quick, reference
 from tests.e2e.harness import ROOT, Done, call, digests, read_json
 from tests.e2e.harness import hpcc as hpcc_command
@@ -131,45 +127,6 @@ def test_other_instruction_sets_of_this_machine(model: Path, isa: str) -> None:
     compiled = hpcc.compile(model, f"cpu-{isa}", shapes=SHAPES, sparsity="hp:0.75", inputs=feeds(ODD, BATCH, TOKENS))
     assert isinstance(compiled, CpuCompiled)
     assert compiled.run_report.verify is not None  # else compile would have raised
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("pattern", "gelu"), [("dense", "op"), ("hp:0.75", "tanh"), ("unstructured:0.75", "silu")])
-def test_neon_in_an_emulator(tmp_path: Path, pattern: str, gelu: Any) -> None:
-    """Cross-compiled, the C computes what ONNX Runtime does; run by qemu in user mode, statically linked."""
-    emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    if emulator is None:
-        pytest.skip("no qemu-aarch64 here (Debian: qemu-user)")
-    if importlib.util.find_spec("ziglang") is None:
-        pytest.skip("no cross-compiler here (pip install 'hpcc[cc]')")
-    encoder = dataclasses.replace(ODD, gelu=gelu)
-    bundle = tmp_path / "neon.hpcc"
-    model = write(encoder, tmp_path / "odd.onnx", BATCH, TOKENS)
-    done = hpcc_command(model, "--target", "cpu-neon", "--sparsity", pattern, "-q", "-o", bundle)
-    assert (done.status, done.err) == (0, "")
-    compiler = find_compiler(ISAS["neon"])
-    static = [flag for flag in compiler.flags if flag not in ("-shared", "-fPIC")]
-    static[static.index("-target") + 1] = "aarch64-linux-musl"
-    program, sources = tmp_path / "run", [str(ROOT / "tests/e2e/run_raw.c"), str(bundle / "model.c")]
-    command = [*compiler.command, *static, "-static", f"-I{bundle}", *sources, "-o", str(program), "-lm"]
-    subprocess.run(command, check=True, capture_output=True)
-    here = hpcc.compile(model, "cpu-host", sparsity=pattern)
-    manifest = parse_manifest((bundle / "manifest.json").read_text(), "manifest.json", CpuManifest)
-    for batch, tokens in ((BATCH, TOKENS), (1, 1), (2, 33)):
-        inputs = feeds(encoder, batch, tokens, seed=tokens)
-        inputs["attention_mask"][:, tokens // 2 + 1 :] = 0
-        names = [entry.name for entry in manifest.inputs]
-        np.concatenate([inputs[name].ravel() for name in names]).tofile(tmp_path / "inputs")
-        arguments = [bundle / "weights.bin", batch, tokens, tmp_path / "inputs", tmp_path / "outputs"]
-        subprocess.run([emulator, str(program), *map(str, arguments)], check=True)
-        numbers = np.fromfile(tmp_path / "outputs", np.float32)
-        wanted = here.run(inputs).outputs
-        got: dict[str, Array] = {}
-        for name in [entry.name for entry in manifest.outputs]:
-            got[name], numbers = np.split(numbers, [wanted[name].size])
-            got[name] = got[name].reshape(wanted[name].shape)
-        assert numbers.size == 0
-        assert_close(got, wanted, inputs["attention_mask"])
 
 
 @pytest.mark.parametrize(
