@@ -85,14 +85,16 @@ def test_int8_of_neon_equals_a_plain_quantiser(tmp_path: Path, spec: str) -> Non
     model = write(ODD, tmp_path / "odd.onnx", BATCH, TOKENS)
     there = Emulated(model, "neon-dotprod", tmp_path, "--sparsity", spec, "--precision", "int8")
     module, store = with_rounded_weights(model, SHAPES, spec, "cpu")
-    for batch, tokens in ((BATCH, TOKENS), (2, 19)):
+    worst: list[float] = []
+    for batch, tokens in ((BATCH, TOKENS), (3, 60), (2, 19)):
         inputs = feeds(ODD, batch, tokens, seed=tokens)
         inputs["attention_mask"][0, 3], inputs["attention_mask"][1, 11:] = 0, 0
         padded = {name: np.pad(a, [(0, BATCH - batch), (0, TOKENS - tokens)]) for name, a in inputs.items()}
         wanted = evaluate_quantized(module, store, padded, attention=False)
         for name, value in there.run(inputs).items():
             reference = wanted[name][:batch, :tokens] if value.ndim == 3 else wanted[name][:batch]
-            errors = np.abs(value - reference).max(axis=-1) / np.sqrt(np.square(reference).mean())
-            # A code may round the other way, and then change one token by some 1/254 of its largest value.
-            assert np.mean(errors > 1e-5) < 0.02, name
-            assert errors.max() < 0.05, name
+            errors = np.abs(value - reference).reshape(batch, -1).max(axis=1) / np.sqrt(np.square(reference).mean())
+            worst += errors.tolist()
+    # A code may round the other way: 1/254 of a token's largest value, which its whole sample sees.
+    assert max(worst) < 0.05
+    assert np.median(worst) < 1e-5
