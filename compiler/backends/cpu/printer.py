@@ -431,11 +431,11 @@ STEPS_BEGIN = """/* ---- the steps of this model -------------------------------
 #define AT(type, offset) ((const type *)(m->weights + (offset)))
 #define IDS_OF(slot) (m->ids + (size_t)(slot) * HPCC_MAX_BATCH * HPCC_MAX_TOKENS)
 #define PADDED(features) (((features) + 11) / 12 * 12)
-#define PER_TOKEN(place, features) {m->tokens_arena + (size_t)(place) * m->columns, PADDED(features), m->columns}
-#define PER_SAMPLE(place, features) {m->samples_arena + (size_t)(place) * m->rows, PADDED(features), m->rows}
-#define CODES(place, features) {m->codes_arena + (size_t)(place) * CODE_ROW * m->tiles, PADDED(features + SCALE_ROWS)}
+#define PER_TOKEN(place, features) {m->tokens_arena + (size_t)(place) * m->columns, PADDED(features), &m->by_token}
+#define PER_SAMPLE(place, features) {m->samples_arena + (size_t)(place) * m->rows, PADDED(features), &m->by_sample}
+#define CODES(place, features) {m->codes_arena + (size_t)(place) * CODE_ROW * m->by_token.tiles, PADDED(features + SCALE_ROWS)}
 #define WINDOWED(features) (((features) + 63) / 64 * 64 + SCALE_ROWS)
-#define WINDOWS(place, features) {m->codes_arena + (size_t)(place) * CODE_ROW * m->tiles, WINDOWED(features)}
+#define WINDOWS(place, features) {m->codes_arena + (size_t)(place) * CODE_ROW * m->by_token.tiles, WINDOWED(features)}
 #define NONE {NULL, 0, 0}
 """
 

@@ -31,12 +31,6 @@ INLINE void product(const int NV, int rows, const float *a, size_t row, size_t s
   for (; r < rows; r++) product_rows(1, NV, a + r * row, row, step, x, next, n, y + r * below, below, first);
 }
 
-/* Columns from `at` on that lie in one tile, at most up to `end`. */
-INLINE int run_of(int columns, int at, int end) {
-  const int tile = tile_at(columns, at), rest = start_of(columns, tile) + width_of(columns, tile) - at;
-  return end - at < rest ? end - at : rest;
-}
-
 /* Probabilities, not yet divided by their sum, in place of scores; the reciprocal sums in `over`. */
 INLINE void softmax(const int NV, const attention *a, const float *attends, int keys, float *scores, vf *over) {
   UNROLL for (int v = 0; v < NV; v++) {
@@ -93,7 +87,7 @@ INLINE void attend(const int NV, const attention *a, int head, int query, int fi
   for (int j = 0, run; j < keys; j += run) {
     int step;
     const float *k = value_of(&a->k, top, first_key + j, &step);
-    run = run_of(a->k.columns, first_key + j, first_key + keys);
+    run = run_of(a->k.cut, first_key + j, first_key + keys);
     product(NV, run, k, 1, step, q, q_step, a->size, scores + (size_t)j * TILE, TILE, 1);
   }
   vf over[TILE_VECTORS];
@@ -102,7 +96,7 @@ INLINE void attend(const int NV, const attention *a, int head, int query, int fi
   for (int j = 0, run; j < keys; j += run) {
     int step;
     const float *v = value_of(&a->v, top, first_key + j, &step);
-    run = run_of(a->v.columns, first_key + j, first_key + keys);
+    run = run_of(a->v.cut, first_key + j, first_key + keys);
     product(NV, a->size, v, step, 1, scores + (size_t)j * TILE, TILE, run, y, y_step, j == 0);
   }
   for (int f = 0; f < a->size; f++)

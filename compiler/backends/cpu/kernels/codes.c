@@ -33,7 +33,7 @@ INLINE vf scale_of(vf most, vf *over) {
 
 /* A scale for each token of a tile, from the largest of its values; `over` are the factors that make codes. */
 INLINE void scale_tokens(const quantization *q, int tile, vf over[TILE_VECTORS]) {
-  const int width = width_of(q->x.columns, tile), vectors = width / W;
+  const int width = width_of(q->x.cut, tile), vectors = width / W;
   const float *x = tile_of(&q->x, tile);
   float *scales = scales_of(&q->y, tile);
   for (int v = 0; v < vectors; v++) {
@@ -47,7 +47,7 @@ INLINE void scale_tokens(const quantization *q, int tile, vf over[TILE_VECTORS])
 /* One item is one tile. */
 static void quantize_tile(hpcc_model *m, const void *arguments, int item, int worker) {
   const quantization *q = arguments;
-  const int width = width_of(q->x.columns, item);
+  const int width = width_of(q->x.cut, item);
   const float *x = tile_of(&q->x, item);
   uint8_t *codes = codes_of(&q->y, item);
   vf over[TILE_VECTORS];
@@ -58,7 +58,7 @@ static void quantize_tile(hpcc_model *m, const void *arguments, int item, int wo
 }
 
 STEP run_quantization(hpcc_model *m, const quantization *q) {
-  parallel(m, quantize_tile, q, tiles_of(q->x.columns));
+  parallel(m, quantize_tile, q, q->x.cut->tiles);
 }
 
 typedef struct {
@@ -91,7 +91,7 @@ INLINE void code_group(const int NV, const byte_linear *l, int g, int tile) {
 
 static void code_groups(const byte_linear *l, int from, int to, int tile) {
   for (int g = from; g < to; g++)
-    switch (width_of(l->y.columns, tile) / W) {
+    switch (width_of(l->y.cut, tile) / W) {
     case 1: code_group(1, l, g, tile); break;
     case 2: code_group(2, l, g, tile); break;
 #if TILE_VECTORS == 4
@@ -102,12 +102,13 @@ static void code_groups(const byte_linear *l, int from, int to, int tile) {
 }
 
 static void some_byte_rows(hpcc_model *m, const void *arguments, int item, int worker) {
+  const range tiles = tiles_of_item(arguments, &item);
   const byte_linear *l = layer_of(arguments, &item);
-  const groups g = groups_of(arguments, item, l->outs, 4);
+  const range g = groups_of(arguments, item, l->outs, 4);
   (void)m, (void)worker;
-  for (int tile = 0; tile < tiles_of(l->y.columns); tile++) code_groups(l, g.from, g.to, tile);
+  for (int tile = tiles.from; tile < tiles.to; tile++) code_groups(l, g.from, g.to, tile);
 }
 
 STEP run_byte_linears(hpcc_model *m, const byte_linear *layers, int count, int chunk) {
-  run_layers(m, some_byte_rows, layers, sizeof *layers, count, chunk, chunk);
+  run_layers(m, some_byte_rows, layers, sizeof *layers, count, layers->y.cut->tiles, chunk, chunk);
 }

@@ -29,7 +29,7 @@ static void norm_columns(hpcc_model *m, const void *arguments, int item, int wor
   }
 }
 
-STEP run_layer_norm(hpcc_model *m, const layer_norm *n) { parallel(m, norm_columns, n, n->x.columns / W); }
+STEP run_layer_norm(hpcc_model *m, const layer_norm *n) { parallel(m, norm_columns, n, n->x.cut->columns / W); }
 
 typedef struct {
   int groups, size; /* features normalised together: of a head, or of a token */
@@ -60,7 +60,7 @@ static void rms_columns(hpcc_model *m, const void *arguments, int item, int work
   }
 }
 
-STEP run_rms_norm(hpcc_model *m, const rms_norm *n) { parallel(m, rms_columns, n, n->x.columns / W); }
+STEP run_rms_norm(hpcc_model *m, const rms_norm *n) { parallel(m, rms_columns, n, n->x.cut->columns / W); }
 
 typedef struct {
   int heads, size, turned, interleaved;
@@ -96,7 +96,7 @@ static void rotate_columns(hpcc_model *m, const void *arguments, int item, int w
     }
 }
 
-STEP run_rotary(hpcc_model *m, const rotary *r) { parallel(m, rotate_columns, r, r->x.columns / W); }
+STEP run_rotary(hpcc_model *m, const rotary *r) { parallel(m, rotate_columns, r, r->x.cut->columns / W); }
 
 typedef struct {
   const float *table;
@@ -156,7 +156,7 @@ static void combine_columns(hpcc_model *m, const void *arguments, int item, int 
   }
 }
 
-STEP run_pointwise(hpcc_model *m, const pointwise *p) { parallel(m, combine_columns, p, p->x.columns / W); }
+STEP run_pointwise(hpcc_model *m, const pointwise *p) { parallel(m, combine_columns, p, p->x.cut->columns / W); }
 
 typedef struct {
   int features, mask, token; /* token: the one to take, -1 for the mean over those that the mask attends to */
@@ -214,4 +214,4 @@ static void give_columns(hpcc_model *m, const void *arguments, int item, int wor
   }
 }
 
-STEP give_result(hpcc_model *m, const result *g) { parallel(m, give_columns, g, g->x.columns / W); }
+STEP give_result(hpcc_model *m, const result *g) { parallel(m, give_columns, g, g->x.cut->columns / W); }

@@ -5,7 +5,7 @@
 /* The query runs of a sample: its columns, cut where a tile ends. */
 INLINE int runs_of(const hpcc_model *m, int sample) {
   const int begin = sample * m->stride, end = begin + m->stride;
-  return tile_at(m->columns, end - 1) - tile_at(m->columns, begin) + 1;
+  return tile_at(&m->by_token, end - 1) - tile_at(&m->by_token, begin) + 1;
 }
 
 static void one_head(hpcc_model *m, const void *arguments, int item, int worker) {
@@ -13,12 +13,12 @@ static void one_head(hpcc_model *m, const void *arguments, int item, int worker)
   int sample = 0, head = item % a->heads, run = item / a->heads;
   for (int runs; run >= (runs = runs_of(m, sample)); run -= runs) sample++;
   const int begin = sample * m->stride, end = begin + m->stride;
-  const int query = run == 0 ? begin : start_of(m->columns, tile_at(m->columns, begin) + run);
+  const int query = run == 0 ? begin : m->by_token.starts[tile_at(&m->by_token, begin) + run];
   const float *attends = m->attends + (size_t)a->mask * m->columns + begin;
   float *scores = m->scores + (size_t)worker * (HPCC_MAX_TOKENS + 4) * TILE;
-  const int vectors = run_of(m->columns, query, end) / W;
+  const int queries = run_of(&m->by_token, query, end), vectors = queries / W;
   int keys = m->tokens;
-  if (a->causal && query + run_of(m->columns, query, end) - begin < keys) keys = query + run_of(m->columns, query, end) - begin;
+  if (a->causal && query + queries - begin < keys) keys = query + queries - begin;
   while (keys && attends[keys - 1] == 0) keys--;
 #if HEAD_MEMORY
   if (keys && keys <= HEAD_KEYS) {

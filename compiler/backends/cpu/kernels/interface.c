@@ -9,6 +9,11 @@ static void *piece(char **at, size_t bytes) {
   return found;
 }
 
+static void lay_out_cut(cut *c, char **at, int columns) {
+  c->starts = piece(at, sizeof(int32_t) * (tiles_of(columns) + 1));
+  c->tile_of = piece(at, sizeof(int32_t) * (columns / W));
+}
+
 /* Lays the model out in memory that begins at `m`; returns the bytes that it takes. */
 static size_t lay_out(hpcc_model *places, char *begin, int threads) {
   char *at = begin;
@@ -22,6 +27,8 @@ static size_t lay_out(hpcc_model *places, char *begin, int threads) {
   places->attends = piece(&at, sizeof(float) * COLUMNS * (MASKS + 1));
   places->ids = piece(&at, sizeof(int32_t) * HPCC_MAX_BATCH * HPCC_MAX_TOKENS * (IDS + 1));
   places->starts = piece(&at, sizeof(start) * threads);
+  lay_out_cut(&places->by_token, &at, COLUMNS);
+  lay_out_cut(&places->by_sample, &at, ROWS);
   return (size_t)(at - begin);
 }
 
@@ -34,6 +41,7 @@ size_t hpcc_memory_bytes(int threads) {
 static int start_threads(hpcc_model *m, int threads) {
   pool *p = &m->pool;
   p->threads = threads;
+  atomic_store(&p->parts, 1);
   pthread_mutex_init(&p->lock, NULL);
   pthread_cond_init(&p->wake, NULL);
   for (int worker = 1; worker < threads; worker++) {
@@ -155,8 +163,10 @@ static int begin_run(hpcc_model *m, int batch, int tokens, const hpcc_input *inp
   m->tokens = tokens;
   m->stride = (tokens + W - 1) / W * W;
   m->columns = batch * m->stride;
-  m->tiles = tiles_of(m->columns);
   m->rows = (batch + W - 1) / W * W;
+  cut_columns(&m->by_token, m->columns);
+  cut_columns(&m->by_sample, m->rows);
+  atomic_store(&m->pool.parts, parts_for(m->pool.threads, m->by_token.tiles));
   m->outputs = outputs;
   return check_tensors(m, inputs, outputs);
 }

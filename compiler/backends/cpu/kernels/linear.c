@@ -22,16 +22,23 @@ typedef struct {
 #define UNROLL _Pragma("GCC unroll 8")
 
 /* Layers of one kind that read the same input, done together: an item is `chunk` rows of one of them, a multiple of every
- * group's rows. Every kind of layer begins with its number of rows. */
+ * group's rows, for a part of the tiles. Every kind of layer begins with its number of rows. */
 typedef struct {
   const char *first;
   size_t bytes; /* of a layer */
-  int chunk;
+  int chunk, items, parts, tiles; /* items: of a part */
 } several_layers;
 
 typedef struct {
   int from, to;
-} groups;
+} range;
+
+/* The tiles of an item, which becomes the item of its part. */
+INLINE range tiles_of_item(const several_layers *all, int *item) {
+  const int part = *item / all->items;
+  *item %= all->items;
+  return (range){all->tiles * part / all->parts, all->tiles * (part + 1) / all->parts};
+}
 
 INLINE int outs_of(const char *layer) { return *(const int *)layer; }
 
@@ -43,9 +50,9 @@ INLINE const void *layer_of(const several_layers *all, int *item) {
 }
 
 /* The groups of `rows` rows in an item of a layer. */
-INLINE groups groups_of(const several_layers *all, int item, int outs, int rows) {
+INLINE range groups_of(const several_layers *all, int item, int outs, int rows) {
   const int count = (outs + rows - 1) / rows, end = (item + 1) * all->chunk / rows;
-  return (groups){item * all->chunk / rows, end < count ? end : count};
+  return (range){item * all->chunk / rows, end < count ? end : count};
 }
 
 static int items_of(const several_layers *all, int count) {
@@ -55,10 +62,12 @@ static int items_of(const several_layers *all, int count) {
 }
 
 /* `chunk` rows an item, or an even share of them down to `least`, so that no worker waits long for the last item of another. */
-static void run_layers(hpcc_model *m, work work, const void *layers, size_t bytes, int count, int chunk, int least) {
-  several_layers all = {layers, bytes, chunk};
-  while (m->pool.threads > 1 && all.chunk / 2 >= least && items_of(&all, count) < ITEMS * m->pool.threads) all.chunk /= 2;
-  parallel(m, work, &all, items_of(&all, count));
+static void run_layers(hpcc_model *m, work work, const void *layers, size_t bytes, int count, int tiles, int chunk, int least) {
+  const int threads = m->pool.threads, parts = tiles < parts_of(m) ? 1 : parts_of(m);
+  several_layers all = {layers, bytes, chunk, 0, parts, tiles};
+  while (threads > 1 && all.chunk / 2 >= least && parts * items_of(&all, count) < ITEMS * threads) all.chunk /= 2;
+  all.items = items_of(&all, count);
+  parallel(m, work, &all, parts * all.items);
 }
 
 INLINE void begin_rows(const int R, const int NV, vf acc[PANEL][TILE_VECTORS], const float *bias, const float *residual,
@@ -146,56 +155,57 @@ INLINE void ask_for(const void *what, size_t bytes, int part, int parts) {
   for (size_t at = first; at < end; at += LINE) __builtin_prefetch((const char *)what + at, 0, 2);
 }
 
-/* Row groups from..to of one block of inputs for one tile of NV vectors. */
-INLINE void block_of_rows(const int NV, const linear *l, int block, int from, int to, int tile) {
-  const int rows = l->kind == DENSE ? PANEL : l->kind == VECTORS ? 4 : 1, groups = (l->outs + rows - 1) / rows;
+/* Groups of rows of one block of inputs for one of `tiles`, of NV vectors. */
+INLINE void block_of_rows(const int NV, const linear *l, int block, range groups, int tile, range tiles) {
+  const int rows = l->kind == DENSE ? PANEL : l->kind == VECTORS ? 4 : 1, count = (l->outs + rows - 1) / rows;
   const int low = block * l->block, n = l->ins - low < l->block ? l->ins - low : l->block;
   const int first = low == 0, last = low + n == l->ins;
   const float *x = tile_of(&l->x, tile) + (size_t)low * (NV * W);
   const float *residual = l->residual.data ? tile_of(&l->residual, tile) : NULL;
   float *y = tile_of(&l->y, tile);
   /* read soon: the next tile's inputs of this block, or the first one's of the next */
-  const int next = (tile + 1) % tiles_of(l->x.columns), later = tile < next ? low : low + n < l->ins ? low + n : 0;
-  const int width = width_of(l->x.columns, next);
+  const int next = tile + 1 < tiles.to ? tile + 1 : tiles.from;
+  const int later = tile < next ? low : low + n < l->ins ? low + n : 0;
+  const int width = width_of(l->x.cut, next);
   const float *soon = tile_of(&l->x, next) + (size_t)later * width;
   const size_t bytes = sizeof(float) * width * (l->ins - later < l->block ? l->ins - later : l->block);
-  for (int g = from; g < to; g++) {
+  for (int g = groups.from; g < groups.to; g++) {
     const size_t at = (size_t)g * rows * (NV * W);
     const float *rest = residual ? residual + at : NULL;
-    ask_for(soon, bytes, g - from, to - from);
+    ask_for(soon, bytes, g - groups.from, groups.to - groups.from);
     if (l->kind == DENSE) {
-      const float *values = l->values + ((size_t)low * groups + (size_t)g * n) * PANEL;
+      const float *values = l->values + ((size_t)low * count + (size_t)g * n) * PANEL;
       dense_rows(NV, x, n, values, l->bias + g * PANEL, rest, y + at, first);
     } else {
-      const uint32_t begin = l->starts[block * groups + g], count = l->starts[block * groups + g + 1] - begin;
+      const uint32_t *starts = l->starts + block * count + g, begin = starts[0], slots = starts[1] - begin;
       if (l->kind == VECTORS)
-        listed_rows(NV, x, count, l->values + (size_t)begin * 4, l->columns + begin, l->bias + g * 4, rest, y + at, first);
+        listed_rows(NV, x, slots, l->values + (size_t)begin * 4, l->columns + begin, l->bias + g * 4, rest, y + at, first);
       else
-        listed_row(NV, x, count, l->values + begin, l->columns + begin, l->bias + g, rest, y + at, first);
+        listed_row(NV, x, slots, l->values + begin, l->columns + begin, l->bias + g, rest, y + at, first);
     }
     if (last && l->activation) activate(l->activation, y + at, rows * NV * W);
   }
 }
 
 static void some_rows(hpcc_model *m, const void *arguments, int item, int worker) {
+  const range tiles = tiles_of_item(arguments, &item);
   const linear *l = layer_of(arguments, &item);
-  const int rows = l->kind == DENSE ? PANEL : l->kind == VECTORS ? 4 : 1;
-  const groups g = groups_of(arguments, item, l->outs, rows);
+  const range g = groups_of(arguments, item, l->outs, l->kind == DENSE ? PANEL : l->kind == VECTORS ? 4 : 1);
   (void)m, (void)worker;
   for (int block = 0; block * l->block < l->ins; block++)
-    for (int tile = 0; tile < tiles_of(l->x.columns); tile++)
-      switch (width_of(l->x.columns, tile) / W) {
-      case 1: block_of_rows(1, l, block, g.from, g.to, tile); break;
-      case 2: block_of_rows(2, l, block, g.from, g.to, tile); break;
+    for (int tile = tiles.from; tile < tiles.to; tile++)
+      switch (width_of(l->x.cut, tile) / W) {
+      case 1: block_of_rows(1, l, block, g, tile, tiles); break;
+      case 2: block_of_rows(2, l, block, g, tile, tiles); break;
 #if TILE_VECTORS >= 3
-      case 3: block_of_rows(3, l, block, g.from, g.to, tile); break;
+      case 3: block_of_rows(3, l, block, g, tile, tiles); break;
 #endif
 #if TILE_VECTORS == 4
-      case 4: block_of_rows(4, l, block, g.from, g.to, tile); break;
+      case 4: block_of_rows(4, l, block, g, tile, tiles); break;
 #endif
       }
 }
 
 STEP run_linears(hpcc_model *m, const linear *layers, int count, int chunk) {
-  run_layers(m, some_rows, layers, sizeof *layers, count, chunk, LEAST_CHUNK);
+  run_layers(m, some_rows, layers, sizeof *layers, count, layers->y.cut->tiles, chunk, LEAST_CHUNK);
 }

@@ -30,7 +30,7 @@ INLINE void transpose16(__m512i r[16]) {
 /* One item is one tile. Inputs behind the last fill its window up with zeros. */
 static void window_tile(hpcc_model *m, const void *arguments, int item, int worker) {
   const quantization *q = arguments;
-  const int width = width_of(q->x.columns, item), vectors = width / W;
+  const int width = width_of(q->x.cut, item), vectors = width / W;
   const float *x = tile_of(&q->x, item);
   uint8_t *codes = codes_of(&q->y, item);
   vf over[TILE_VECTORS];
@@ -55,7 +55,7 @@ static void window_tile(hpcc_model *m, const void *arguments, int item, int work
   }
 }
 
-STEP run_windows(hpcc_model *m, const quantization *q) { parallel(m, window_tile, q, tiles_of(q->x.columns)); }
+STEP run_windows(hpcc_model *m, const quantization *q) { parallel(m, window_tile, q, q->x.cut->tiles); }
 
 typedef struct {
   int outs, ins, activation;
@@ -86,7 +86,7 @@ INLINE void pick_rows(const pick_linear *l, int group, const uint8_t *codes, __m
 }
 
 static void pick_groups(const pick_linear *l, int from, int to, int tile) {
-  const int vectors = width_of(l->y.columns, tile) / W;
+  const int vectors = width_of(l->y.cut, tile) / W;
   const float *scales = scales_of(&l->x, tile), *residual = l->residual.data ? tile_of(&l->residual, tile) : NULL;
   float *y = tile_of(&l->y, tile);
   for (int v = 0; v < vectors; v++)
@@ -107,12 +107,13 @@ static void pick_groups(const pick_linear *l, int from, int to, int tile) {
 }
 
 static void some_picks(hpcc_model *m, const void *arguments, int item, int worker) {
+  const range tiles = tiles_of_item(arguments, &item);
   const pick_linear *l = layer_of(arguments, &item);
-  const groups g = groups_of(arguments, item, l->outs, PICK_ROWS);
+  const range g = groups_of(arguments, item, l->outs, PICK_ROWS);
   (void)m, (void)worker;
-  for (int tile = 0; tile < tiles_of(l->y.columns); tile++) pick_groups(l, g.from, g.to, tile);
+  for (int tile = tiles.from; tile < tiles.to; tile++) pick_groups(l, g.from, g.to, tile);
 }
 
 STEP run_pick_linears(hpcc_model *m, const pick_linear *layers, int count, int chunk) {
-  run_layers(m, some_picks, layers, sizeof *layers, count, chunk, chunk);
+  run_layers(m, some_picks, layers, sizeof *layers, count, layers->y.cut->tiles, chunk, chunk);
 }

@@ -1,12 +1,18 @@
 /* ---- threads -----------------------------------------------------------------------------------------------------
- * `parallel` runs work(item) for every item on all workers, which take the next item when they have done one. An item
- * writes what no other does, and its sums have an order of their own: the result does not depend on who ran it.
- * The round, its number of items and the next one stand in one word, so a worker that wakes up late gets no item of a
- * round that is over, and nobody has to wait for it. */
+ * `parallel` runs work(item) for every item on all workers. Items are in the order of the columns that they write, and cut into
+ * parts: each worker begins with those of its own part, so that it reads of the layer before what it has written itself, and
+ * helps with the others then. An item writes what no other does, and its sums have an order of their own: the result does not
+ * depend on who ran it.
+ * Round, end and next item of a part stand in one word, so a worker that wakes up late gets no item of a round that is
+ * over, and nobody has to wait for it. */
 
 enum { ITEM_BITS = 20 };
 
 typedef void (*work)(hpcc_model *m, const void *arguments, int item, int worker);
+
+typedef struct {
+  _Alignas(64) atomic_uint_fast64_t word; /* round, end, next item */
+} ticket;
 
 typedef struct {
   int threads, started;
@@ -15,8 +21,8 @@ typedef struct {
   pthread_cond_t wake;
   work work;
   const void *arguments;
-  atomic_uint_fast64_t ticket; /* round, items, next item */
-  atomic_int done, sleepers;
+  ticket tickets[HPCC_MAX_THREADS]; /* of each part; the first one's is written last */
+  atomic_int parts, done, sleepers;
   atomic_bool stop;
 } pool;
 
@@ -32,7 +38,8 @@ struct hpcc_model {
   float *attends;                               /* 1 or 0 for each column of tokens */
   int32_t *ids;                                 /* [input of ids][batch x tokens], checked */
   int batch, tokens, stride;                    /* of this run; stride: columns from one sample to the next */
-  int rows, columns, tiles;                     /* columns of samples, columns and tiles of tokens */
+  int rows, columns;                            /* columns of samples, and of tokens */
+  cut by_sample, by_token;
   const hpcc_output *outputs;
   double *seconds;                              /* by step, where a profile is wanted */
   pool pool;
@@ -51,17 +58,35 @@ static void pause_a_moment(int turn) {
   }
 }
 
-static uint64_t round_of(pool *p) { return atomic_load(&p->ticket) >> 2 * ITEM_BITS; }
+static uint64_t round_of(pool *p) { return atomic_load(&p->tickets[0].word) >> 2 * ITEM_BITS; }
 
-/* Does items until none is left; returns the round they were of. */
-static uint64_t take_items(hpcc_model *m, int worker) {
+INLINE int parts_of(hpcc_model *m) { return atomic_load(&m->pool.parts); }
+
+/* As many parts of the tiles as share the workers evenly, and are equal or small enough not to leave workers without one. */
+static int parts_for(int threads, int tiles) {
+  for (int parts = threads < tiles ? threads : tiles; parts > 1; parts--)
+    if (threads % parts == 0 && (tiles % parts == 0 || tiles >= 3 * parts)) return parts;
+  return 1;
+}
+
+static void take_items_of(hpcc_model *m, int part, int worker) {
   pool *p = &m->pool;
   const uint64_t mask = (1u << ITEM_BITS) - 1;
   for (;;) {
-    const uint64_t ticket = atomic_fetch_add(&p->ticket, 1);
-    if ((ticket & mask) >= (ticket >> ITEM_BITS & mask)) return ticket >> 2 * ITEM_BITS;
-    p->work(m, p->arguments, (int)(ticket & mask), worker);
+    const uint64_t word = atomic_fetch_add(&p->tickets[part].word, 1);
+    if ((word & mask) >= (word >> ITEM_BITS & mask)) return;
+    p->work(m, p->arguments, (int)(word & mask), worker);
     atomic_fetch_add(&p->done, 1);
+  }
+}
+
+/* Does items until none is left; returns the round they were of. */
+static uint64_t take_items(hpcc_model *m, int worker) {
+  for (;;) {
+    const uint64_t round = round_of(&m->pool);
+    const int parts = parts_of(m);
+    for (int i = 0; i < parts; i++) take_items_of(m, (worker + i) % parts, worker);
+    if (round_of(&m->pool) == round) return round;
   }
 }
 
@@ -85,7 +110,12 @@ static void *serve(void *argument) {
 }
 
 static void next_round(pool *p, int items) {
-  atomic_store(&p->ticket, (round_of(p) + 1) << 2 * ITEM_BITS | (uint64_t)items << ITEM_BITS);
+  const uint64_t round = round_of(p) + 1;
+  const int parts = atomic_load(&p->parts);
+  for (int part = parts; part-- > 0;) {
+    const uint64_t first = (uint64_t)items * part / parts, end = (uint64_t)items * (part + 1) / parts;
+    atomic_store(&p->tickets[part].word, round << 2 * ITEM_BITS | end << ITEM_BITS | first);
+  }
   if (atomic_load(&p->sleepers)) {
     pthread_mutex_lock(&p->lock);
     pthread_cond_broadcast(&p->wake);

@@ -118,7 +118,7 @@ static void finish_tiles(const tile_linear *l, int g, int tile, int vectors, con
 }
 
 static void tile_rows(const tile_linear *l, int from, int to, int tile, uint8_t *area) {
-  const int vectors = width_of(l->y.columns, tile) / W;
+  const int vectors = width_of(l->y.cut, tile) / W;
   const uint8_t *codes = codes_of(&l->x, tile);
   _Alignas(64) int32_t sums[2][TILE_VECTORS * 256];
   if (l->shared) interleave_list(codes, l->starts[1], l->columns, area);
@@ -148,14 +148,15 @@ static void tile_rows(const tile_linear *l, int from, int to, int tile, uint8_t 
 }
 
 static void some_tile_rows(hpcc_model *m, const void *arguments, int item, int worker) {
+  const range tiles = tiles_of_item(arguments, &item);
   const tile_linear *l = layer_of(arguments, &item);
-  const groups g = groups_of(arguments, item, l->outs, TILE_ROWS);
+  const range g = groups_of(arguments, item, l->outs, TILE_ROWS);
   uint8_t *area = m->blocks + (size_t)worker * BLOCKS_MEMORY;
   shape_tiles();
-  for (int tile = 0; tile < tiles_of(l->y.columns); tile++) tile_rows(l, g.from, g.to, tile, area);
+  for (int tile = tiles.from; tile < tiles.to; tile++) tile_rows(l, g.from, g.to, tile, area);
   _tile_release();
 }
 
 STEP run_tile_linears(hpcc_model *m, const tile_linear *layers, int count, int chunk) {
-  run_layers(m, some_tile_rows, layers, sizeof *layers, count, chunk, chunk);
+  run_layers(m, some_tile_rows, layers, sizeof *layers, count, layers->y.cut->tiles, chunk, chunk);
 }
