@@ -433,9 +433,10 @@ STEPS_BEGIN = """/* ---- the steps of this model -------------------------------
 #define PADDED(features) (((features) + 11) / 12 * 12)
 #define PER_TOKEN(place, features) {m->tokens_arena + (size_t)(place) * m->columns, PADDED(features), &m->by_token}
 #define PER_SAMPLE(place, features) {m->samples_arena + (size_t)(place) * m->rows, PADDED(features), &m->by_sample}
-#define CODES(place, features) {m->codes_arena + (size_t)(place) * CODE_ROW * m->by_token.tiles, PADDED(features + SCALE_ROWS)}
+#define CODES_AT(place) (m->codes_arena + (size_t)(place) * CODE_ROW * m->by_token.tiles)
+#define CODES(place, features) {CODES_AT(place), PADDED(features + SCALE_ROWS)}
 #define WINDOWED(features) (((features) + 63) / 64 * 64 + SCALE_ROWS)
-#define WINDOWS(place, features) {m->codes_arena + (size_t)(place) * CODE_ROW * m->by_token.tiles, WINDOWED(features)}
+#define WINDOWS(place, features) {CODES_AT(place), WINDOWED(features)}
 #define NONE {NULL, 0, 0}
 """
 
