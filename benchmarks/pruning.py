@@ -51,6 +51,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "HP": ("hp:0.5", "hp:0.75", "hp:0.9", "hp:0.95"),
     "block 4x1": tuple(f"block:4x1:{share}" for share in ("0.5", "0.75", "0.9", "0.95")),
     "block 16x16": tuple(f"block:16x16:{share}" for share in ("0.5", "0.75", "0.9", "0.95")),
+    "column": tuple(f"column:{share}" for share in ("0.5", "0.75", "0.9", "0.95")),
 }
 CALIBRATION = 256
 BATCH = 16
