@@ -224,7 +224,7 @@ def _fewest_bytes(pattern: Pattern, outs: int, ins: int) -> int:
 # ---- scope ----------------------------------------------------------------------------------------------------------
 
 
-def logical(array: Array, weight: WeightOp) -> Array:
+def logical(array: Array, weight: WeightOp | _Task) -> Array:
     """The matrix out x in of a stored array, as a view."""
     return array.T if weight.transposed else array
 
@@ -325,7 +325,7 @@ def _prune(task: _Task) -> tuple[Array, str]:
     except InputError as error:
         raise InputError(error.code, error.message, where=f"weight {task.key!r}", hint=error.hint) from error
     pattern.check(projected)
-    stored = row_major(projected.T if task.transposed else projected)
+    stored = row_major(logical(projected, task))  # transposing twice gives the stored layout
     return stored, content_digest(stored)
 
 
