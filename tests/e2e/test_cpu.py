@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -348,6 +349,10 @@ def test_a_missing_compiler_is_said_before_anything_else(
     done = hpcc_command(model, *BIND, "--target", "cpu-host", "-o", tmp_path / "out.hpcc")
     hint = "(install gcc or clang, or pip install 'hpcc[cc]'; --emit c needs none)"
     expect(done, 5, f"error: no C compiler `cc` was found {hint} [HPCC5104]")
+    other = "neon" if HOST.instructions.machine != ISAS["neon"].machine else "avx2"
+    done = hpcc_command(model, *BIND, "--target", f"cpu-{other}", "-o", tmp_path / "out.hpcc")
+    needed = f"a compiler for {ISAS[other].machine} is needed on this {platform.machine()}"
+    expect(done, 5, f"error: {needed} (pip install 'hpcc[cc]'; --emit c needs none) [HPCC5104]")
     assert not list(tmp_path.iterdir())
 
 

@@ -69,10 +69,8 @@ def test_neon_in_an_emulator(tmp_path: Path, pattern: str, gelu: Any) -> None:
     """The C computes what ONNX Runtime does."""
     encoder = dataclasses.replace(ODD, gelu=gelu)
     model = write(encoder, tmp_path / "odd.onnx", BATCH, TOKENS)
-    there, here = (
-        Emulated(model, "neon", tmp_path, "--sparsity", pattern),
-        hpcc.compile(model, "cpu-host", sparsity=pattern),
-    )
+    there = Emulated(model, "neon", tmp_path, "--sparsity", pattern)
+    here = hpcc.compile(model, "cpu-host", sparsity=pattern)
     for batch, tokens in ((BATCH, TOKENS), (1, 1), (2, 33)):
         inputs = feeds(encoder, batch, tokens, seed=tokens)
         inputs["attention_mask"][:, tokens // 2 + 1 :] = 0

@@ -37,9 +37,11 @@ def find_compiler(isa: Isa) -> CCompiler:
         zig = (sys.executable, "-m", "ziglang")
         flags = (*FLAGS, "-g0", "-target", isa.zig_target, *isa.zig_flags)
         return CCompiler((*zig, "cc"), f"zig {_version((*zig,), 'version')}", flags)
-    needed = f"a compiler for {isa.machine} is needed on this {platform.machine()}"
-    what = "no C compiler `cc` was found" if native else needed
-    raise MissingToolError("HPCC5104", what, hint="install gcc or clang, or pip install 'hpcc[cc]'; --emit c needs none")
+    if native:
+        what, hint = "no C compiler `cc` was found", "install gcc or clang, or pip install 'hpcc[cc]'"
+    else:  # this machine's own compiler would not do
+        what, hint = f"a compiler for {isa.machine} is needed on this {platform.machine()}", "pip install 'hpcc[cc]'"
+    raise MissingToolError("HPCC5104", what, hint=f"{hint}; --emit c needs none")
 
 
 def _version(command: Sequence[str], option: str = "--version") -> str:
