@@ -215,7 +215,7 @@ def _form(schema: dict[str, Any], entry: dict[str, Any]) -> str:
 CPU = """## CPUs
 
 `kind = "cpu"` needs no accelerator: `[cpu]` names the vector instruction set and the data caches of a core, which size the
-blocks of inputs that stay in the cache. A file of your own (`isa`, `l1_bytes`, `l2_bytes`) works as above. CPU.md tells
+blocks of inputs that stay in the cache. A file of your own (`isa`, `l1_bytes`, `l2_bytes`, if you like `pick_cost`) works as above. CPU.md tells
 what is made of it.
 
 | isa | floats in a vector | tokens in a tile | dense rows at a time | C compiler flags |
@@ -255,8 +255,8 @@ def _target(name: str) -> str:
 def _cpu(form: CpuTargetFile) -> str:
     """A CPU's file as it stands: what `host` detects differs from machine to machine."""
     lines = [f"## {form.name}", "", f"{form.summary}.", "", "| number | value | source |", "|---|---|---|"]
-    values = {"cpu.l1_bytes": form.cpu.l1_bytes.value, "cpu.l2_bytes": form.cpu.l2_bytes.value}
-    lines += [f"| `{key}` | {values[key]:,} | {source} |" for key, source in sources_of(form)]
+    for key, source in sources_of(form):
+        lines.append(f"| `{key}` | {getattr(form.cpu, key.removeprefix('cpu.')).value:,} | {source} |")
     return "\n".join([*lines, ""])
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from hw_targets import resources, sizing
 from hw_targets.catalogue import plugin_files, target_files
-from hw_targets.cpu import HOST, CpuTarget, detect_cache, detect_isa
+from hw_targets.cpu import HOST, PICK_COST, CpuTarget, detect_cache, detect_isa, detect_pick_cost
 from hw_targets.errors import InfeasibleError, InputError, UsageError
 from hw_targets.gpu import GpuTarget
 from hw_targets.schema import (
@@ -152,11 +152,12 @@ def _sized(form: TargetFile, workload: Workload | None, common: Accelerator | No
 def _cpu(form: CpuTargetFile, where: str) -> CpuTarget:
     cpu = form.cpu
     l1, l2, isa = cpu.l1_bytes.value, cpu.l2_bytes.value, cpu.isa
+    pick_cost = cpu.pick_cost.value if cpu.pick_cost else PICK_COST
     sources = tuple(sources_of(form))
     if isa == HOST:
-        isa, l1, l2 = detect_isa(where), detect_cache(1, l1), detect_cache(2, l2)
+        isa, l1, l2, pick_cost = detect_isa(where), detect_cache(1, l1), detect_cache(2, l2), detect_pick_cost(pick_cost)
         sources = tuple((key, "detected") for key, _ in sources)
-    return CpuTarget(form.name, form.kind, form.summary, isa, l1, l2, sources)
+    return CpuTarget(form.name, form.kind, form.summary, isa, l1, l2, sources, pick_cost)
 
 
 def _gpu(form: GpuTargetFile) -> GpuTarget:

@@ -221,11 +221,13 @@ class TargetFile(Strict):
 
 
 class CpuTable(Strict):
-    """[cpu]: the vector instruction set ("host": that of the machine, its caches too) and the data caches of a core."""
+    """[cpu]: the vector instruction set ("host": that of the machine, its caches too), the data caches of a core, and the
+    time of an int8 product whose row picks its inputs, against one of a dense weight."""
 
     isa: Literal["amx", "avx512-vbmi", "avx512-vnni", "avx512", "avx2", "neon-dotprod", "neon", "host"]
     l1_bytes: PositiveCount
     l2_bytes: PositiveCount
+    pick_cost: Quantity | None = None
 
 
 class CpuTargetFile(Strict):

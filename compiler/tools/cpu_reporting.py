@@ -55,6 +55,8 @@ def reason_of(row: Row) -> StepReason | forms.CpuReason:
             return forms.CpuReason.SINGLES
         case Kernel.TILES:
             return forms.CpuReason.TILED if row.shares_inputs else forms.CpuReason.MIXED
+        case Kernel.BYTES if row.linear.packed.shared:
+            return forms.CpuReason.FASTER_DENSE
         case Kernel.VECTORS | Kernel.BYTES:
             return forms.CpuReason.FULL if row.shares_inputs else forms.CpuReason.PADDED
         case Kernel.PICKS:

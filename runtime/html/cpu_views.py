@@ -210,8 +210,8 @@ def _bytes(report: Document) -> Section:
 
 
 def _numbers(target: Document) -> list[tuple[str, str, str]]:
-    values = {"cpu.l1_bytes": target.get("l1_bytes"), "cpu.l2_bytes": target.get("l2_bytes")}
-    return [(key, f"{values.get(key):,}" if values.get(key) else "", source) for key, source in target.get("sources", ())]
+    values = {key: target.get(key.removeprefix("cpu.")) for key, _ in target.get("sources", ())}
+    return [(key, f"{values[key]:,}" if values[key] else "", source) for key, source in target.get("sources", ())]
 
 
 def _build(run: Document) -> list[tuple[str, str]]:

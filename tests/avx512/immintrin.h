@@ -29,6 +29,13 @@ ON_HALVES(packs_epi16)
 ON_HALVES(packs_epi32)
 ON_HALVES(madd_epi16)
 
+EMULATED float emulated_reduce_max_ps(__m512 a) {
+  float lanes[16];
+  memcpy(lanes, &a, sizeof lanes);
+  for (int lane = 1; lane < 16; lane++) lanes[0] = lanes[lane] > lanes[0] ? lanes[lane] : lanes[0];
+  return lanes[0];
+}
+
 EMULATED __m512i emulated_cvtps_epi32(__m512 a) {
   __m256 x[2];
   memcpy(x, &a, 64);
@@ -131,6 +138,7 @@ EMULATED void emulated_dpbsud(uint8_t sums[16][64], uint8_t a[16][64], uint8_t b
 #define _mm512_packs_epi16 emulated_packs_epi16
 #define _mm512_packs_epi32 emulated_packs_epi32
 #define _mm512_madd_epi16 emulated_madd_epi16
+#define _mm512_reduce_max_ps emulated_reduce_max_ps
 #define _mm512_cvtps_epi32(a) emulated_cvtps_epi32((__m512)(a))
 #define _mm512_cvtepi32_ps emulated_cvtepi32_ps
 #define _mm512_cvtepi32_epi8 emulated_cvtepi32_epi8

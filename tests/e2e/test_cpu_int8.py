@@ -43,12 +43,12 @@ def on_a_machine_with(isa: str, patch: pytest.MonkeyPatch) -> str:
     return f"cpu-{isa}"
 
 
-QUICK = [("avx2", "hp:0.75"), ("avx512-vnni", "hp:0.75"), ("avx512-vbmi", "nm:2:4"), ("amx", "hp:0.75")]
+QUICK = [("avx2", "hp:0.75"), ("avx2", "dense"), ("avx512-vnni", "hp:0.75"), ("avx512-vbmi", "nm:2:4"), ("amx", "hp:0.75")]
 MORE = [
-    ("avx2", "dense"),
     ("avx2", "nm:2:4"),
     ("avx2", "unstructured:0.9"),
     ("avx512", "hp:0.75"),
+    ("avx512-vnni", "dense"),
     ("avx512-vnni", "nm:2:4"),
     ("avx512-vbmi", "dense"),
     ("avx512-vbmi", "unstructured:0.9"),

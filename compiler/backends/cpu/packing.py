@@ -36,6 +36,10 @@ COST_OF_LISTED_TILE = 2.0
 """Time of a tile of weights with a list of its own, against one whose codes all rows share: 128 shuffles of codes beside
 four products of 16 cycles each (Intel's optimization manual). An estimate, not measured."""
 
+COST_OF_LIST = 1.25
+"""Time of a list of `bytes` that is interleaved for four rows alone, against one that all rows share: 425 and 607 GOP/s with
+VNNI (one core of an Emerald Rapids), 102 and 118 with VPMADDWD on AVX2 (the same)."""
+
 MAX_COLUMNS = 1 << 16
 """Columns are counted in 16 bits."""
 
@@ -45,14 +49,11 @@ COST_OF_SINGLE = 1.45
 74 to 83 GFLOP/s by singles."""
 
 
-COST_OF_PICK = 1.4
-"""Time per multiplication of `picks` against one of `bytes`, padding included, on Zen 4: 276 to 338, 414 to 446 GOP/s."""
-
-
 @dataclass(frozen=True)
 class Packed:
     """A packed matrix. `starts` and `columns` are empty for a dense one, `row_scales` and `begins` but for bytes;
-    `multiplied` counts weights, padding included."""
+    `multiplied` counts weights, padding included. Of `shared` lists, which are the same for all groups of rows, the columns
+    stand once."""
 
     kernel: Kernel
     block: int
@@ -61,6 +62,7 @@ class Packed:
     columns: NDArray[Any]
     row_scales: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     begins: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    shared: bool = False
 
     @property
     def value_bytes(self) -> int:
@@ -97,7 +99,7 @@ def block_inputs(kernel: Kernel, target: CpuTarget) -> int:
 def choose_kernel(used: NDArray[np.bool_]) -> Kernel:
     """The kernel that takes the least time for a matrix with weights where `used` is true; of equals the simpler."""
     single = int(np.count_nonzero(used)) * COST_OF_SINGLE
-    vector = int(np.count_nonzero(_by_groups(used, ROWS).any(axis=1))) * ROWS * COST_OF_VECTOR_SLOT
+    vector = int(np.count_nonzero(_used_by_groups(used, ROWS))) * ROWS * COST_OF_VECTOR_SLOT
     costs = {Kernel.DENSE: float(used.size), Kernel.VECTORS: vector, Kernel.SINGLES: single}
     return min(costs, key=lambda kernel: costs[kernel])
 
@@ -109,10 +111,10 @@ def choose_byte_kernel(used: NDArray[np.bool_], target: CpuTarget) -> Kernel:
         return Kernel.TILES
     if not target.instructions.has_picks:
         return Kernel.BYTES
-    shared = _by_groups(used, ROWS).any(axis=1)
-    in_bytes = int((-(-shared.sum(axis=1) // INPUTS)).sum()) * INPUTS * ROWS
+    own, every = _lists(_used_by_groups(used, ROWS), INPUTS)
+    in_bytes = min(own * COST_OF_LIST, every) * INPUTS * ROWS
     picked = int(_lists_of_picks(used).sum()) * INPUTS * PICK_ROWS
-    return Kernel.PICKS if picked * COST_OF_PICK < in_bytes else Kernel.BYTES
+    return Kernel.PICKS if picked * target.pick_cost < in_bytes else Kernel.BYTES
 
 
 def pack(w: Matrix, kernel: Kernel, target: CpuTarget) -> Packed:
@@ -157,10 +159,10 @@ def _pack_bytes(w: Matrix, target: CpuTarget) -> Packed:
     inputs, element = products.inputs, np.dtype(f"i{products.code_bytes}")
     codes, scales = quantized(w)
     groups = _by_groups(codes, ROWS)
-    group, column = np.nonzero(_by_groups(w != 0, ROWS).any(axis=1))
-    counts = np.bincount(group, minlength=len(groups))
-    lists = -(-counts // inputs)
-    starts = np.concatenate([[0], np.cumsum(lists)])
+    used, shared = _or_every(_used_by_groups(w != 0, ROWS), inputs, COST_OF_LIST)
+    group, column = np.nonzero(used)
+    counts = np.count_nonzero(used, axis=1)
+    starts = np.concatenate([[0], np.cumsum(-(-counts // inputs))])
     first = np.cumsum(counts) - counts
     slots = starts[group] * inputs + np.arange(len(group)) - first[group]
     columns = np.zeros(starts[-1] * inputs, np.uint16)
@@ -174,10 +176,23 @@ def _pack_bytes(w: Matrix, target: CpuTarget) -> Packed:
         MAX_COLUMNS,
         np.ascontiguousarray(in_lists).reshape(-1),
         starts.astype(np.uint32),
-        columns,
+        columns[: starts[1] * inputs] if shared else columns,
         np.concatenate([scales, np.ones(len(sums) - len(scales), np.float32)]),
         -products.offset * sums,
+        shared,
     )
+
+
+def _lists(used: NDArray[np.bool_], inputs: int) -> tuple[int, int]:
+    """Lists of `inputs` that the groups of rows have: of those that each uses, and of every input."""
+    return int((-(-used.sum(axis=1) // inputs)).sum()), -(-used.shape[1] // inputs) * len(used)
+
+
+def _or_every(used: NDArray[np.bool_], inputs: int, cost: float) -> tuple[NDArray[np.bool_], bool]:
+    """Which inputs each group of rows multiplies, `inputs` at a time, and whether all groups share them: those that it uses,
+    which takes `cost` times as long for each, or every one, where that takes less."""
+    own, every = _lists(used, inputs)
+    return (np.ones_like(used), True) if cost * own >= every else (used, False)
 
 
 def _lists_of_picks(used: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -213,10 +228,7 @@ def _pack_tiles(w: Matrix) -> Packed:
     """Blocks [group of 16 rows][block] of [16 rows][64 inputs]. A group has a list of the inputs that its rows use, filled
     up to whole blocks; where that takes longer than every input, all groups share the list of every input."""
     codes, scales = quantized(w)
-    used: NDArray[np.bool_] = np.any(_by_groups(w != 0, TILE_ROWS), axis=1, keepdims=True)[:, 0]
-    every = -(-w.shape[1] // TILE_INPUTS)
-    if COST_OF_LISTED_TILE * int((-(-used.sum(axis=1) // TILE_INPUTS)).sum()) >= every * len(used):
-        used = np.ones_like(used)
+    used, shared = _or_every(_used_by_groups(w != 0, TILE_ROWS), TILE_INPUTS, COST_OF_LISTED_TILE)
     groups = _by_groups(codes, TILE_ROWS)
     group, column = np.nonzero(used)
     counts = np.count_nonzero(used, axis=1)
@@ -227,11 +239,11 @@ def _pack_tiles(w: Matrix) -> Packed:
     values = np.zeros((starts[-1] * TILE_INPUTS, TILE_ROWS), np.int8)
     values[slots] = groups[group, :, column]
     in_tiles = np.ascontiguousarray(values.reshape(-1, TILE_INPUTS, TILE_ROWS).transpose(0, 2, 1)).reshape(-1)
-    if used.all():
-        columns = columns[: every * TILE_INPUTS]
+    if shared:
+        columns = columns[: starts[1] * TILE_INPUTS]
     sums = groups.sum(axis=2, dtype=np.int32).reshape(-1)
     scales = np.concatenate([scales, np.ones(len(sums) - len(scales), np.float32)])
-    return Packed(Kernel.TILES, MAX_COLUMNS, in_tiles, starts.astype(np.uint32), columns, scales, -128 * sums)
+    return Packed(Kernel.TILES, MAX_COLUMNS, in_tiles, starts.astype(np.uint32), columns, scales, -128 * sums, shared)
 
 
 def _by_groups(w: NDArray[Any], rows: int) -> NDArray[Any]:
@@ -239,3 +251,8 @@ def _by_groups(w: NDArray[Any], rows: int) -> NDArray[Any]:
     missing = -len(w) % rows
     padded = np.concatenate([w, np.zeros((missing, w.shape[1]), w.dtype)]) if missing else np.ascontiguousarray(w)
     return padded.reshape(-1, rows, w.shape[1])
+
+
+def _used_by_groups(used: NDArray[np.bool_], rows: int) -> NDArray[np.bool_]:
+    """[groups, in]: the inputs that any row of a group uses."""
+    return np.asarray(_by_groups(used, rows).any(axis=1))

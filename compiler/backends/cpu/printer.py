@@ -20,7 +20,7 @@ from xdsl.dialects.func import ReturnOp
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from compiler.backends.cpu.lowering import memory_sizes, padded
-from compiler.backends.cpu.packing import TILE_INPUTS, TILE_ROWS, Packed, pack
+from compiler.backends.cpu.packing import TILE_INPUTS, Packed, pack
 from compiler.backends.image import ALIGNMENT, Image, LinearFacts, StepFacts, StepsModel, distinct_parts, maker_of
 from compiler.backends.lowering import matrix_of, stored_array
 from compiler.dialects import cpu, nn
@@ -45,8 +45,8 @@ LISTED_CHUNK = 384
 """The same of lists of inputs, for what they read comes from the second level anew for each item: 90 GFLOP/s where items of
 48 rows give 70 (AVX2, 768 and 3,072 features, a quarter or a tenth of the weights)."""
 
-TILE_CHUNK = 192
-"""The same where tiles are multiplied: codes that are interleaved once serve all of these rows."""
+SHARED_CHUNK = 192
+"""The same where codes are interleaved once for all of an item's rows: lists that rows share, and tiles."""
 
 _TYPES = {"i64": "q", "i32": "i", "f32": "f", "f64": "d", "i8": "b", "i1": "b", "ui8": "b"}
 
@@ -142,7 +142,7 @@ class CPrinter:
             rows.append(self._byte_linear(op, packed) if packed.kernel.in_bytes else self._linear(op, packed))
             chunk = 2 * CHUNK if ins > self.target.dense_block else chunk
             chunk = LISTED_CHUNK if packed.kernel in (cpu.Kernel.VECTORS, cpu.Kernel.SINGLES) else chunk
-            chunk = TILE_CHUNK if packed.kernel is cpu.Kernel.TILES else chunk
+            chunk = SHARED_CHUNK if packed.kernel is cpu.Kernel.TILES or packed.shared else chunk
         kinds = {cpu.Kernel.BYTES: "byte_linear", cpu.Kernel.PICKS: "pick_linear", cpu.Kernel.TILES: "tile_linear"}
         type = kinds.get(ops[0].kernel.data, "linear")
         body = f"  const {type} layers[] = {{\n{''.join(rows)}  }};\n  run_{type}s(m, layers, {len(rows)}, {chunk});\n"
@@ -166,8 +166,8 @@ class CPrinter:
         outs, ins = nn.shape_of(op.weight)
         element = f"int{8 * packed.values.itemsize}_t"
         sizes, index = (f"{outs}, {ins}", "uint8_t") if packed.kernel is cpu.Kernel.PICKS else (str(outs), "uint16_t")
-        if packed.kernel is cpu.Kernel.TILES:
-            then = f"{then}, {int(packed.columns.size < packed.values.size // TILE_ROWS or len(packed.starts) == 2)}"
+        if packed.kernel is not cpu.Kernel.PICKS:
+            then = f"{then}, {int(packed.shared)}"
         return (
             f"      {{{sizes}, {then}, {self._bias(op)}, {self._float(packed.row_scales)},\n"
             f"       AT(int32_t, {begins}), AT({element}, {values}), AT(uint32_t, {starts}), AT({index}, {columns}),\n"
@@ -357,6 +357,7 @@ class CPrinter:
             "SAMPLES_MEMORY": sizes[cpu.SAMPLES],
             "CODES_MEMORY": sizes[cpu.CODES],
             "BLOCKS_MEMORY": self._blocks_memory(),
+            "NEEDS_TILES": int(any(linear.packed.kernel is cpu.Kernel.TILES for linear in self.linears)),
             **self._head_constants(),
             "MASKS": len(self.masks),
             "IDS": len(self.ids),
@@ -407,10 +408,15 @@ class CPrinter:
         return {"HEAD_SIZE": size, "HEAD_KEYS": keys, "HEAD_MEMORY": -(-4 * words // ALIGNMENT) * ALIGNMENT}
 
     def _blocks_memory(self) -> int:
-        """Bytes that a worker needs for the codes of a list of the kernel `tiles`."""
-        packed = [linear.packed for linear in self.linears if linear.packed.kernel is cpu.Kernel.TILES]
-        blocks = max((int(np.diff(one.starts.astype(np.int64)).max(initial=1)) for one in packed), default=0)
-        return blocks * TILE_INPUTS * self.target.instructions.code_row
+        """Bytes that a worker needs for codes that are interleaved: those of a group's tiles, or of shared lists."""
+        inputs = [
+            int(np.diff(packed.starts.astype(np.int64)).max(initial=1)) * TILE_INPUTS
+            if packed.kernel is cpu.Kernel.TILES
+            else packed.columns.size
+            for packed in (linear.packed for linear in self.linears)
+            if packed.kernel is cpu.Kernel.TILES or packed.shared
+        ]
+        return -(-max(inputs, default=0) * self.target.instructions.code_row // ALIGNMENT) * ALIGNMENT
 
     def _run(self) -> str:
         reads = ["  if (!status) status = read_mask(m, 0, NULL, 'q');"]

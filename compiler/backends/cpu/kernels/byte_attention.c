@@ -66,10 +66,8 @@ static void value_codes(const attention *a, int top, int first, const float *att
       const float *v = value_of(&a->v, top + f, first + j, &step);
       most = larger(most, blend(load(attends + j) != ZERO, magnitude(load(v)), ZERO));
     }
-    float widest = 0;
-    for (int lane = 0; lane < W; lane++) widest = most[lane] > widest ? most[lane] : widest;
     vf over;
-    const vf scale = scale_of(splat(widest), &over);
+    const vf scale = scale_of(splat(_mm512_reduce_max_ps((__m512)most)), &over);
     h->v_scales[f] = scale[0];
     for (int j = 0; j < h->keys; j += W) {
       int step;

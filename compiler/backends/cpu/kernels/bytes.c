@@ -8,6 +8,9 @@
 
 enum { LIST = 4 };
 typedef int8_t weight_code;
+typedef __m512i operand;
+typedef int32_t __attribute__((may_alias)) four_weights; /* which a load spreads over a register: from a register of integers,
+                                                            that would take one of the two ports that multiply */
 
 /* The codes of one feature of a tile's tokens, rounded to nearest even. */
 INLINE __m512i code_row(const float *row, int vectors, const vf over[TILE_VECTORS]) {
@@ -30,24 +33,21 @@ INLINE void interleave(__m512i a, __m512i b, __m512i c, __m512i d, __m512i in[4]
   in[2] = _mm512_unpacklo_epi16(ef, gh), in[3] = _mm512_unpackhi_epi16(ef, gh);
 }
 
-/* Sums of four rows: `n` lists of four inputs, and four bytes of weights for each row and list. */
-INLINE void code_rows(const int NV, const uint8_t *codes, int n, const int8_t *values, const uint16_t *columns,
-                      const int32_t *begins, vi acc[4][TILE_VECTORS]) {
-  __m512i sums[4][TILE_VECTORS];
-  UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) sums[r][v] = _mm512_set1_epi32(begins[r]);
-  for (int s = 0; s < n; s++) {
-    const __m512i a = _mm512_load_si512(codes + (size_t)columns[4 * s] * CODE_ROW);
-    const __m512i b = _mm512_load_si512(codes + (size_t)columns[4 * s + 1] * CODE_ROW);
-    const __m512i c = _mm512_load_si512(codes + (size_t)columns[4 * s + 2] * CODE_ROW);
-    const __m512i d = _mm512_load_si512(codes + (size_t)columns[4 * s + 3] * CODE_ROW);
-    __m512i in[4];
-    interleave(a, b, c, d, in);
-    int32_t w[4];
-    memcpy(w, values + 16 * s, 16);
-    UNROLL for (int r = 0; r < 4; r++) {
-      const __m512i weight = _mm512_set1_epi32(w[r]);
-      UNROLL for (int v = 0; v < NV; v++) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], in[v], weight);
-    }
+/* The codes of a list of four inputs, for NV vectors of tokens (all four cost the same). */
+INLINE void operands(const int NV, const uint8_t *codes, const uint16_t *columns, operand in[TILE_VECTORS]) {
+  const __m512i a = _mm512_load_si512(codes + (size_t)columns[0] * CODE_ROW);
+  const __m512i b = _mm512_load_si512(codes + (size_t)columns[1] * CODE_ROW);
+  const __m512i c = _mm512_load_si512(codes + (size_t)columns[2] * CODE_ROW);
+  const __m512i d = _mm512_load_si512(codes + (size_t)columns[3] * CODE_ROW);
+  (void)NV;
+  interleave(a, b, c, d, in);
+}
+
+/* Adds a list's products with four bytes of weights for each of four rows. */
+INLINE void multiply(const int NV, const operand in[TILE_VECTORS], const int8_t *values, vi sums[4][TILE_VECTORS]) {
+  const four_weights *w = (const four_weights *)values;
+  UNROLL for (int r = 0; r < 4; r++) {
+    const __m512i weight = _mm512_set1_epi32(w[r]);
+    UNROLL for (int v = 0; v < NV; v++) sums[r][v] = (vi)_mm512_dpbusd_epi32((__m512i)sums[r][v], in[v], weight);
   }
-  UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] = (vi)sums[r][v];
 }

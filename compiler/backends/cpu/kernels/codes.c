@@ -62,51 +62,72 @@ STEP run_quantization(hpcc_model *m, const quantization *q) {
 }
 
 typedef struct {
-  int outs, activation;
+  int outs, activation, shared; /* shared: all rows have the lists of the first group */
   const float *bias, *row_scales;
   const int32_t *begins;     /* of each row: what its sum begins with */
   const weight_code *values; /* [list][4 rows][LIST inputs] */
   const uint32_t *starts;    /* first list of each group of four rows, then the end of the last */
-  const uint16_t *columns;   /* [list][LIST inputs] */
+  const uint16_t *columns;   /* [list][LIST inputs]; of one group, if they are shared */
   code_buffer x;
   buffer residual, y; /* residual.data may be NULL */
 } byte_linear;
 
-/* A group of four rows for a tile of NV vectors. */
-INLINE void code_group(const int NV, const byte_linear *l, int g, int tile) {
-  const uint32_t begin = l->starts[g], count = l->starts[g + 1] - begin;
+/* A group of four rows for a tile of NV vectors. `area` has the operands of its lists, NULL: they are made here. */
+INLINE void code_group(const int NV, const byte_linear *l, int g, int tile, const operand *area) {
+  const uint32_t begin = l->starts[g];
+  const int count = l->starts[g + 1] - begin;
+  const weight_code *values = l->values + (size_t)begin * 4 * LIST;
+  const uint16_t *columns = l->columns + (size_t)begin * LIST;
+  const uint8_t *codes = codes_of(&l->x, tile);
   const float *scales = scales_of(&l->x, tile), *residual = l->residual.data ? tile_of(&l->residual, tile) : NULL;
   float *y = tile_of(&l->y, tile);
-  vi acc[4][TILE_VECTORS];
-  code_rows(NV, codes_of(&l->x, tile), count, l->values + (size_t)begin * 4 * LIST, l->columns + (size_t)begin * LIST,
-            l->begins + g * 4, acc);
+  vi sums[4][TILE_VECTORS];
+  UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) sums[r][v] = l->begins[g * 4 + r] - (vi){0};
+  for (int s = 0; s < count; s++) {
+    operand in[TILE_VECTORS];
+    if (area)
+      UNROLL for (int v = 0; v < NV; v++) in[v] = area[s * NV + v];
+    else
+      operands(NV, codes, columns + LIST * s, in);
+    multiply(NV, in, values + 4 * LIST * s, sums);
+  }
   UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) {
     const size_t at = ((size_t)(g * 4 + r) * NV + v) * W;
     const vf scale = load(scales + v * W) * l->row_scales[g * 4 + r];
-    const vf sum = __builtin_convertvector(acc[r][v], vf) * scale + l->bias[g * 4 + r];
+    const vf sum = __builtin_convertvector(sums[r][v], vf) * scale + l->bias[g * 4 + r];
     store(y + at, residual ? sum + load(residual + at) : sum);
   }
   if (l->activation) activate(l->activation, y + (size_t)g * 4 * NV * W, 4 * NV * W);
 }
 
-static void code_groups(const byte_linear *l, int from, int to, int tile) {
-  for (int g = from; g < to; g++)
-    switch (width_of(l->y.cut, tile) / W) {
-    case 1: code_group(1, l, g, tile); break;
-    case 2: code_group(2, l, g, tile); break;
-#if TILE_VECTORS == 4
-    case 3: code_group(3, l, g, tile); break;
-    case 4: code_group(4, l, g, tile); break;
-#endif
+/* Shared lists are interleaved once for all groups, into an area of the worker's. */
+INLINE void code_groups(const int NV, const byte_linear *l, range groups, int tile, operand *area) {
+  if (BLOCKS_MEMORY && l->shared) {
+    const int lists = l->starts[1];
+    for (int s = 0; s < lists; s++) {
+      operand in[TILE_VECTORS];
+      operands(NV, codes_of(&l->x, tile), l->columns + LIST * s, in);
+      UNROLL for (int v = 0; v < NV; v++) area[s * NV + v] = in[v];
     }
+    for (int g = groups.from; g < groups.to; g++) code_group(NV, l, g, tile, area);
+  } else
+    for (int g = groups.from; g < groups.to; g++) code_group(NV, l, g, tile, NULL);
 }
 
 static void some_byte_rows(hpcc_model *m, const void *arguments, int item, int worker) {
   const range tiles = tiles_of_item(arguments, &item);
   const byte_linear *l = layer_of(arguments, &item);
   const range g = groups_of(arguments, item, l->outs, 4);
-  (void)m, (void)worker;
-  for (int tile = tiles.from; tile < tiles.to; tile++) code_groups(l, g.from, g.to, tile);
+  operand *area = (operand *)(m->blocks + (size_t)worker * BLOCKS_MEMORY);
+  for (int tile = tiles.from; tile < tiles.to; tile++)
+    switch (width_of(l->y.cut, tile) / W) {
+    case 1: code_groups(1, l, g, tile, area); break;
+    case 2: code_groups(2, l, g, tile, area); break;
+#if TILE_VECTORS == 4
+    case 3: code_groups(3, l, g, tile, area); break;
+    case 4: code_groups(4, l, g, tile, area); break;
+#endif
+    }
 }
 
 STEP run_byte_linears(hpcc_model *m, const byte_linear *layers, int count, int chunk) {

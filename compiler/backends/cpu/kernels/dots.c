@@ -7,6 +7,7 @@
 
 enum { LIST = 4 };
 typedef int8_t weight_code;
+typedef int8x16_t operand;
 
 /* The codes of one feature of a tile's tokens, rounded to nearest even. */
 INLINE void store_code_row(uint8_t *codes, const float *row, int vectors, const vf over[TILE_VECTORS]) {
@@ -25,24 +26,21 @@ INLINE void interleave(int8x16_t a, int8x16_t b, int8x16_t c, int8x16_t d, int8x
   in[2] = (int8x16_t)vzip1q_s16(ef, gh), in[3] = (int8x16_t)vzip2q_s16(ef, gh);
 }
 
-/* Sums of four rows: `n` lists of four inputs, and four bytes of weights for each row and list. */
-INLINE void code_rows(const int NV, const uint8_t *codes, int n, const int8_t *values, const uint16_t *columns,
-                      const int32_t *begins, vi acc[4][TILE_VECTORS]) {
+/* The codes of a list of four inputs, for NV vectors of tokens (all four cost the same). */
+INLINE void operands(const int NV, const uint8_t *codes, const uint16_t *columns, operand in[TILE_VECTORS]) {
   const int8_t *rows = (const int8_t *)codes;
-  int32x4_t sums[4][TILE_VECTORS];
-  UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) sums[r][v] = vdupq_n_s32(begins[r]);
-  for (int s = 0; s < n; s++) {
-    const uint16_t *at = columns + 4 * s;
-    int8x16_t in[4];
-    interleave(vld1q_s8(rows + (size_t)at[0] * CODE_ROW), vld1q_s8(rows + (size_t)at[1] * CODE_ROW),
-               vld1q_s8(rows + (size_t)at[2] * CODE_ROW), vld1q_s8(rows + (size_t)at[3] * CODE_ROW), in);
-    const int8x16_t weights = vld1q_s8(values + 16 * s);
-    UNROLL for (int v = 0; v < NV; v++) {
-      sums[0][v] = vdotq_laneq_s32(sums[0][v], in[v], weights, 0);
-      sums[1][v] = vdotq_laneq_s32(sums[1][v], in[v], weights, 1);
-      sums[2][v] = vdotq_laneq_s32(sums[2][v], in[v], weights, 2);
-      sums[3][v] = vdotq_laneq_s32(sums[3][v], in[v], weights, 3);
-    }
+  (void)NV;
+  interleave(vld1q_s8(rows + (size_t)columns[0] * CODE_ROW), vld1q_s8(rows + (size_t)columns[1] * CODE_ROW),
+             vld1q_s8(rows + (size_t)columns[2] * CODE_ROW), vld1q_s8(rows + (size_t)columns[3] * CODE_ROW), in);
+}
+
+/* Adds a list's products with four bytes of weights for each of four rows. */
+INLINE void multiply(const int NV, const operand in[TILE_VECTORS], const int8_t *values, vi sums[4][TILE_VECTORS]) {
+  const int8x16_t weights = vld1q_s8(values);
+  UNROLL for (int v = 0; v < NV; v++) {
+    sums[0][v] = (vi)vdotq_laneq_s32((int32x4_t)sums[0][v], in[v], weights, 0);
+    sums[1][v] = (vi)vdotq_laneq_s32((int32x4_t)sums[1][v], in[v], weights, 1);
+    sums[2][v] = (vi)vdotq_laneq_s32((int32x4_t)sums[2][v], in[v], weights, 2);
+    sums[3][v] = (vi)vdotq_laneq_s32((int32x4_t)sums[3][v], in[v], weights, 3);
   }
-  UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] = (vi)sums[r][v];
 }

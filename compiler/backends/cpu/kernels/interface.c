@@ -62,7 +62,7 @@ int hpcc_create(hpcc_model **model, void *memory, size_t memory_bytes, const voi
   if ((uintptr_t)memory % HPCC_ALIGNMENT || memory_bytes < hpcc_memory_bytes(threads)) return HPCC_BAD_MEMORY;
   if ((uintptr_t)weights % HPCC_ALIGNMENT || weights_bytes != WEIGHTS_BYTES) return HPCC_BAD_WEIGHTS;
   if (memcmp(weights, weights_header, WEIGHTS_HEADER)) return HPCC_BAD_WEIGHTS;
-#if BLOCKS_MEMORY
+#if NEEDS_TILES
   if (!allow_tiles()) return HPCC_NO_TILES;
 #endif
   hpcc_model *m = memory;

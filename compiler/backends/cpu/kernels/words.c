@@ -16,6 +16,7 @@ typedef __m512i words;
 typedef __m256i words;
 #define WORDS(what) _mm256_##what
 #endif
+typedef words operand;
 
 /* The codes of one feature of a tile's tokens, rounded to nearest even. */
 INLINE void store_code_row(uint8_t *codes, const float *row, int vectors, const vf over[TILE_VECTORS]) {
@@ -25,20 +26,19 @@ INLINE void store_code_row(uint8_t *codes, const float *row, int vectors, const 
   UNROLL for (int v = 0; v < TILE_VECTORS; v += 2) ((words *)codes)[v / 2] = WORDS(packs_epi32)(part[v], part[v + 1]);
 }
 
-/* Sums of four rows: `n` lists of two inputs, and two words of weights for each row and list. */
-INLINE void code_rows(const int NV, const uint8_t *codes, int n, const int16_t *values, const uint16_t *columns,
-                      const int32_t *begins, vi acc[4][TILE_VECTORS]) {
-  UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] = begins[r] - (vi){0};
-  for (int s = 0; s < n; s++) {
-    const words *a = (const words *)(codes + (size_t)columns[2 * s] * CODE_ROW);
-    const words *b = (const words *)(codes + (size_t)columns[2 * s + 1] * CODE_ROW);
-    words in[TILE_VECTORS];
-    UNROLL for (int v = 0; v < NV; v++)
-      in[v] = v % 2 ? WORDS(unpackhi_epi16)(a[v / 2], b[v / 2]) : WORDS(unpacklo_epi16)(a[v / 2], b[v / 2]);
-    const pair *w = (const pair *)(values + 8 * s);
-    UNROLL for (int r = 0; r < 4; r++) {
-      const words weight = WORDS(set1_epi32)(w[r]);
-      UNROLL for (int v = 0; v < NV; v++) acc[r][v] += (vi)WORDS(madd_epi16)(in[v], weight);
-    }
+/* The codes of a list of two inputs, for NV vectors of tokens. */
+INLINE void operands(const int NV, const uint8_t *codes, const uint16_t *columns, operand in[TILE_VECTORS]) {
+  const words *a = (const words *)(codes + (size_t)columns[0] * CODE_ROW);
+  const words *b = (const words *)(codes + (size_t)columns[1] * CODE_ROW);
+  UNROLL for (int v = 0; v < NV; v++)
+    in[v] = v % 2 ? WORDS(unpackhi_epi16)(a[v / 2], b[v / 2]) : WORDS(unpacklo_epi16)(a[v / 2], b[v / 2]);
+}
+
+/* Adds a list's products with two words of weights for each of four rows. */
+INLINE void multiply(const int NV, const operand in[TILE_VECTORS], const int16_t *values, vi sums[4][TILE_VECTORS]) {
+  const pair *w = (const pair *)values;
+  UNROLL for (int r = 0; r < 4; r++) {
+    const words weight = WORDS(set1_epi32)(w[r]);
+    UNROLL for (int v = 0; v < NV; v++) sums[r][v] += (vi)WORDS(madd_epi16)(in[v], weight);
   }
 }
