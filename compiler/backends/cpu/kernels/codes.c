@@ -72,6 +72,18 @@ typedef struct {
   buffer residual, y; /* residual.data may be NULL */
 } byte_linear;
 
+/* Adds the products of list s of four rows. */
+INLINE void add_list(const int NV, const operand *area, const uint8_t *codes, const uint16_t *columns,
+                     const weight_code *values, int s, vi sums[4][TILE_VECTORS]) {
+  operand in[TILE_VECTORS];
+  if (area)
+    UNROLL for (int v = 0; v < NV; v++) in[v] = area[s * NV + v];
+  else
+    operands(NV, codes, columns + LIST * s, in);
+  ask_ahead(values + 4 * LIST * s);
+  multiply(NV, in, values + 4 * LIST * s, sums);
+}
+
 /* A group of four rows for a tile of NV vectors. `area` has the operands of its lists, NULL: they are made here. */
 INLINE void code_group(const int NV, const byte_linear *l, int g, int tile, const operand *area) {
   const uint32_t begin = l->starts[g];
@@ -81,16 +93,18 @@ INLINE void code_group(const int NV, const byte_linear *l, int g, int tile, cons
   const uint8_t *codes = codes_of(&l->x, tile);
   const float *scales = scales_of(&l->x, tile), *residual = l->residual.data ? tile_of(&l->residual, tile) : NULL;
   float *y = tile_of(&l->y, tile);
-  vi sums[4][TILE_VECTORS];
+  vi sums[4][TILE_VECTORS], odd[4][TILE_VECTORS];
+  int s = 0;
   UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) sums[r][v] = l->begins[g * 4 + r] - (vi){0};
-  for (int s = 0; s < count; s++) {
-    operand in[TILE_VECTORS];
-    if (area)
-      UNROLL for (int v = 0; v < NV; v++) in[v] = area[s * NV + v];
-    else
-      operands(NV, codes, columns + LIST * s, in);
-    multiply(NV, in, values + 4 * LIST * s, sums);
+  if (NV == 1) { /* even and odd lists apart: four sums would wait for each other */
+    UNROLL for (int r = 0; r < 4; r++) odd[r][0] = (vi){0};
+    for (; s + 1 < count; s += 2) {
+      add_list(1, area, codes, columns, values, s, sums);
+      add_list(1, area, codes, columns, values, s + 1, odd);
+    }
+    UNROLL for (int r = 0; r < 4; r++) sums[r][0] += odd[r][0];
   }
+  for (; s < count; s++) add_list(NV, area, codes, columns, values, s, sums);
   UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) {
     const size_t at = ((size_t)(g * 4 + r) * NV + v) * W;
     const vf scale = load(scales + v * W) * l->row_scales[g * 4 + r];

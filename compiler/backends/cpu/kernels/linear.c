@@ -9,6 +9,7 @@
 enum { NO_ACTIVATION, GELU, TANH, RELU, GELU_TANH, QUICK_GELU, SILU };
 enum { DENSE, VECTORS, SINGLES };
 enum { LINE = 64, ITEMS = 4, LEAST_CHUNK = 48 }; /* bytes of a line of the caches; items for each worker; rows of an item */
+enum { AHEAD = 4096 }; /* bytes of weights that are asked for before they are read, over the page where machines stop by themselves */
 
 typedef struct {
   int outs, kind, ins, block; /* block: inputs in a cache block */
@@ -70,6 +71,9 @@ static void run_layers(hpcc_model *m, work work, const void *layers, size_t byte
   parallel(m, work, &all, parts * all.items);
 }
 
+/* Asks for the weights that follow by AHEAD; past the end of all weights nothing comes of it. */
+INLINE void ask_ahead(const void *weights) { __builtin_prefetch((const char *)weights + AHEAD, 0, 2); }
+
 INLINE void begin_rows(const int R, const int NV, vf acc[PANEL][TILE_VECTORS], const float *bias, const float *residual,
                        const float *y, int first) {
   UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NV; v++) {
@@ -84,24 +88,38 @@ INLINE void dense_rows(const int NV, const float *x, int n, const float *values,
   begin_rows(PANEL, NV, acc, bias, residual, y, first);
   for (int k = 0; k < n; k++) {
     vf in[TILE_VECTORS];
+    ask_ahead(values + k * PANEL);
     UNROLL for (int v = 0; v < NV; v++) in[v] = load(x + (k * NV + v) * W);
     UNROLL for (int r = 0; r < PANEL; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] += values[k * PANEL + r] * in[v];
   }
   UNROLL for (int r = 0; r < PANEL; r++) UNROLL for (int v = 0; v < NV; v++) store(y + (r * NV + v) * W, acc[r][v]);
 }
 
-/* Four rows with one list of inputs. All vectors are loaded before the first weight: of 16 registers no sum is left without
- * one, and a sum that goes through memory takes twice the time. */
+/* Adds the products of one slot of four rows. All vectors are loaded before the first weight: of 16 registers no sum is left
+ * without one, and a sum that goes through memory takes twice the time. */
+INLINE void add_slot(const int NV, const float *at, const float *values, vf acc[PANEL][TILE_VECTORS]) {
+  vf in[TILE_VECTORS];
+  ask_ahead(values);
+  UNROLL for (int v = 0; v < NV; v++) in[v] = load(at + v * W);
+  UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] += values[r] * in[v];
+}
+
+/* Four rows with one list of inputs. Of a single vector, even and odd slots are summed apart: four sums would wait for each
+ * other. */
 INLINE void listed_rows(const int NV, const float *x, int n, const float *values, const uint16_t *columns, const float *bias,
                         const float *residual, float *y, int first) {
-  vf acc[PANEL][TILE_VECTORS];
+  vf acc[PANEL][TILE_VECTORS], odd[PANEL][TILE_VECTORS];
+  int s = 0;
   begin_rows(4, NV, acc, bias, residual, y, first);
-  for (int s = 0; s < n; s++) {
-    const float *at = x + (size_t)columns[s] * (NV * W);
-    vf in[TILE_VECTORS];
-    UNROLL for (int v = 0; v < NV; v++) in[v] = load(at + v * W);
-    UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) acc[r][v] += values[s * 4 + r] * in[v];
+  if (NV == 1) {
+    UNROLL for (int r = 0; r < 4; r++) odd[r][0] = ZERO;
+    for (; s + 1 < n; s += 2) {
+      add_slot(1, x + (size_t)columns[s] * W, values + s * 4, acc);
+      add_slot(1, x + (size_t)columns[s + 1] * W, values + s * 4 + 4, odd);
+    }
+    UNROLL for (int r = 0; r < 4; r++) acc[r][0] += odd[r][0];
   }
+  for (; s < n; s++) add_slot(NV, x + (size_t)columns[s] * (NV * W), values + s * 4, acc);
   UNROLL for (int r = 0; r < 4; r++) UNROLL for (int v = 0; v < NV; v++) store(y + (r * NV + v) * W, acc[r][v]);
 }
 

@@ -79,6 +79,8 @@ INLINE void pick_rows(const pick_linear *l, int group, const uint8_t *codes, __m
     for (uint32_t s = starts[w]; s < starts[w + 1]; s++) {
       const __m512i pick = _mm512_load_si512(l->columns + (size_t)s * 64);
       const __m512i weights = _mm512_load_si512(l->values + (size_t)s * 64);
+      ask_ahead(l->columns + (size_t)s * 64);
+      ask_ahead(l->values + (size_t)s * 64);
       UNROLL16 for (int t = 0; t < 16; t++)
         acc[t] = _mm512_dpbusd_epi32(acc[t], _mm512_permutexvar_epi8(pick, _mm512_load_si512(x + t * WINDOW)), weights);
     }
