@@ -38,13 +38,14 @@ Array = NDArray[Any]
 SPLIT_SEED = 20261124
 SIZES = (6030, 500, 2000)
 LENGTH = 48
-UNLABELLED_SENTENCES = 6000
+UNLABELLED_SENTENCES = 30_000
+"""With the training set, as many as 1,100 steps see: each once."""
 CPU_SHAPE = "hp:rows=4,window=in,keep=1/4,fine=dense"
 PATTERNS = ("dense", "nm:2:4", "nm:2:8", "hp:0.75", CPU_SHAPE, "nm:1:8", "hp:0.9")
 PLAIN = Settings(376, loss="labels", rate=1e-4, head_rate=1e-3, evaluate=37, save=50, weight_decay=0.01)
 """Two epochs of 6,030 sentences."""
 DISTIL = Settings(
-    1100, loss="distill", rate=3e-4, head_rate=3e-4, evaluate=55, save=50, weight_decay=0.0, gradual=0.0, regulariser=50.0
+    1100, loss="distill", rate=6e-4, head_rate=6e-4, evaluate=55, save=50, weight_decay=0.0, gradual=0.0, regulariser=25.0
 )
 """From second-order reconstruction, so nothing is gradual. 1 / regulariser is about the size of the weights: Adam moves a
 weight by the rate whatever its gradient is, and a pull of less would not hold the masked ones."""
