@@ -33,7 +33,7 @@ CPU_EXPLANATIONS: dict[StepReason | CpuReason, str] = {
     CpuReason.FULL: "four rows share their inputs: a loaded vector is used four times, as in a dense product",
     CpuReason.SINGLES: "each row has inputs of its own, loaded for each weight; hp:S or block:4x1:S is faster here",
     CpuReason.PADDED: "not all of four rows use the inputs that one of them needs; hp:S or block:4x1:S is faster here",
-    CpuReason.PICKED: "each row picks its own of 64 inputs in a register, at half to two thirds of the rate of a dense product",
+    CpuReason.PICKED: "each row picks its own of 64 inputs in a register, at half to two thirds of a dense product's rate",
     CpuReason.UNEVEN: "16 rows pick together and wait for the one with most inputs; nm or hp, balanced, are faster here",
     CpuReason.TILED: "16 rows share their inputs: a tile of weights takes those alone",
     CpuReason.MIXED: "16 rows do not share their inputs, so tiles of weights hold zeros; hp:S of this target is faster here",
