@@ -239,12 +239,16 @@ def _isas_here() -> list[str]:
     return [isa.name for isa in ISAS.values() if isa.machine == machine and all(flag in flags for flag in isa.needs)]
 
 
-def _flags_here() -> set[str]:
+def _cpu_info() -> str:
+    """What the system says of its cores; nothing where it says nothing."""
     try:
-        lines = CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        return CPU_INFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return set()
-    named = [line for line in lines if line.startswith(("flags", "Features"))]  # x86, Arm
+        return ""
+
+
+def _flags_here() -> set[str]:
+    named = [line for line in _cpu_info().splitlines() if line.startswith(("flags", "Features"))]  # x86, Arm
     return {flag for line in named for flag in line.partition(":")[2].split()}
 
 
@@ -258,12 +262,8 @@ def detect_isa(where: str) -> str:
 
 
 def detect_pick_cost(otherwise: float) -> float:
-    """Intel's, where the first core is one of theirs; `otherwise` for any other."""
-    try:
-        text = CPU_INFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return otherwise
-    return INTEL_PICK_COST if "GenuineIntel" in text.partition("\n\n")[0] else otherwise
+    """Intel's, where the machine is one of theirs; `otherwise` for any other."""
+    return INTEL_PICK_COST if "GenuineIntel" in _cpu_info() else otherwise
 
 
 def detect_cache(level: int, otherwise: int) -> int:

@@ -215,7 +215,8 @@ def _form(schema: dict[str, Any], entry: dict[str, Any]) -> str:
 CPU = """## CPUs
 
 `kind = "cpu"` needs no accelerator: `[cpu]` names the vector instruction set and the data caches of a core, which size the
-blocks of inputs that stay in the cache. A file of your own (`isa`, `l1_bytes`, `l2_bytes`, if you like `pick_cost`) works as above. CPU.md tells
+blocks of inputs that stay in the cache. A file of your own (`isa`, `l1_bytes`, `l2_bytes`, if you like `pick_cost`) works as above.
+CPU.md tells
 what is made of it.
 
 | isa | floats in a vector | tokens in a tile | dense rows at a time | C compiler flags |

@@ -23,6 +23,7 @@ from compiler.dialects.cpu import Kernel
 from compiler.sparsity.patterns import parse_pattern
 from compiler.tools.cpu_report import CPU_EXPLANATIONS, CpuReason
 from compiler.tools.steps_report import StepReason
+from hw_targets import cpu
 from hw_targets.cpu import ISAS, CpuTarget
 
 Matrix = NDArray[np.float32]
@@ -180,6 +181,15 @@ def test_the_kernel_of_bytes_suits_the_pattern_and_the_machine(spec: str, kernel
     picking, without = (CpuTarget("made up", "cpu", "", f"avx512-{isa}", 8192, 65536, ()) for isa in ("vbmi", "vnni"))
     assert choose_byte_kernel(mask, picking) is kernel
     assert choose_byte_kernel(mask, without) is Kernel.BYTES
+
+
+def test_what_a_pick_costs_is_asked_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr(cpu, "CPU_INFO", info)
+    assert cpu.detect_pick_cost(1.5) == 1.5  # the system says nothing
+    for vendor, cost in (("GenuineIntel", cpu.INTEL_PICK_COST), ("AuthenticAMD", 1.5)):
+        info.write_text(f"processor : 0\nvendor_id : {vendor}\n", encoding="utf-8")
+        assert cpu.detect_pick_cost(1.5) == cost
 
 
 def test_where_picks_are_slow_half_of_the_weights_are_multiplied_densely() -> None:
