@@ -141,7 +141,7 @@ def test_any_length_up_to_the_compiled_one(dense: CpuCompiled, batch: int, token
 
 
 def test_a_few_tokens_are_those_of_a_longer_text(model: Path) -> None:
-    """Rows that share a list sum a single vector of tokens in two chains; wider tiles, which ONNX Runtime has confirmed, do not."""
+    """Rows that share a list sum a single vector of tokens in two chains, wider tiles (checked by ONNX Runtime) in one."""
     compiled = hpcc.compile(model, "cpu-host", shapes=SHAPES, sparsity="hp:0.75", inputs=feeds(ODD, BATCH, TOKENS))
     short = feeds(ODD, 1, 3)
     long = {name: np.pad(array, [(0, 0), (0, TOKENS - 3)]) for name, array in short.items()}
